@@ -1,0 +1,1 @@
+"""How weights learn from experience: one algorithm a file."""

@@ -1,0 +1,25 @@
+"""Double deep Q-learning (van Hasselt, Guez, Silver 2016, Deep Reinforcement Learning with Double Q-learning)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparserl.algorithms.dqn import DQN
+from sparserl.policies import q_values
+from sparserl.types import Weights
+
+
+@dataclass(frozen=True)
+class DoubleDQN(DQN):
+    """DQN but for one line: the online network chooses the next action, the target network says what it is worth."""
+
+    def next_value(
+        self, weights: Weights, next_observation: Float[Tensor, "member batch *obs"]
+    ) -> Float[Tensor, "member batch"]:
+        """The target network's value of the online network's choice (equation 4)."""
+        a_t = q_values.greedy(self.network(weights["policy"], next_observation))
+        q_target_t = self.network(weights["target_policy"], next_observation)
+        return q_target_t.gather(-1, a_t.unsqueeze(-1)).squeeze(-1)

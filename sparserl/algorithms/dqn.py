@@ -1,0 +1,83 @@
+"""Deep Q-learning with a target network (Mnih et al. 2015, Human-level control through deep reinforcement learning).
+
+The names say the time: ``q_tm1`` is the value at the state where the action was taken, ``q_t`` at the state that followed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparserl.algorithms.base import Algorithm
+from sparserl.networks.base import Network
+from sparserl.policies import q_values
+from sparserl.population import Population, Uniforms
+from sparserl.schedules import Schedule
+from sparserl.settings import Count, Fraction, OpenFraction, Positive
+from sparserl.types import Action, Batch, Loss, Metrics, Spec, Weights
+
+
+@dataclass(frozen=True)
+class DQN(Algorithm):
+    """The keys are described in ``conf/algorithm/dqn.yaml``."""
+
+    network: Network
+    discount: Fraction
+    learning_rate: Schedule
+    loss: Literal["squared", "huber"]
+    epsilon: Schedule
+    target_every: Count
+    target_rate: OpenFraction
+    max_grad_norm: Positive | None
+
+    actions = "discrete"
+
+    @property
+    def learning_rates(self) -> dict[str, Schedule | float]:
+        return {"policy": self.learning_rate}
+
+    def init(self, spec: Spec, members: Population) -> Weights:
+        if spec.discrete_actions is None:
+            raise ValueError("action values need discrete actions")
+        layers = self.network.init(spec.observation_shape, spec.discrete_actions, members.generators("init"))
+        return {"policy": layers, "target_policy": {name: tensor.clone() for name, tensor in layers.items()}}
+
+    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, uniforms: Uniforms) -> Action:
+        q = self.network(weights["policy"], observation)
+        return Action(q_values.epsilon_greedy(q, self.epsilon(step), uniforms.take(observation.shape[1], 2)))
+
+    def greedy(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
+        return q_values.greedy(self.network(weights["policy"], observation))
+
+    def next_value(
+        self, weights: Weights, next_observation: Float[Tensor, "member batch *obs"]
+    ) -> Float[Tensor, "member batch"]:
+        """The value of the state that followed: the target network's highest (Mnih et al. 2015, algorithm 1)."""
+        q_target_t = self.network(weights["target_policy"], next_observation)
+        return q_target_t.max(dim=-1).values
+
+    def losses(self, weights: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
+        """The mean loss of the TD error. A terminated episode has no value after it; a truncated one goes on unseen."""
+        with torch.no_grad():
+            v_t = self.next_value(weights, batch["next_observation"])
+            target_tm1 = batch["reward"] + self.discount * (1 - batch["terminated"]) * v_t
+        q_tm1 = self.network(weights["policy"], batch["observation"])
+        q_a_tm1 = q_tm1.gather(-1, batch["action"].unsqueeze(-1)).squeeze(-1)
+        td_error = target_tm1 - q_a_tm1
+        if self.loss == "squared":
+            loss = td_error.square().mean(dim=-1)
+        else:
+            loss = torch.nn.functional.huber_loss(q_a_tm1, target_tm1, reduction="none").mean(dim=-1)
+        metrics = {"td_error": td_error.detach().abs().mean(dim=-1), "q_value": q_a_tm1.detach().mean(dim=-1)}
+        return {"policy": (loss, metrics)}
+
+    def after_step(self, weights: Weights, step: int) -> Weights:
+        """Every ``target_every`` gradient steps the target moves by ``target_rate`` towards the hardened network."""
+        if step % self.target_every:
+            return {}
+        online, target = weights["policy"], weights["target_policy"]
+        return {"target_policy": {name: torch.lerp(target[name], online[name], self.target_rate) for name in online}}

@@ -1,0 +1,257 @@
+"""From a config to the parts of a run: the one place that validates, and the one user of Hydra's ``instantiate``.
+
+A config is first resolved (a plain dictionary, every interpolation done, every value of its declared type and range) and
+then built. Everything that can be known before training is said here, in one sentence that names the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+import hydra
+import torch
+from annotated_types import Ge
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sparserl.algorithms.base import Algorithm
+from sparserl.environments.base import Environment
+from sparserl.experience.base import Experience
+from sparserl.networks.base import Network
+from sparserl.population import Population
+from sparserl.records.schema import Result
+from sparserl.regularizers.base import Regularizer
+from sparserl.schedules import Constant, Schedule
+from sparserl.trainer import Parts, Trainer
+
+Config: TypeAlias = dict[str, Any]
+"""A resolved config: plain containers and numbers only."""
+
+_PACKAGE = Path(__file__).parent
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+"""Inside the package in a wheel, beside it in a checkout."""
+
+
+class ConfigError(ValueError):
+    """What is wrong with a config, in one sentence for its author."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """The options chosen from the groups, as columns of a result."""
+
+    algorithm: str
+    environment: str
+    regularizer: str
+    network: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The top level of a config; described in ``conf/train.yaml``."""
+
+    algorithm: Algorithm
+    environment: Environment
+    network: Network
+    experience: Experience
+    regularizer: Regularizer
+    trainer: Trainer
+    names: Names
+    seed: Annotated[int, Ge(0)]
+    device: Literal["auto", "cpu", "cuda"]
+    sweep: str
+    objective: str
+    resume: str | None
+
+
+PER_RUN = ("seed", "sweep", "objective", "resume")
+"""Keys that do not change the structure of a population; ``regularizer.lambda_c`` and the like are marked in the classes."""
+
+
+# ---------------------------------------------------------------- resolve: a checked, plain config
+
+
+def _of_total(fraction: float, *, _root_: DictConfig) -> int:
+    """``${of_total:0.1}``: a tenth of trainer.total_steps."""
+    return round(fraction * int(_root_.trainer.total_steps))
+
+
+OmegaConf.register_new_resolver("of_total", _of_total, replace=True)
+
+
+def compose(*overrides: str) -> Config:
+    """The resolved config that ``python -m sparserl.train`` would use with these overrides."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("train", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    del config["hydra"]
+    return resolve(config)
+
+
+def resolve(config: DictConfig) -> Config:
+    """Do all interpolations and check every key, type and range. Raises ConfigError."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split("\n")[0].split())) from error
+    assert isinstance(plain, dict)
+    resolved = _check_fields("", Schema, {str(key): value for key, value in plain.items()})
+    _check_together(resolved)
+    return resolved
+
+
+def _check_fields(path: str, cls: type, values: dict[str, Any]) -> Config:
+    """The values of one dataclass, checked and in its fields' order."""
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    prefix = f"{path}." if path else ""
+    for key in values:
+        if key not in fields and key != "_target_":
+            raise ConfigError(f"{prefix}{key} is not a key of {_title(cls)}{_nearest(key, fields)}")
+    for name in fields:
+        if name not in values:
+            raise ConfigError(f"{prefix}{name} is missing; {_title(cls)} needs it")
+    hints = get_type_hints(cls, include_extras=True)
+    checked = {"_target_": values["_target_"]} if "_target_" in values else {}
+    for name, field in fields.items():
+        hint = field.metadata.get("per_member", hints[name])
+        meaningless = field.metadata.get("meaningless", False)
+        checked[name] = None if meaningless else _check_value(f"{prefix}{name}", hint, values[name])
+    return checked
+
+
+def _check_value(path: str, hint: Any, value: Any) -> Any:
+    contract = _contract(hint)
+    if contract is Schedule and isinstance(value, int | float) and not isinstance(value, bool):
+        value = {"_target_": f"{Constant.__module__}.{Constant.__name__}", "value": value}
+    if contract is not None:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path} is {value!r}; it must be a part with a _target_, chosen as {path}=OPTION")
+        if dataclasses.is_dataclass(contract) and "_target_" not in value:
+            return _check_fields(path, contract, value)
+        return _check_fields(path, _find(path, value, contract), value)
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+        whole = isinstance(value, float) and value.is_integer() and _is_integer(hint)
+        checked = adapter.validate_json(json.dumps(int(value) if whole else value), strict=True)
+    except (ValidationError, TypeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"{path} is {value!r}; {reason[0].lower() + reason[1:]}") from error
+    return list(checked) if isinstance(checked, tuple) else checked
+
+
+def _contract(hint: Any) -> Any:
+    """The class that a node with a ``_target_`` must be of, or None where the hint is of plain values."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return next((o for o in options if isinstance(o, type) and o.__module__.startswith("sparserl.")), None)
+
+
+def _is_integer(hint: Any) -> bool:
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return any(o is int or (get_origin(o) is Annotated and get_args(o)[0] is int) for o in options)
+
+
+def _find(path: str, node: dict[str, Any], contract: Any) -> type:
+    target = node.get("_target_")
+    if not isinstance(target, str):
+        raise ConfigError(f"{path}._target_ is missing; it names the class to build")
+    try:
+        cls = hydra.utils.get_class(target)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}._target_ is {target!r}, which cannot be imported: {error.__cause__ or error}") from error
+    fits = callable(getattr(cls, "__call__", None)) if contract is Schedule else issubclass(cls, contract)
+    if not (dataclasses.is_dataclass(cls) and fits):
+        raise ConfigError(f"{path}._target_ is {target!r}, which is not a dataclass that is {_article(contract.__name__)}")
+    return cls
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'AEIOU' else 'a'} {noun}"
+
+
+def _title(cls: type) -> str:
+    return "the config" if cls is Schema else cls.__name__
+
+
+def _nearest(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+def _check_together(config: Config) -> None:
+    """What no single key shows: combinations that cannot work, and what this machine lacks."""
+    if config["device"] == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch sees no CUDA device here; use device=auto or device=cpu")
+    numeric = [f.name for f in dataclasses.fields(Result) if f.type in ("float", "int", "float | None", "int | None")]
+    if config["objective"] not in numeric:
+        raise ConfigError(f"objective is {config['objective']!r}; it must be one of {', '.join(numeric)}")
+    algorithm = hydra.utils.get_class(config["algorithm"]["_target_"])
+    try:
+        spec = hydra.utils.instantiate(config["environment"]).spec()
+    except (ValueError, ModuleNotFoundError) as error:
+        raise ConfigError(f"environment={config['names']['environment']}: {error}") from error
+    kind = "continuous" if spec.discrete_actions is None else "discrete"
+    if algorithm.actions != kind:
+        raise ConfigError(
+            f"algorithm={config['names']['algorithm']} is for {algorithm.actions} actions, "
+            f"but those of environment={config['names']['environment']} are {kind}"
+        )
+    if config["trainer"]["compile"] and not _has_compiler():
+        raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+
+
+# ---------------------------------------------------------------- build: parts from resolved configs
+
+
+def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
+    """The trainer and parts of one population, from the config of each member.
+
+    Raises ConfigError where the configs differ in more than the values of members.
+    """
+    structures = {json.dumps(structure(config), sort_keys=True) for config in configs}
+    if len(structures) > 1:
+        raise ConfigError("these configs differ in more than seeds and per-member values, so they are not one population")
+    first = configs[0]
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if first["device"] == "auto" else first["device"])
+    members = Population(tuple(config["seed"] for config in configs), device)
+    parts = Parts(
+        members,
+        hydra.utils.instantiate(first["environment"]),
+        _instantiate([config["algorithm"] for config in configs], device),
+        _instantiate([config["regularizer"] for config in configs], device),
+        hydra.utils.instantiate(first["experience"]),
+    )
+    return hydra.utils.instantiate(first["trainer"]), parts
+
+
+def _instantiate(nodes: Sequence[Config], device: torch.device) -> Any:
+    """One object for all members: the fields that may differ hold tensors [member]."""
+    cls = hydra.utils.get_class(nodes[0]["_target_"])
+    values = {name: torch.tensor([float(node[name]) for node in nodes], device=device) for name in _per_member(cls)}
+    return hydra.utils.instantiate(nodes[0], **values, _convert_="all")
+
+
+def _per_member(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if "per_member" in field.metadata]  # type: ignore[arg-type]
+
+
+def structure(config: Config) -> Config:
+    """A config without what may differ between the members of one population."""
+    common = {key: value for key, value in config.items() if key not in PER_RUN}
+    for group in ("algorithm", "regularizer"):
+        varying = _per_member(hydra.utils.get_class(config[group]["_target_"]))
+        common[group] = {key: value for key, value in config[group].items() if key not in varying}
+    return common

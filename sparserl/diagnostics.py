@@ -1,0 +1,146 @@
+"""What a row says of the weights and gates, and the failure signatures that can be seen in rows.
+
+The signatures are the ones that sparse training is known for (arXiv 2403.06313 names the first two and unstable gradients):
+a map of gates that collapses, gates that never move, a policy that no longer looks at what it sees, an exploding gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparserl.learner import Learner
+from sparserl.regularizers.base import regularized
+from sparserl.types import Layers, Metrics
+
+EXPLODING = 100.0
+"""A gradient norm this many times the median of the run's rows so far counts as exploding: within a run that learns, the
+norm of DQN's gradient moves within a factor of about ten."""
+
+ROWS_BEFORE_EXPLODING = 10
+"""How many rows make a median to compare with."""
+
+CONSTANT_EVALUATIONS = 2
+"""In how many evaluations running a policy must be constant: an untrained one may be by chance."""
+
+
+def zero_share(layers: Layers, below: float = 0.0) -> Tensor:
+    """The share of all weights together with ``|w| <= below`` (exact zeros by default), ``[member]``."""
+    weights = torch.cat([weight.flatten(1) for weight in regularized(layers).values()], dim=1)
+    return (weights.abs() <= below).double().mean(dim=1)
+
+
+@torch.no_grad()
+def observe(learner: Learner) -> Metrics:
+    """Sparsity, gates and gradient norms of every learned component, overall and by layer; each ``[member]``."""
+    hardened, regularizer = learner.hardened(), learner.regularizer
+    metrics: Metrics = {
+        "sparsity/exact": zero_share(hardened["policy"]),
+        "sparsity/thresholded": zero_share(hardened["policy"], regularizer.threshold),
+    }
+    for component in learner.learned:
+        if component != "policy" and regularizer.covers(component):
+            metrics[f"sparsity/{component}"] = zero_share(hardened[component])
+        metrics |= _gates(learner, component) | _gradients(learner, component)
+    return metrics
+
+
+def _gates(learner: Learner, component: str) -> Metrics:
+    gates = learner.gates[component]
+    if not gates:
+        return {}
+    regularizer, initial = learner.regularizer, learner.initial_gates[component]
+    z_hat, p_open = regularizer.gate_values(gates), regularizer.open_probability(gates)
+    prefix = "gates" if component == "policy" else f"gates/{component}"
+    metrics: Metrics = {}
+    if component == "policy":
+        metrics["sparsity/expected"] = 1 - _concatenate(p_open).double().mean(dim=1)
+    for suffix, values in [("", _concatenate(z_hat)), *((f"/{component}.{name}", z) for name, z in z_hat.items())]:
+        z = values.flatten(1)
+        metrics[f"{prefix}/open{suffix}"] = (z == 1).double().mean(dim=1)
+        metrics[f"{prefix}/closed{suffix}"] = (z == 0).double().mean(dim=1)
+        metrics[f"{prefix}/undecided{suffix}"] = ((z > 0) & (z < 1)).double().mean(dim=1)
+    moved = {name: (gate - initial[name]).abs() for name, gate in gates.items()}
+    return metrics | {f"{prefix}/moved": _concatenate(moved).mean(dim=1)}
+
+
+def _gradients(learner: Learner, component: str) -> Metrics:
+    metrics: Metrics = {}
+    for kind in ("weights", "gates"):
+        norms = learner.gradient_norms(component, kind)
+        if norms:
+            metrics[f"gradient/{kind}/{component}"] = torch.stack(list(norms.values())).norm(dim=0)
+        metrics |= {f"gradient/{kind}/{component}.{name}": norm for name, norm in norms.items()}
+    return metrics
+
+
+def _concatenate(tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten(1) for tensor in tensors.values()], dim=1)
+
+
+class Signatures:
+    """Reads one member's rows as they come and says each failure signature once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self._norms: dict[str, list[float]] = {}
+        self._constant = 0
+
+    @property
+    def said(self) -> list[str]:
+        return sorted(self._said)
+
+    def read(self, row: Mapping[str, Any]) -> list[str]:
+        """The warnings that this row is the first to justify, each a sentence."""
+        found = [*self._closed(row), *self._unmoved(row), *self._constant_policy(row), *self._exploding(row)]
+        new = [sentence for sentence in found if sentence not in self._said]
+        self._said.update(new)
+        return new
+
+    def _closed(self, row: Mapping[str, Any]) -> list[str]:
+        return [
+            f"every gate of layer {key.split('/')[-1]} is closed: nothing passes through it; lower regularizer.lambda_c"
+            for key, value in row.items()
+            if "/closed/" in key and value == 1
+        ]
+
+    def _unmoved(self, row: Mapping[str, Any]) -> list[str]:
+        # the penalty's pull and a gate learning rate worth having move gates by far more than this within one row
+        stuck = [key for key, value in row.items() if key.endswith("/moved") and value < 1e-3]
+        pulled = any(value for key, value in row.items() if key.startswith("penalty/"))
+        return ["the gates have not moved although the penalty is on: raise regularizer.gate_learning_rate"] * bool(
+            stuck and pulled
+        )
+
+    def _constant_policy(self, row: Mapping[str, Any]) -> list[str]:
+        if "eval/constant_action" in row:
+            self._constant = self._constant + 1 if row["eval/constant_action"] else 0
+        return ["the evaluated policy always takes the same action"] * (self._constant >= CONSTANT_EVALUATIONS)
+
+    def _exploding(self, row: Mapping[str, Any]) -> list[str]:
+        sentences = []
+        for key, value in row.items():
+            if key.count("/") != 2 or not key.startswith("gradient/") or "." in key:
+                continue
+            earlier = self._norms.setdefault(key, [])
+            if value is None or not math.isfinite(value):
+                sentences.append(f"{key} is not finite")
+                continue
+            if len(earlier) >= ROWS_BEFORE_EXPLODING and value > EXPLODING * statistics.median(earlier) > 0:
+                sentences.append(f"{key} exploded to over {EXPLODING:.0f} times its median so far")
+            if value > 0:
+                earlier.append(value)
+        return sentences
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"said": self.said, "norms": {k: list(v) for k, v in self._norms.items()}, "constant": self._constant}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._said = set(state["said"])
+        self._norms = {key: list(values) for key, values in state["norms"].items()}
+        self._constant = state["constant"]

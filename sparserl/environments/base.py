@@ -1,0 +1,63 @@
+"""The vector environment as the trainer sees it: reset, step, and nothing of how it is made.
+
+An Environment is a recipe (a frozen dataclass, the keys of ``conf/environment/<name>.yaml``); opened, it becomes a
+VectorEnvironment of N sub-environments for each of P members. A sub-environment that ends starts its next episode within
+the same step, so every step of every sub-environment is a real transition and members stay in step.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparserl.population import Generators
+from sparserl.types import Spec
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step of every sub-environment gave, all ``[member, env, ...]``.
+
+    ``next_observation`` is what followed the action, also at the end of an episode; ``observation`` is what to act on
+    next, which after an end is the first of a new episode. ``terminated`` and ``truncated`` are 0 or 1.
+    """
+
+    observation: Tensor
+    next_observation: Tensor
+    reward: Float[Tensor, "member env"]
+    terminated: Float[Tensor, "member env"]
+    truncated: Float[Tensor, "member env"]
+
+
+class VectorEnvironment(ABC):
+    """N sub-environments for each member. All randomness of a member's comes from its own generator."""
+
+    generators: Generators
+
+    @abstractmethod
+    def reset(self) -> Tensor:
+        """End whatever runs, start fresh episodes everywhere; the first observations ``[member, env, *obs]``."""
+
+    @abstractmethod
+    def step(self, action: Tensor) -> Outcome:
+        """Take one action ``[member, env, ...]`` in every sub-environment."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+class Environment(ABC):
+    """A recipe for vector environments."""
+
+    @abstractmethod
+    def spec(self) -> Spec:
+        """What it shows and accepts. Raises ModuleNotFoundError or ValueError, in a sentence for the user, if it cannot
+        be made here."""
+
+    @abstractmethod
+    def open(self, generators: Generators, envs: int) -> VectorEnvironment:
+        """``envs`` sub-environments for each member that ``generators`` has one for."""

@@ -1,0 +1,92 @@
+"""Any environment registered with Gymnasium whose observations are arrays and whose actions are discrete or a box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor
+
+from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.population import Generators
+from sparserl.types import Spec
+
+
+@dataclass(frozen=True)
+class Gymnasium(Environment):
+    """``gymnasium.make(id, **arguments)``. ``extra`` is the extra of sparserl that installs what it needs, if any."""
+
+    id: str
+    extra: str | None
+    arguments: dict[str, Any]
+
+    def _make(self) -> gymnasium.Env[Any, Any]:
+        try:
+            return gymnasium.make(self.id, **self.arguments)
+        except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+            remedy = f": pip install 'sparserl[{self.extra}]'" if self.extra else f": {error}"
+            raise ModuleNotFoundError(f"{self.id} needs a package that is not installed{remedy}") from error
+        except (gymnasium.error.Error, TypeError) as error:
+            raise ValueError(f"Gymnasium cannot make {self.id!r}: {' '.join(str(error).split())}") from error
+
+    def spec(self) -> Spec:
+        env = self._make()
+        observations, actions = env.observation_space, env.action_space
+        env.close()
+        if not isinstance(observations, spaces.Box):
+            raise ValueError(f"the observations of {self.id} are {observations}; arrays (Box) are needed")
+        if isinstance(actions, spaces.Discrete):
+            return Spec(observations.shape, discrete_actions=int(actions.n))
+        if isinstance(actions, spaces.Box) and len(actions.shape) == 1:
+            return Spec(observations.shape, None, tuple(actions.low.tolist()), tuple(actions.high.tolist()))
+        raise ValueError(f"the actions of {self.id} are {actions}; Discrete or a one-dimensional Box is needed")
+
+    def open(self, generators: Generators, envs: int) -> VectorEnvironment:
+        vector = SyncVectorEnv([self._make] * (len(generators) * envs), autoreset_mode=AutoresetMode.DISABLED)
+        return VectorGymnasium(vector, generators, envs)
+
+
+class VectorGymnasium(VectorEnvironment):
+    """Gymnasium's own synchronous vector; every episode is seeded anew from its member's generator."""
+
+    def __init__(self, vector: SyncVectorEnv, generators: Generators, envs: int) -> None:
+        self.generators = generators
+        self._vector, self._envs = vector, envs
+        self._shape = (len(generators), envs)
+
+    def reset(self) -> Tensor:
+        return self._tensor(self._restart(np.ones(self._shape, dtype=np.bool_)))
+
+    def step(self, action: Tensor) -> Outcome:
+        actions = action.flatten(0, 1).cpu().numpy()
+        observation, reward, terminated, truncated, _ = self._vector.step(actions)
+        next_observation = self._tensor(observation)
+        ended = (terminated | truncated).reshape(self._shape)
+        return Outcome(
+            observation=self._tensor(self._restart(ended)) if ended.any() else next_observation,
+            next_observation=next_observation,
+            reward=self._tensor(reward),
+            terminated=self._tensor(terminated),
+            truncated=self._tensor(truncated),
+        )
+
+    def close(self) -> None:
+        self._vector.close()
+
+    def _restart(self, which: np.ndarray) -> np.ndarray:
+        seeds: list[int | None] = [None] * which.size
+        for member, env in zip(*np.nonzero(which), strict=True):
+            seed = torch.randint(2**31, (), generator=self.generators[int(member)])
+            seeds[int(member) * self._envs + int(env)] = int(seed)
+        observation, _ = self._vector.reset(seed=seeds, options={"reset_mask": which.reshape(-1)})
+        return np.asarray(observation)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.float32).reshape(*self._shape, *array.shape[1:]).to(
+            self.generators.device
+        )

@@ -1,0 +1,1 @@
+"""What is learned from: the only place where on-policy and off-policy differ."""

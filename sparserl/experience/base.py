@@ -1,0 +1,37 @@
+"""The contract between collecting and learning.
+
+An experience takes the transitions of every step and decides when there is something to learn from them, and in which
+minibatches: replay samples, a rollout is cut up for some epochs and then emptied.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from sparserl.population import Population, State
+from sparserl.types import Batch, Prepare, Transition
+
+
+class Experience(ABC):
+    """A dataclass whose fields are the keys of ``conf/experience/<name>.yaml``."""
+
+    @abstractmethod
+    def begin(self, members: Population) -> None:
+        """Be empty, and draw from the generators of these members from now on."""
+
+    @abstractmethod
+    def extend(self, transition: Transition) -> None:
+        """Take one step of every sub-environment."""
+
+    @abstractmethod
+    def batches(self, prepare: Prepare) -> Iterator[Batch]:
+        """The minibatches that are due now, one for each gradient step; often none."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Everything needed to go on."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a state, after ``begin``."""

@@ -1,0 +1,1 @@
+"""Functions of (layers, observation) whose weights carry a member axis."""

@@ -1,0 +1,60 @@
+"""A multi-layer perceptron for every member at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sparserl.networks.base import Network
+from sparserl.population import Generators
+from sparserl.settings import Count
+from sparserl.types import Layers
+
+_FUNCTIONS = {"relu": torch.relu, "tanh": torch.tanh}
+_MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+@dataclass(frozen=True)
+class MLP(Network):
+    """Linear layers with an activation between them; the keys are described in ``conf/network/mlp.yaml``."""
+
+    hidden: tuple[Count, ...]
+    activation: Literal["relu", "tanh"]
+
+    def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators) -> Layers:
+        """Weights and biases uniform within 1/sqrt(inputs), as torch.nn.Linear draws them."""
+        sizes = (math.prod(observation_shape), *self.hidden, outputs)
+        layers: Layers = {}
+        for index, (inputs, units) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            bound = 1 / math.sqrt(inputs)
+            for name, rows in (("weight", inputs), ("bias", 1)):
+                layers[f"{index}.{name}"] = (2 * generators.uniform(rows, units) - 1) * bound
+        return layers
+
+    def __call__(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
+        activate = _FUNCTIONS[self.activation]
+        x = observation.flatten(2)
+        for index in range(len(self.hidden) + 1):
+            if index > 0:
+                x = activate(x)
+            x = torch.baddbmm(layers[f"{index}.bias"], x, layers[f"{index}.weight"])
+        return x
+
+    def module(self, layers: Layers) -> nn.Module:
+        """``nn.Sequential`` of ``nn.Flatten``, ``nn.Linear`` and activations, holding copies of the weights."""
+        modules: list[nn.Module] = [nn.Flatten()]
+        for index in range(len(self.hidden) + 1):
+            if index > 0:
+                modules.append(_MODULES[self.activation]())
+            weight, bias = layers[f"{index}.weight"], layers[f"{index}.bias"]
+            linear = nn.Linear(*weight.shape)
+            with torch.no_grad():
+                linear.weight.copy_(weight.T)
+                linear.bias.copy_(bias[0])
+            modules.append(linear)
+        return nn.Sequential(*modules)

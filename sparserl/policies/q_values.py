@@ -1,0 +1,23 @@
+"""Acting by action values."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def greedy(q_values: Float[Tensor, "*batch action"]) -> Int[Tensor, "*batch"]:
+    """The action of the highest value."""
+    return q_values.argmax(dim=-1)
+
+
+def epsilon_greedy(
+    q_values: Float[Tensor, "*batch action"], epsilon: float, uniforms: Float[Tensor, "*batch 2"]
+) -> Int[Tensor, "*batch"]:
+    """A uniformly random action with probability ``epsilon``, else the greedy one.
+
+    Of the two uniform numbers for each state, the first decides whether to explore, the second which action then.
+    """
+    random = (uniforms[..., 1] * q_values.shape[-1]).long()
+    return torch.where(uniforms[..., 0] < epsilon, random, greedy(q_values))

@@ -1,0 +1,157 @@
+"""What a member is, and the few operations that must respect that members do not know of each other.
+
+A population of P members is P runs that share a process, not a random stream: every member draws from generators seeded
+by its own seed, and every operation here acts within a member's slice. So a member's run does not depend on its company.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+State = Any
+"""Nested dicts and lists for a checkpoint. Each tensor in it has the member axis first; everything else is common."""
+
+
+class Generators:
+    """One torch generator for each member, all of one named stream.
+
+    Streams (``environment``, ``exploration``, ``replay``, ``gates``, ``init`` …) are independent, so that a new draw in
+    one leaves the others as they were.
+    """
+
+    def __init__(self, seeds: Sequence[int], stream: str, device: torch.device) -> None:
+        self.device = device
+        self._generators = [torch.Generator().manual_seed(_stream_seed(seed, stream)) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def __getitem__(self, member: int) -> torch.Generator:
+        return self._generators[member]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), ``[member, *shape]``, each member's from its own generator.
+
+        They are drawn on the CPU whatever the device, so that a run does not depend on where it runs.
+        """
+        numbers = torch.empty(len(self), *shape)
+        for slice_, generator in zip(numbers, self._generators, strict=True):
+            slice_.uniform_(generator=generator)
+        return numbers.to(self.device)
+
+    def state_dict(self) -> State:
+        return {"states": torch.stack([generator.get_state() for generator in self._generators])}
+
+    def load_state_dict(self, state: State) -> None:
+        for generator, saved in zip(self._generators, state["states"], strict=True):
+            generator.set_state(saved.cpu())
+
+
+def _stream_seed(seed: int, stream: str) -> int:
+    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(stream.encode()),))
+    # torch takes a signed 64-bit seed
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Uniforms:
+    """Uniform numbers in [0, 1) handed out in small pieces, drawn in blocks.
+
+    Actions and replay indices need a handful of numbers a step; one draw for each member and step would cost more than
+    the network. A block holds the same for every member, so all members use it up at the same time.
+    """
+
+    block = 8192
+
+    def __init__(self, generators: Generators) -> None:
+        self._generators = generators
+        self._numbers = generators.uniform(0)
+        self._used = 0
+
+    def take(self, *shape: int) -> Tensor:
+        """The next numbers, ``[member, *shape]``. Whoever fills a shape larger than a block gets a larger block."""
+        count = int(np.prod(shape))
+        if self._used + count > self._numbers.shape[1]:
+            self._numbers = self._generators.uniform(max(self.block, count))
+            self._used = 0
+        numbers = self._numbers[:, self._used : self._used + count]
+        self._used += count
+        return numbers.reshape(len(self._generators), *shape)
+
+    def state_dict(self) -> State:
+        return {"generators": self._generators.state_dict(), "numbers": self._numbers, "used": self._used}
+
+    def load_state_dict(self, state: State) -> None:
+        self._generators.load_state_dict(state["generators"])
+        self._numbers, self._used = state["numbers"].to(self._numbers.device), state["used"]
+
+
+@dataclass(frozen=True)
+class Population:
+    """The members: their seeds, in order, and the device that their tensors live on."""
+
+    seeds: tuple[int, ...]
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def size(self) -> int:
+        return len(self.seeds)
+
+    def generators(self, stream: str) -> Generators:
+        return Generators(self.seeds, stream, self.device)
+
+    def uniforms(self, stream: str) -> Uniforms:
+        return Uniforms(self.generators(stream))
+
+
+def clip_gradients(tensors: Sequence[Tensor], max_norm: float) -> Float[Tensor, "member"]:
+    """Scale the gradients of each member so that their joint norm is at most ``max_norm``; returns the scales.
+
+    One norm for each member: a norm over the whole population would let one member's gradient shrink another's.
+    """
+    norm = member_norm([tensor.grad for tensor in tensors if tensor.grad is not None])
+    scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
+    for tensor in tensors:
+        if tensor.grad is not None:
+            tensor.grad.mul_(scale.view(-1, *[1] * (tensor.dim() - 1)))
+    return scale
+
+
+def member_norm(tensors: Sequence[Tensor]) -> Float[Tensor, "member"]:
+    """The Euclidean norm of all tensors ``[member, ...]`` together, for each member."""
+    return torch.stack([torch.linalg.vector_norm(t.flatten(1), dim=1) for t in tensors]).norm(dim=0)
+
+
+def stack(states: Sequence[State]) -> State:
+    """One state of P members from P states of one member each (the inverse of ``split``).
+
+    Raises ValueError where two states differ in a value that is common to a population, a counter say.
+    """
+    first = states[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(states))
+    if isinstance(first, dict):
+        return {key: stack([state[key] for state in states]) for key in first}
+    if isinstance(first, list):
+        return [stack(items) for items in zip(*states, strict=True)]
+    if any(state != first for state in states):
+        raise ValueError(f"members of one population disagree on a common value: {sorted(map(str, set(states)))}")
+    return first
+
+
+def split(state: State, member: int) -> State:
+    """The state of one member, without the member axis and sharing no memory with the population's."""
+    if isinstance(state, Tensor):
+        return state[member].detach().clone()
+    if isinstance(state, dict):
+        return {key: split(value, member) for key, value in state.items()}
+    if isinstance(state, list):
+        return [split(value, member) for value in state]
+    return state

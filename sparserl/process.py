@@ -1,0 +1,55 @@
+"""What a training process needs of its operating system: quick memory, one thread, and an orderly end."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from types import FrameType
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MIB = 1 << 20
+
+
+def prepare() -> None:
+    """Set this process up for many small tensor operations; harmless when called again.
+
+    One thread: for networks of this size the others only wait for each other. And glibc gives every block over 128 KiB back
+    to the kernel at once and gets it again, zeroed page by page, for the next operation; keeping them makes an update of 64
+    members nearly twice as fast.
+    """
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not there in musl
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, 32 * _MIB)  # the largest that glibc takes
+            mallopt(_M_TRIM_THRESHOLD, 1024 * _MIB)
+
+
+class Interrupts:
+    """While it is entered, SIGINT and SIGTERM only set ``received``, so that a loop can end at a clean place.
+
+    Signal handlers belong to the main thread; entered in another one it never receives any.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Interrupts:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
+        except ValueError:  # not the main thread
+            self._previous = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.default_int_handler)  # a second one does not wait

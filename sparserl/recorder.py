@@ -1,0 +1,114 @@
+"""From the events of a population to the files of one member."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparserl.build import Config
+from sparserl.diagnostics import Signatures
+from sparserl.population import State, split
+from sparserl.records import provenance
+from sparserl.records.disk import RunFolder
+from sparserl.records.schema import Result, StatusName
+from sparserl.regularizers.base import regularized
+from sparserl.trainer import Finished, Row
+
+
+class Recorder:
+    """Records member number ``member`` of a population into its folder."""
+
+    def __init__(self, folder: Path, config: Config, member: int) -> None:
+        self.config, self._member = config, member
+        self._folder = RunFolder(folder, config["trainer"]["total_steps"])
+        self._signatures = Signatures()
+        self._env_step = 0
+        self._seconds = 0.0
+
+    def begin(self, state: State | None) -> None:
+        """Start, or go on from what ``state_dict`` gave: whatever was written after it is cut off."""
+        if state is None:
+            self._folder.cut({"metrics": 0, "timing": 0})
+        else:
+            self._signatures.load_state_dict(state["signatures"])
+            self._env_step, self._seconds = state["env_step"], state["seconds"]
+            self._folder.cut(state["offsets"])
+        self._folder.status("running", self._env_step)
+
+    def state_dict(self) -> State:
+        """What the checkpoint of this member keeps of its records."""
+        return {
+            "signatures": self._signatures.state_dict(),
+            "env_step": self._env_step,
+            "seconds": self._seconds,
+            "offsets": self._folder.offsets(),
+        }
+
+    def row(self, event: Row) -> dict[str, Any]:
+        """Write one row, with the warnings that it is the first to justify; returns it."""
+        self._env_step = event.env_step
+        values = {name: float(value[self._member]) for name, value in event.metrics.items()}
+        row: dict[str, Any] = {"env_step": event.env_step} | {k: None if v != v else v for k, v in values.items()}
+        warnings = self._signatures.read(row)
+        if warnings:
+            row["warnings"] = warnings
+        self._folder.metrics(row)
+        self._seconds += sum(event.seconds.values())
+        self._folder.timing({"env_step": event.env_step, **event.seconds})
+        return row
+
+    def finish(self, event: Finished, random: Tensor, device: str) -> Result:
+        """Write the policy and the result of a whole run. ``random``: returns of the random policy ``[episode]``."""
+        hardened = split(event.learner.hardened(), self._member)
+        returns, config = event.evaluation.returns[self._member], self.config
+        self._folder.policy(
+            {f"{component}/{name}": tensor for component, layers in hardened.items() for name, tensor in layers.items()},
+            {"config": config, "network": config["network"], "versions": provenance.versions()},
+        )
+        weights = torch.cat([weight.flatten() for weight in regularized(hardened["policy"]).values()])
+        p_open = event.learner.regularizer.open_probability(event.learner.gates["policy"])
+        expected = [gates[self._member].flatten() for gates in p_open.values()]
+        threshold = config["regularizer"]["threshold"]
+        result = Result(
+            algorithm=config["names"]["algorithm"],
+            environment=config["names"]["environment"],
+            regularizer=config["names"]["regularizer"],
+            lambda_c=config["regularizer"]["lambda_c"],
+            beta=config["regularizer"]["beta"],
+            seed=config["seed"],
+            reduction=config["regularizer"].get("reduction"),
+            scope=config["regularizer"].get("scope"),
+            threshold=threshold,
+            network=config["names"]["network"],
+            envs=config["trainer"]["envs"],
+            backend="compiled" if config["trainer"]["compile"] else "eager",
+            device=device,
+            env_steps=event.env_step,
+            return_mean=float(returns.mean()),
+            return_std=float(returns.std()),
+            return_random=float(random.mean()),
+            episodes=len(returns),
+            sparsity=float((weights == 0).double().mean()),
+            expected_sparsity=float(1 - torch.cat(expected).double().mean()) if expected else None,
+            sparsity_thresholded=float((weights.abs() <= threshold).double().mean()),
+            nonzero_weights=int((weights != 0).sum()),
+            policy_weights=weights.numel(),
+            warnings=self._signatures.said,
+            status="done",
+            wall_seconds=self._seconds,
+            steps_per_second=event.env_step / self._seconds,
+            versions=provenance.versions(),
+            commit=provenance.commit(),
+            command=provenance.command(),
+        )
+        self._folder.result(result)
+        self.end("done")
+        return result
+
+    def end(self, status: StatusName, error: str | None = None) -> None:
+        """Close the rows and say how the run ended."""
+        self._folder.status(status, self._env_step, error)
+        self._folder.close()

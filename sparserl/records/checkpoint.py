@@ -1,0 +1,72 @@
+"""Checkpoints of a population, kept in its members' folders.
+
+Each member has its own file, named by its step, so that a run can go on in whatever company. The members' manifests are
+replaced only after every member's file is on the disk, and the older of two generations is removed only after that; so
+whenever a process dies, there is a step that all members have whole: the newest that stands in all their manifests.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sparserl.population import State
+from sparserl.records.disk import read_json, replace, write_json
+
+GENERATIONS = 2
+MANIFEST = "checkpoint.json"
+
+
+def save(folders: Sequence[Path], step: int, states: Sequence[State]) -> None:
+    """Write one generation: the state of each member, in its folder."""
+    for folder, state in zip(folders, states, strict=True):
+        replace(_file(folder, step), lambda file, state=state: torch.save(state, file))  # type: ignore[misc]
+    for folder in folders:
+        write_json(folder / MANIFEST, {"steps": [*(s for s in steps(folder) if s < step), step][-GENERATIONS:]})
+    for folder in folders:
+        kept = {_file(folder, s).name for s in steps(folder)}
+        for path in folder.glob("checkpoint-*.pt"):
+            if path.name not in kept:
+                path.unlink()
+
+
+def load(folders: Sequence[Path]) -> list[State] | None:
+    """The states of all members at the newest step that all of them have whole; None where no checkpoint was made yet.
+
+    Raises ValueError where there were checkpoints and none of them can be read.
+    """
+    named = [steps(folder) for folder in folders]
+    for step in sorted(set.intersection(*map(set, named)), reverse=True):
+        states = [_read(_file(folder, step)) for folder in folders]
+        if all(state is not None for state in states):
+            return states
+    if any(named):
+        raise ValueError(
+            f"no checkpoint that all of {', '.join(map(str, folders))} name can be read: "
+            "take the damaged folders away to train them from the start"
+        )
+    return None
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps that a folder's manifest names, oldest first; none where there is no whole manifest."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (FileNotFoundError, ValueError):
+        return []
+    return sorted(manifest["steps"])
+
+
+def _read(path: Path) -> State | None:
+    """A state, or None where the file is missing or damaged. Only tensors and plain containers are ever loaded."""
+    try:
+        return torch.load(path, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
+        return None
+
+
+def _file(folder: Path, step: int) -> Path:
+    return folder / f"checkpoint-{step:012d}.pt"

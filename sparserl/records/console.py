@@ -1,0 +1,90 @@
+"""What a person sees: a progress bar on a terminal, plain lines in a log, a table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sparserl.records.schema import Result
+
+
+class Display:
+    """Shows how one population goes; a context manager. ``total_steps`` are of each member."""
+
+    def __init__(self, title: str, members: int, total_steps: int) -> None:
+        self._title, self._members, self._total = title, members, total_steps
+        self._console = Console(file=sys.stderr)
+        self._shown = {"return": "-", "sparsity": "-"}
+        self._started: tuple[float, int] | None = None
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = "{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[speed]} steps/s"
+            values = TextColumn("return {task.fields[return]} · sparsity {task.fields[sparsity]} · left")
+            self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
+            self._task = self._bar.add_task(title, total=total_steps, speed="-", **self._shown)
+
+    def __enter__(self) -> Display:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def progress(self, env_step: int) -> None:
+        """Every member has taken ``env_step`` steps."""
+        if self._started is None:
+            self._started = (time.perf_counter(), env_step)
+        if self._bar:
+            self._bar.update(self._task, completed=env_step, speed=self._speed(env_step))
+
+    def row(self, env_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A row of every member: means over the members are shown."""
+        for name, keys in (("return", ("eval/return_mean", "train/return")), ("sparsity", ("sparsity/exact",))):
+            values = [row[key] for row in rows for key in keys[:1] if row.get(key) is not None]
+            values = values or [row[key] for row in rows for key in keys if row.get(key) is not None]
+            if values:
+                self._shown[name] = f"{fmean(values):.3g}"
+        if self._bar:
+            self._bar.update(self._task, **self._shown)
+        elif any("eval/return_mean" in row for row in rows):
+            self._console.print(
+                f"{self._title}: {env_step} of {self._total} steps, {self._speed(env_step)} steps/s, "
+                f"evaluated return {self._shown['return']}, sparsity {self._shown['sparsity']}",
+                soft_wrap=True,
+            )
+
+    def say(self, sentence: str) -> None:
+        """A line of its own, above the bar."""
+        self._console.print(sentence, soft_wrap=True, markup=False)
+
+    def _speed(self, env_step: int) -> str:
+        """Environment steps of all members a second, since this process took over."""
+        seconds = time.perf_counter() - self._started[0] if self._started else 0.0
+        return f"{(env_step - self._started[1]) * self._members / seconds:.0f}" if self._started and seconds else "-"
+
+
+def print_results(results: Sequence[Result]) -> None:
+    """The table at the end of a run."""
+    table = Table("regularizer", "lambda_c", "seed", "return", "random", "sparsity", "nonzero", "weights", "steps/s")
+    for r in results:
+        table.add_row(
+            r.regularizer,
+            "-" if r.lambda_c is None else f"{r.lambda_c:g}",
+            str(r.seed),
+            f"{r.return_mean:.1f} ± {r.return_std:.1f}",
+            f"{r.return_random:.1f}",
+            f"{r.sparsity:.1%}",
+            str(r.nonzero_weights),
+            str(r.policy_weights),
+            f"{r.steps_per_second:.0f}",
+        )
+    Console().print(table)

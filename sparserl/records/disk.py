@@ -1,0 +1,102 @@
+"""A run's folder. Rows are on the disk before they are anywhere else, and a file is either whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from safetensors.torch import save
+from torch import Tensor
+
+from sparserl.records.schema import Result, Status, StatusName, as_json
+
+
+class RunFolder:
+    """Writes the files of one member, described in the README. ``path`` must exist."""
+
+    def __init__(self, path: Path, total_steps: int) -> None:
+        self.path = path
+        self._total_steps = total_steps
+        self._metrics = _open_log(path / "metrics.jsonl")
+        self._timing = _open_log(path / "timing.jsonl")
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl; nothing in it may depend on the clock."""
+        _append(self._metrics, row)
+
+    def timing(self, row: Mapping[str, Any]) -> None:
+        """One line of timing.jsonl."""
+        _append(self._timing, row)
+
+    def offsets(self) -> dict[str, int]:
+        """How long the logs are now, for ``cut``."""
+        return {"metrics": self._metrics.tell(), "timing": self._timing.tell()}
+
+    def cut(self, offsets: Mapping[str, int]) -> None:
+        """Drop whatever the logs hold after ``offsets``."""
+        for log, offset in ((self._metrics, offsets["metrics"]), (self._timing, offsets["timing"])):
+            log.truncate(offset)
+            log.seek(offset)
+
+    def status(self, name: StatusName, env_step: int, error: str | None = None) -> None:
+        """Replace status.json."""
+        row = Status(name, env_step, self._total_steps, os.getpid(), socket.gethostname(), error)
+        write_json(self.path / "status.json", row)
+
+    def result(self, row: Result) -> None:
+        """Write result.json."""
+        write_json(self.path / "result.json", row)
+
+    def policy(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+        """Write policy.safetensors: the tensors, and in its metadata whatever is needed to rebuild the network."""
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {key: json.dumps(value) for key, value in description.items()}
+        replace(self.path / "policy.safetensors", lambda file: file.write(save(whole, metadata)))
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._timing.close()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises ValueError, with the path, where it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not whole: {error}") from error
+
+
+def write_json(path: Path, row: Any) -> None:
+    """Replace a JSON file as a whole."""
+    text = json.dumps(as_json(row), indent=2, allow_nan=False) + "\n"
+    replace(path, lambda file: file.write(text.encode()))
+
+
+def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file beside ``path`` and put it in its place only when it is whole and on the disk."""
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _open_log(path: Path) -> BinaryIO:
+    log = path.open("r+b" if path.exists() else "w+b")
+    log.seek(0, os.SEEK_END)
+    return log
+
+
+def _append(log: BinaryIO, row: Mapping[str, Any]) -> None:
+    log.write(json.dumps(as_json(dict(row)), allow_nan=False).encode() + b"\n")
+    log.flush()

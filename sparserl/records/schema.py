@@ -1,0 +1,70 @@
+"""The rows that a run leaves, as types. What is not known is null, never a made-up number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+StatusName = Literal["running", "interrupted", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """``status.json``: how far a run is, and with ``failed`` the traceback of what stopped it."""
+
+    status: StatusName
+    env_step: int
+    total_steps: int
+    process: int
+    host: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """``result.json``: one flat row for each run, the row of a table. Definitions are in the README."""
+
+    algorithm: str
+    environment: str
+    regularizer: str
+    lambda_c: float | None
+    beta: float | None
+    seed: int
+    reduction: str | None
+    scope: str | None
+    threshold: float
+    network: str
+    envs: int
+    backend: str
+    device: str
+    env_steps: int
+    return_mean: float
+    return_std: float
+    return_random: float
+    episodes: int
+    sparsity: float
+    expected_sparsity: float | None
+    sparsity_thresholded: float
+    nonzero_weights: int
+    policy_weights: int
+    warnings: list[str]
+    status: StatusName
+    wall_seconds: float
+    steps_per_second: float
+    versions: str
+    commit: str | None
+    command: str
+
+
+def as_json(value: Any) -> Any:
+    """Plain JSON of a row: dataclasses become objects, and numbers that are not finite become null."""
+    if hasattr(value, "__dataclass_fields__"):
+        return as_json(asdict(value))
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

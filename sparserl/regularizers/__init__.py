@@ -1,0 +1,1 @@
+"""What makes weights sparse: one regulariser a file."""

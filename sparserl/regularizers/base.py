@@ -1,0 +1,113 @@
+"""The contract between a regulariser and the learner.
+
+A regulariser is a frozen dataclass whose fields are the keys of ``conf/regularizer/<name>.yaml``. It sees the layers of one
+component and, if it has any, their gates; never an algorithm, a batch or an environment. It touches weight matrices and
+kernels only (``is_weight``): biases and everything else in a component pass through as they are.
+
+The hooks below do nothing, so a regulariser is what it overrides and ``none`` overrides nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparserl.population import Generators
+from sparserl.schedules import DelayedRamp
+from sparserl.settings import NonNegative, Steps, per_member
+from sparserl.types import Gates, Layers, Noise, Penalty, is_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularizer(ABC):
+    """The hooks, and the one setting that every regulariser has: what counts as zero in ``sparsity_thresholded``."""
+
+    threshold: NonNegative
+
+    max_gate_grad_norm: ClassVar[float | None] = None
+    """The largest norm of one member's gradient in its gates, or None to leave it."""
+
+    def covers(self, component: str) -> bool:
+        """Whether this component's weights are regularised."""
+        return False
+
+    def coefficient(self, step: int) -> Float[Tensor, "member"] | float:
+        """What the penalty is multiplied by after ``step`` environment steps of each member."""
+        return 0.0
+
+    def gate_options(self, step: int) -> dict[str, Any]:
+        """Options of the optimiser's parameter group of gates (``lr`` …) after ``step`` environment steps."""
+        return {}
+
+    def init(self, layers: Layers) -> Gates:
+        """Fresh gates."""
+        return {}
+
+    def noise(self, gates: Gates, generators: Generators) -> Noise:
+        """What one ``sample`` needs to be random, each member's part drawn from its own generator."""
+        return {}
+
+    def sample(self, layers: Layers, gates: Gates, noise: Noise) -> Layers:
+        """The weights that the network runs with while it learns."""
+        return layers
+
+    def penalty(self, layers: Layers, gates: Gates) -> Penalty:
+        """What is to be made small, before its coefficient; differentiable."""
+        return torch.zeros(next(iter(layers.values())).shape[0])
+
+    def harden(self, layers: Layers, gates: Gates) -> Layers:
+        """The weights without noise: what is evaluated, is a target, acts off-policy and is factored."""
+        return layers
+
+    def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
+        """Called after each optimiser step, ``step`` environment steps into training: where constraints are restored."""
+        return layers, gates
+
+    def gate_values(self, gates: Gates) -> dict[str, Tensor]:
+        """z_hat, what hardening multiplies the weights by, by layer."""
+        return {}
+
+    def open_probability(self, gates: Gates) -> dict[str, Tensor]:
+        """P(z != 0) of each gate, by layer."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalized(Regularizer):
+    """What the regularisers that add a penalty share. Its keys are described in their YAML files."""
+
+    lambda_c: Float[Tensor, "member"] = per_member(NonNegative)
+    scope: Literal["policy", "all"]
+    reduction: Literal["mean", "sum"]
+    delay_steps: Steps
+    ramp_steps: Steps
+
+    def covers(self, component: str) -> bool:
+        return self.scope == "all" or component == "policy"
+
+    def coefficient(self, step: int) -> Float[Tensor, "member"]:
+        return self.lambda_c * DelayedRamp(self.delay_steps, self.ramp_steps)(step)
+
+    def reduce(self, terms: list[Float[Tensor, "member ..."]]) -> Penalty:
+        """The sum of one term a weight, divided by their number under ``mean``."""
+        total = torch.stack([term.flatten(1).sum(dim=1) for term in terms]).sum(dim=0)
+        return total / sum(term[0].numel() for term in terms) if self.reduction == "mean" else total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholded(Penalized):
+    """Penalties under which Adam makes weights small but never exactly zero: hardening sets the small ones to zero."""
+
+    def harden(self, layers: Layers, gates: Gates) -> Layers:
+        small = {name: weight.abs() < self.threshold for name, weight in regularized(layers).items()}
+        return layers | {name: layers[name].masked_fill(mask, 0.0) for name, mask in small.items()}
+
+
+def regularized(layers: Layers) -> Layers:
+    """The tensors that a regulariser acts on."""
+    return {name: tensor for name, tensor in layers.items() if is_weight(name)}

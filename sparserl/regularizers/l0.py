@@ -1,0 +1,96 @@
+"""L0 regularisation: a hard-concrete gate for each weight (Louizos, Welling, Kingma 2018, arXiv 1712.01312).
+
+A weight runs as ``w * z``. The gate z is a random number that is exactly 0 and exactly 1 with positive probability, so the
+expected number of open gates, the L0 norm, is differentiable in the gate's parameter ``log_alpha``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Gt, Lt
+from jaxtyping import Float
+from torch import Tensor
+
+from sparserl.population import Generators
+from sparserl.regularizers.base import Penalized, regularized
+from sparserl.settings import Positive, per_member
+from sparserl.types import Gates, Layers, Noise, Penalty
+
+GAMMA, ZETA = -0.1, 1.1
+"""The interval that a concrete variable is stretched to before it is clipped to [0, 1] (section 4 of the paper)."""
+
+EPSILON = 1e-6
+"""Uniform noise is kept this far from 0 and 1, where its logit is infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class L0(Penalized):
+    """The keys are described in ``conf/regularizer/l0.yaml``."""
+
+    beta: Float[Tensor, "member"] = per_member(Positive)
+    initial_open: Annotated[float, Gt(0), Lt(1)]
+    gate_learning_rate: Positive
+    max_gate_grad_norm: Positive | None
+    log_alpha_limit: Positive
+    test_gate: Literal["mean", "median"]
+
+    def gate_options(self, step: int) -> dict[str, Any]:
+        return {"lr": self.gate_learning_rate}
+
+    def init(self, layers: Layers) -> Gates:
+        log_alpha = math.log(self.initial_open / (1 - self.initial_open))
+        return {name: torch.full_like(weight, log_alpha) for name, weight in regularized(layers).items()}
+
+    def noise(self, gates: Gates, generators: Generators) -> Noise:
+        """Logistic noise: the logit of uniform numbers. One draw for each member, cut to the shapes of the gates."""
+        sizes = [log_alpha[0].numel() for log_alpha in gates.values()]
+        uniform = generators.uniform(sum(sizes)).clamp_(EPSILON, 1 - EPSILON)
+        logistic = uniform.log() - (1 - uniform).log()
+        return {
+            name: part.view_as(log_alpha)
+            for (name, log_alpha), part in zip(gates.items(), logistic.split(sizes, dim=1), strict=True)
+        }
+
+    def sample(self, layers: Layers, gates: Gates, noise: Noise) -> Layers:
+        """``w * z`` with the hard-concrete z of equations 10 and 11; the same noise always gives the same z."""
+        z = {name: hard_sigmoid((noise[name] + gate) / self._beta_like(gate)) for name, gate in gates.items()}
+        return layers | {name: layers[name] * z[name] for name in z}
+
+    def penalty(self, layers: Layers, gates: Gates) -> Penalty:
+        return self.reduce(list(self.open_probability(gates).values()))
+
+    def harden(self, layers: Layers, gates: Gates) -> Layers:
+        return layers | {name: layers[name] * z_hat for name, z_hat in self.gate_values(gates).items()}
+
+    def gate_values(self, gates: Gates) -> dict[str, Tensor]:
+        """The paper's gate at test time, without noise and beta (equation 13), or the median of the random gate."""
+        if self.test_gate == "mean":
+            return {name: hard_sigmoid(log_alpha) for name, log_alpha in gates.items()}
+        return {name: hard_sigmoid(log_alpha / self._beta_like(log_alpha)) for name, log_alpha in gates.items()}
+
+    def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
+        """Keep ``log_alpha`` where its sigmoid still has a slope, so that a closed gate can open again."""
+        limit = self.log_alpha_limit
+        return layers, {name: log_alpha.clamp(-limit, limit) for name, log_alpha in gates.items()}
+
+    def open_probability(self, gates: Gates) -> dict[str, Tensor]:
+        """P(z != 0), equation 12."""
+        shift = math.log(-GAMMA / ZETA)
+        return {name: sigmoid(log_alpha - self._beta_like(log_alpha) * shift) for name, log_alpha in gates.items()}
+
+    def _beta_like(self, log_alpha: Tensor) -> Tensor:
+        return self.beta.view(-1, *[1] * (log_alpha.dim() - 1))
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """torch.sigmoid rounds differently in the tail of a vector, so that a member would depend on its neighbours."""
+    return 1 / (1 + torch.exp(-x))
+
+
+def hard_sigmoid(logit: Tensor) -> Tensor:
+    """A sigmoid stretched to [GAMMA, ZETA] and clipped to [0, 1]."""
+    return (sigmoid(logit) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)

@@ -1,0 +1,51 @@
+"""Numbers that change with the environment steps of each member. Named in YAML by ``_target_``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from sparserl.settings import Count, Steps
+
+
+class Schedule(Protocol):
+    """A number as a function of the environment steps that each member has taken."""
+
+    def __call__(self, step: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Always ``value``. In a config a plain number means the same."""
+
+    value: float
+
+    def __call__(self, step: int) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From ``start`` to ``end`` in ``steps`` environment steps after ``delay_steps``; constant before and after."""
+
+    start: float
+    end: float
+    steps: Count
+    delay_steps: Steps = 0
+
+    def __call__(self, step: int) -> float:
+        progress = min(1.0, max(0.0, (step - self.delay_steps) / self.steps))
+        return self.start + (self.end - self.start) * progress
+
+
+@dataclass(frozen=True)
+class DelayedRamp:
+    """0 for ``delay_steps`` environment steps, then up to 1 within ``ramp_steps`` (at once when that is 0)."""
+
+    delay_steps: Steps
+    ramp_steps: Steps
+
+    def __call__(self, step: int) -> float:
+        if step < self.delay_steps:
+            return 0.0
+        return 1.0 if self.ramp_steps == 0 else min(1.0, (step - self.delay_steps) / self.ramp_steps)

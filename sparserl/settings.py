@@ -1,0 +1,37 @@
+"""What a key of the config may hold, said where the field is declared and read by build.py.
+
+A part of a run is a frozen dataclass whose fields are the keys of its YAML file. The types below carry the allowed
+range, so a value out of range is refused before anything is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le
+
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+"""Both ends allowed."""
+OpenFraction = Annotated[float, Gt(0), Le(1)]
+"""Above 0, at most 1."""
+Count = Annotated[int, Ge(1)]
+Steps = Annotated[int, Ge(0)]
+
+
+def per_member(kind: Any) -> Any:
+    """A field that may differ between the members of a population.
+
+    The config holds one value of type ``kind``; the object that runs holds a tensor ``[member]``.
+    """
+    return dataclasses.field(metadata={"per_member": kind})
+
+
+def meaningless() -> Any:
+    """A key that every option of the group has, but that this one does not use: whatever is given becomes null.
+
+    So a sweep over regularisers and ``lambda_c`` composes for all of them, and equal jobs can be seen to be equal.
+    """
+    return dataclasses.field(default=None, metadata={"meaningless": True})

@@ -1,0 +1,205 @@
+"""Train one population of runs: ``python -m sparserl.train``, or ``run(configs, folders)`` from Python.
+
+A solo run is a population of one; a launcher of sweeps calls ``run`` with many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sparserl import process
+from sparserl.build import CONF, Config, ConfigError, build, resolve, structure
+from sparserl.evaluation import random_returns
+from sparserl.population import State, split, stack
+from sparserl.recorder import Recorder
+from sparserl.records import checkpoint
+from sparserl.records.console import Display, print_results
+from sparserl.records.disk import read_json, write_json
+from sparserl.records.schema import Result
+from sparserl.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
+
+CONFIG_FILE = "config.json"
+"""The resolved config, in every run's folder: what ``resume`` goes on with."""
+
+
+# ---------------------------------------------------------------- from Python
+
+
+def run(configs: Sequence[Config], folders: Sequence[str | Path]) -> list[Result]:
+    """Train a population of runs, each into its own folder, going on from the folders' checkpoints if they have any.
+
+    The configs are resolved ones (``build.resolve`` or ``build.compose``) that may differ in seeds and per-member values
+    only. SIGINT and SIGTERM end it with KeyboardInterrupt, all rows written; called again, it goes on from the last
+    checkpoint. Raises ConfigError before anything is trained.
+    """
+    trainer, parts = build(configs)
+    paths = [_claim(Path(folder), config) for folder, config in zip(folders, configs, strict=True)]
+    states = checkpoint.load(paths)
+    recorders = [Recorder(path, config, member) for member, (path, config) in enumerate(zip(paths, configs, strict=True))]
+    process.prepare()
+    try:
+        return _train(trainer, parts, paths, recorders, states)
+    except KeyboardInterrupt:
+        for recorder in recorders:
+            recorder.end("interrupted")
+        raise
+    except Exception:
+        for recorder in recorders:
+            recorder.end("failed", traceback.format_exc())
+        raise
+
+
+def _train(
+    trainer: Trainer, parts: Parts, paths: Sequence[Path], recorders: Sequence[Recorder], states: Sequence[State] | None
+) -> list[Result]:
+    title = ", ".join(dict.fromkeys(_name(recorder.config) for recorder in recorders))
+    state = stack([saved["trainer"] for saved in states]) if states else None
+    for member, recorder in enumerate(recorders):
+        recorder.begin(states[member]["records"] if states else None)
+    with Display(title, len(recorders), trainer.total_steps) as display, process.Interrupts() as interrupts:
+        if state:
+            display.say(f"going on from step {state['env_step']}")
+        for event in trainer.events(parts, state):
+            match event:
+                case Progress():
+                    display.progress(event.env_step)
+                case Row():
+                    rows = [recorder.row(event) for recorder in recorders]
+                    display.row(event.env_step, rows)
+                    for recorder, row in zip(recorders, rows, strict=True):
+                        for warning in row.get("warnings", []):
+                            display.say(f"warning: {_label(recorder.config)}: {warning}")
+                case Snapshot():
+                    members = [
+                        {"trainer": split(event.state, member), "records": recorder.state_dict()}
+                        for member, recorder in enumerate(recorders)
+                    ]
+                    checkpoint.save(paths, event.env_step, members)
+                case Finished():
+                    random = random_returns(parts.environment, trainer.eval_episodes)
+                    return [recorder.finish(event, random, parts.members.device.type) for recorder in recorders]
+            if interrupts.received is not None:
+                raise KeyboardInterrupt(interrupts.received)
+    raise AssertionError("a trainer's last event is Finished")
+
+
+def _claim(folder: Path, config: Config) -> Path:
+    """The folder, made if need be, with the config in it. Raises ConfigError where it belongs to another run."""
+    path = folder / CONFIG_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if _identity(read_json(path)) != _identity(config):
+                raise ConfigError(f"{folder} holds a run with another config; choose another folder or take it away")
+        else:
+            write_json(path, config)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"the output folder {folder} cannot be used: {error}") from error
+    return folder
+
+
+def _identity(config: Config) -> Config:
+    """What makes two runs the same run: everything but where it is kept and what is reported of it."""
+    return {key: value for key, value in config.items() if key not in ("sweep", "objective", "resume")}
+
+
+# ---------------------------------------------------------------- from the command line
+
+
+def _name(config: Config) -> str:
+    names = config["names"]
+    return f"{names['algorithm']}-{names['environment']}-{names['regularizer']}"
+
+
+def _label(config: Config) -> str:
+    """A name that tells the jobs of a sweep apart for a reader, if not always for a program."""
+    values = {"lambda": config["regularizer"]["lambda_c"], "beta": config["regularizer"]["beta"], "seed": config["seed"]}
+    return "-".join([_name(config), *(f"{name}{value:.4g}" for name, value in values.items() if value is not None)])
+
+
+def _run_folder(*, _root_: DictConfig) -> str:
+    """``${run_folder:}``: where a single run goes."""
+    if _root_.resume:
+        return str(_root_.resume)
+    choices = _root_.hydra.runtime.choices
+    name = f"{choices.algorithm}-{choices.environment}-{choices.regularizer}"
+    return f"outputs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+
+
+def _job_folder(*, _root_: DictConfig) -> str:
+    """``${job_folder:}``: where a job of a multirun goes. The same config has the same folder, today and tomorrow."""
+    job = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    try:
+        config = resolve(job)
+    except ConfigError:  # the job itself will say so; until then it needs a folder
+        text = OmegaConf.to_yaml(job)
+        return f"invalid-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    digest = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()[:10]
+    return f"{_label(config)}-{digest}"
+
+
+OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def _job(config: DictConfig) -> float | None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    resolved = resolve(config)
+    if config.resume:
+        resolved = _config_of(folder)
+    results = run([resolved], [folder])
+    print_results(results)
+    print(f"rows, result and policy: {folder}")
+    value = getattr(results[0], resolved["objective"])
+    return None if value is None else float(value)
+
+
+def _config_of(folder: Path) -> Config:
+    """The config that a run was started with. Raises ConfigError where ``folder`` is no run's."""
+    try:
+        config: Config = read_json(folder / CONFIG_FILE)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"resume={folder}: there is no run to go on with ({error})") from error
+    return config
+
+
+def main() -> None:
+    """The console script. Errors of the config end with one sentence; others with their traceback."""
+    # Hydra would print and swallow errors; so it hands them on instead, unless the user asked for all of Hydra's own
+    wanted = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        _job()
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        if wanted:
+            raise
+        sys.exit(f"sparserl: {_sentence(error)}")
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else 2
+        print("stopped; go on with: python -m sparserl.train resume=FOLDER", file=sys.stderr)
+        sys.exit(128 + number)
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    main()

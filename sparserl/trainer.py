@@ -1,0 +1,230 @@
+"""The loop: collect, learn, evaluate, in the order in which they happen, as a generator of what there is to record.
+
+It knows no algorithm, no regulariser and no environment by name, writes nothing and prints nothing. Whoever consumes the
+generator records what it yields; a checkpoint taken when a Snapshot is yielded continues exactly there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparserl.algorithms.base import Algorithm
+from sparserl.diagnostics import observe
+from sparserl.environments.base import Environment, Outcome
+from sparserl.evaluation import Evaluation, Evaluator
+from sparserl.experience.base import Experience
+from sparserl.learner import Learner
+from sparserl.population import Population, State
+from sparserl.regularizers.base import Regularizer
+from sparserl.settings import Count
+from sparserl.types import Metrics
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one population is trained with."""
+
+    members: Population
+    environment: Environment
+    algorithm: Algorithm
+    regularizer: Regularizer
+    experience: Experience
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Nothing to record, but time has passed: every member has taken ``env_step`` steps."""
+
+    env_step: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known after ``env_step`` environment steps of each member; ``metrics`` are ``[member]``."""
+
+    env_step: int
+    metrics: Metrics
+    seconds: dict[str, float]
+    """Seconds since the last row by phase; the only thing here that depends on the clock."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything needed to go on from here. Tensors carry the member axis first; everything else is common."""
+
+    env_step: int
+    state: State
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end: the last policy, already evaluated."""
+
+    env_step: int
+    evaluation: Evaluation
+    learner: Learner
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The keys are described in ``conf/trainer/default.yaml``. Steps are environment steps of each member."""
+
+    total_steps: Count
+    envs: Count
+    log_every: Count
+    eval_every: Count
+    eval_episodes: Count
+    checkpoint_every: Count
+    compile: bool
+
+    def events(self, parts: Parts, state: State | None = None) -> Iterator[Progress | Row | Snapshot | Finished]:
+        """Train from the start, or on from the state of a Snapshot; the last event is Finished."""
+        members, algorithm, experience = parts.members, parts.algorithm, parts.experience
+        vector = parts.environment.open(members.generators("environment"), self.envs)
+        evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device)
+        learner = Learner(algorithm, parts.regularizer, parts.environment.spec(), members, self.compile)
+        exploration = members.uniforms("exploration")
+        experience.begin(members)
+        step, evaluation = 0, None
+        if state is not None:
+            step = state["env_step"]
+            learner.load_state_dict(state["learner"])
+            experience.load_state_dict(state["experience"])
+            vector.generators.load_state_dict(state["environment"])
+            exploration.load_state_dict(state["exploration"])
+
+        clock, episodes, averages = Clock(), Episodes(members, self.envs), Averages()
+        observation = vector.reset()
+        while step < self.total_steps:
+            before, step = step, step + self.envs
+            clock.lap("other")
+            with torch.no_grad():
+                action = algorithm.act(learner.hardened(), observation, before, exploration)
+            clock.lap("acting")
+            outcome = vector.step(action.action)
+            clock.lap("environment")
+            # A checkpoint cannot hold an episode under way, so it ends them all: whether or not a run is interrupted,
+            # and whether or not anybody keeps the checkpoint, the world goes the same way.
+            snapshot_due = crossed(before, step, self.checkpoint_every) or step >= self.total_steps
+            experience.extend(
+                {
+                    "observation": observation,
+                    "next_observation": outcome.next_observation,
+                    "reward": outcome.reward,
+                    "terminated": outcome.terminated,
+                    "truncated": torch.ones_like(outcome.truncated) if snapshot_due else outcome.truncated,
+                    "action": action.action,
+                    **action.extras,
+                }
+            )
+            for batch in experience.batches(lambda recorded: algorithm.prepare(learner.hardened(), recorded)):
+                clock.lap("replay")
+                averages.add(learner.update(batch, step))
+                clock.lap("update")
+            clock.lap("replay")
+            episodes.add(outcome)
+            observation = outcome.observation
+
+            eval_due = crossed(before, step, self.eval_every) or step >= self.total_steps
+            if eval_due:
+                weights = learner.hardened()
+                evaluation = evaluator(lambda seen: algorithm.greedy(weights, seen))
+                clock.lap("evaluation")
+            if eval_due or snapshot_due or crossed(before, step, self.log_every):
+                metrics = episodes.take() | averages.take() | observe(learner)
+                yield Row(step, metrics | (evaluation.metrics() if eval_due and evaluation else {}), clock.take())
+            if snapshot_due:
+                observation = vector.reset()
+                episodes.abandon()
+                yield Snapshot(
+                    step,
+                    {
+                        "env_step": step,
+                        "learner": learner.state_dict(),
+                        "experience": experience.state_dict(),
+                        "environment": vector.generators.state_dict(),
+                        "exploration": exploration.state_dict(),
+                    },
+                )
+            yield Progress(step)
+        weights = learner.hardened()
+        last = evaluation or evaluator(lambda seen: algorithm.greedy(weights, seen))
+        vector.close()
+        evaluator.close()
+        yield Finished(step, last, learner)
+
+
+def crossed(before: int, now: int, interval: int) -> bool:
+    """Whether a counter that went from ``before`` to ``now`` reached or passed a multiple of ``interval``."""
+    return now // interval > before // interval
+
+
+class Episodes:
+    """Returns of the training episodes of each member."""
+
+    def __init__(self, members: Population, envs: int) -> None:
+        self._running = torch.zeros(members.size, envs, device=members.device)
+        self._sum = torch.zeros(members.size, device=members.device)
+        self._count = torch.zeros(members.size, device=members.device)
+
+    def add(self, outcome: Outcome) -> None:
+        """One step of every sub-environment."""
+        self._running += outcome.reward
+        ended = outcome.terminated + outcome.truncated > 0
+        if ended.any():
+            self._sum += (self._running * ended).sum(dim=1)
+            self._count += ended.sum(dim=1)
+            self._running.masked_fill_(ended, 0.0)
+
+    def abandon(self) -> None:
+        """Forget the episodes under way: they were ended by a checkpoint, and count for nothing."""
+        self._running.zero_()
+
+    def take(self) -> Metrics:
+        """The mean return of the episodes that ended since the last call (nan where none did), and their number."""
+        metrics = {"train/return": self._sum / self._count, "train/episodes": self._count}
+        self._sum, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._count)
+        return metrics
+
+
+class Averages:
+    """The means of the metrics of many gradient steps."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> Metrics:
+        """The means since the last call; what is due only now and then is averaged over the times when it was due."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+
+class Clock:
+    """Where the time goes: each lap counts for one phase."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Count the time since the last lap for ``phase``."""
+        now = time.perf_counter()
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def take(self) -> dict[str, float]:
+        """The seconds by phase since the last call."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds

@@ -1,0 +1,86 @@
+"""The vocabulary of the project: what the dictionaries hold and which axes the tensors have.
+
+Axes come in a fixed order: ``member`` (P, one for each run of the population), then ``env`` (N sub-environments of each
+member) or ``batch`` (B), then features. A tensor that is learned, drawn or recorded always carries ``member`` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Layers: TypeAlias = dict[str, Tensor]
+"""One network of every member: ``{"0.weight": [member, in, out], "0.bias": [member, 1, out], ...}``."""
+
+Weights: TypeAlias = dict[str, Layers]
+"""Every network of every member by component: ``policy`` is what acts, others are ``critic``, ``target_policy``, ..."""
+
+Gates: TypeAlias = dict[str, Tensor]
+"""``log_alpha`` of each gated tensor of one component, by its name in Layers and with its shape; empty without gates."""
+
+Noise: TypeAlias = dict[str, Tensor]
+"""One random number for each gate, by layer; empty without gates."""
+
+Transition: TypeAlias = dict[str, Tensor]
+"""One step of every sub-environment, ``[member, env, ...]``: ``observation``, ``action``, ``reward``,
+``next_observation`` (what followed, also where the episode ended), ``terminated`` and ``truncated`` (0 or 1), and
+whatever else an algorithm's Action carries (``log_prob``, ``value``)."""
+
+Batch: TypeAlias = dict[str, Tensor]
+"""The fields of Transition for sampled steps, ``[member, batch, ...]``."""
+
+Loss: TypeAlias = Float[Tensor, "member"]
+Penalty: TypeAlias = Float[Tensor, "member"]
+Metrics: TypeAlias = dict[str, Tensor]
+"""Named numbers, each ``[member]``."""
+
+Prepare: TypeAlias = Callable[[Batch], Batch]
+"""An algorithm's ``prepare`` with the present weights already given: from experience as recorded to what losses need."""
+
+
+def is_weight(name: str) -> bool:
+    """Whether a tensor of Layers is a weight matrix or kernel: the ones that are counted, regularised and factored."""
+    return name.endswith(".weight")
+
+
+@dataclass(frozen=True)
+class Action:
+    """What an algorithm chose in every sub-environment.
+
+    ``action`` is ``[member, env]`` of integers where actions are discrete, ``[member, env, action]`` otherwise;
+    ``extras`` are further fields ``[member, env, ...]`` that the experience keeps with the transition.
+    """
+
+    action: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an environment shows and accepts.
+
+    ``discrete_actions`` is the number of actions, or None where actions are vectors between ``action_low`` and
+    ``action_high``.
+    """
+
+    observation_shape: tuple[int, ...]
+    discrete_actions: int | None = None
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+
+    def random_action(self, uniforms: Float[Tensor, "member env action"]) -> Tensor:
+        """The uniform random policy, from uniform numbers in [0, 1): one for a discrete action, one a dimension else."""
+        if self.discrete_actions is not None:
+            return (uniforms[..., 0] * self.discrete_actions).long()
+        low, high = torch.tensor(self.action_low), torch.tensor(self.action_high)
+        return (low + (high - low) * uniforms).float()
+
+    @property
+    def action_draws(self) -> int:
+        """How many uniform numbers ``random_action`` takes for each sub-environment."""
+        return 1 if self.discrete_actions is not None else len(self.action_low)

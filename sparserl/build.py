@@ -93,9 +93,13 @@ def compose(*overrides: str) -> Config:
     """The resolved config that ``python -m sparserl.train`` would use with these overrides."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("train", list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    del config["hydra"]
-    return resolve(config)
+    HydraConfig.instance().set_config(config)  # `names` asks it for the options chosen
+    return resolve(without_hydra(config))
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The job's own part of a config that still has Hydra's node."""
+    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
 
 
 def resolve(config: DictConfig) -> Config:

@@ -86,8 +86,9 @@ class Learner:
             } | {f"{component}/{name}": value for name, value in term.metrics.items()}
         self._hardened = None
         with torch.no_grad():
-            self.weights |= self.algorithm.after_step(self.hardened(), self.steps)
-        self._hardened = None
+            changed = self.algorithm.after_step(self.hardened(), self.steps)
+        self.weights |= changed
+        self._hardened = self.hardened() | changed
         return metrics
 
     def _compute_terms(
@@ -137,13 +138,14 @@ class Learner:
                     if replacement is not tensors[name]:
                         tensors[name].copy_(replacement)
 
-    @torch.no_grad()
     def hardened(self) -> Weights:
         """Every component, the learned ones without noise. Kept until the next update: do not change it."""
         if self._hardened is None:
+            with torch.no_grad():
+                hardened = {c: self.regularizer.harden(self.weights[c], self.gates[c]) for c in self.learned}
             self._hardened = self.weights | {
-                c: {name: tensor.detach() for name, tensor in self.regularizer.harden(self.weights[c], self.gates[c]).items()}
-                for c in self.learned
+                component: {name: tensor.detach() for name, tensor in layers.items()}
+                for component, layers in hardened.items()
             }
         return self._hardened
 

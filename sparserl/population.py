@@ -52,7 +52,7 @@ class Generators:
 
     def load_state_dict(self, state: State) -> None:
         for generator, saved in zip(self._generators, state["states"], strict=True):
-            generator.set_state(saved.cpu())
+            generator.set_state(saved.cpu().clone())  # torch 2.13 reads the storage from its start: a row is not enough
 
 
 def _stream_seed(seed: int, stream: str) -> int:

@@ -92,7 +92,7 @@ class Recorder:
             return_random=float(random.mean()),
             episodes=len(returns),
             sparsity=float((weights == 0).double().mean()),
-            expected_sparsity=float(1 - torch.cat(expected).double().mean()) if expected else None,
+            expected_sparsity=float(1 - torch.cat(expected).detach().double().mean()) if expected else None,
             sparsity_thresholded=float((weights.abs() <= threshold).double().mean()),
             nonzero_weights=int((weights != 0).sum()),
             policy_weights=weights.numel(),

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparserl import process
-from sparserl.build import CONF, Config, ConfigError, build, resolve, structure
+from sparserl.build import CONF, Config, ConfigError, build, resolve, without_hydra
 from sparserl.evaluation import random_returns
 from sparserl.population import State, split, stack
 from sparserl.recorder import Recorder
@@ -144,7 +144,7 @@ def _run_folder(*, _root_: DictConfig) -> str:
 
 def _job_folder(*, _root_: DictConfig) -> str:
     """``${job_folder:}``: where a job of a multirun goes. The same config has the same folder, today and tomorrow."""
-    job = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    job = without_hydra(_root_)
     try:
         config = resolve(job)
     except ConfigError:  # the job itself will say so; until then it needs a folder

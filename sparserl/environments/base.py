@@ -10,6 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,7 +37,9 @@ class Outcome:
 class VectorEnvironment(ABC):
     """N sub-environments for each member. All randomness of a member's comes from its own generator."""
 
-    generators: Generators
+    def __init__(self, generators: Generators, envs: int) -> None:
+        self.generators = generators
+        self.shape = (len(generators), envs)
 
     @abstractmethod
     def reset(self) -> Tensor:
@@ -48,6 +52,11 @@ class VectorEnvironment(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back what it holds."""
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        """``[member * env, ...]`` of any number type as float32 ``[member, env, ...]`` where the members live."""
+        tensor = torch.from_numpy(np.asarray(array, dtype=np.float32)).view(*self.shape, *array.shape[1:])
+        return tensor if self.generators.device.type == "cpu" else tensor.to(self.generators.device)
 
 
 class Environment(ABC):

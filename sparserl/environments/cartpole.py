@@ -34,18 +34,17 @@ class VectorCartPole(VectorEnvironment):
     """
 
     def __init__(self, generators: Generators, envs: int, max_episode_steps: int) -> None:
-        self.generators = generators
-        self._shape = (len(generators), envs)
+        super().__init__(generators, envs)
         self._vector = CartPoleVectorEnv(len(generators) * envs, max_episode_steps)
 
     def reset(self) -> Tensor:
         self._vector.reset()
-        return self._tensor(self._restart(np.ones(self._shape, dtype=np.bool_)))
+        return self._tensor(self._restart(np.ones(self.shape, dtype=np.bool_)))
 
     def step(self, action: Tensor) -> Outcome:
         observation, reward, terminated, truncated, _ = self._vector.step(action.reshape(-1).cpu().numpy())
         next_observation = self._tensor(observation)
-        ended = self._vector.prev_done.reshape(self._shape)
+        ended = self._vector.prev_done.reshape(self.shape)
         return Outcome(
             observation=self._tensor(self._restart(ended)) if ended.any() else next_observation,
             next_observation=next_observation,
@@ -62,16 +61,10 @@ class VectorCartPole(VectorEnvironment):
         vector, flat = self._vector, which.reshape(-1)
         fresh = [
             torch.rand(int(count), 4, generator=self.generators[member], dtype=torch.float64)
-            for member, count in enumerate(which.sum(axis=1))
-            if count
+            for member, count in zip(*np.unique(np.nonzero(which)[0], return_counts=True), strict=True)
         ]
         vector.state[:, flat] = vector.low + (vector.high - vector.low) * torch.cat(fresh).numpy().T
         vector.steps[flat] = 0
         vector.prev_done[:] = False
         observation: np.ndarray = vector.state.T.astype(np.float32)
         return observation
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, dtype=torch.float32).reshape(*self._shape, *array.shape[1:]).to(
-            self.generators.device
-        )

@@ -55,18 +55,17 @@ class VectorGymnasium(VectorEnvironment):
     """Gymnasium's own synchronous vector; every episode is seeded anew from its member's generator."""
 
     def __init__(self, vector: SyncVectorEnv, generators: Generators, envs: int) -> None:
-        self.generators = generators
-        self._vector, self._envs = vector, envs
-        self._shape = (len(generators), envs)
+        super().__init__(generators, envs)
+        self._vector = vector
 
     def reset(self) -> Tensor:
-        return self._tensor(self._restart(np.ones(self._shape, dtype=np.bool_)))
+        return self._tensor(self._restart(np.ones(self.shape, dtype=np.bool_)))
 
     def step(self, action: Tensor) -> Outcome:
         actions = action.flatten(0, 1).cpu().numpy()
         observation, reward, terminated, truncated, _ = self._vector.step(actions)
         next_observation = self._tensor(observation)
-        ended = (terminated | truncated).reshape(self._shape)
+        ended = (terminated | truncated).reshape(self.shape)
         return Outcome(
             observation=self._tensor(self._restart(ended)) if ended.any() else next_observation,
             next_observation=next_observation,
@@ -82,11 +81,6 @@ class VectorGymnasium(VectorEnvironment):
         seeds: list[int | None] = [None] * which.size
         for member, env in zip(*np.nonzero(which), strict=True):
             seed = torch.randint(2**31, (), generator=self.generators[int(member)])
-            seeds[int(member) * self._envs + int(env)] = int(seed)
+            seeds[int(member) * self.shape[1] + int(env)] = int(seed)
         observation, _ = self._vector.reset(seed=seeds, options={"reset_mask": which.reshape(-1)})
         return np.asarray(observation)
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, dtype=torch.float32).reshape(*self._shape, *array.shape[1:]).to(
-            self.generators.device
-        )

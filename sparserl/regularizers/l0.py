@@ -14,9 +14,11 @@ import torch
 from annotated_types import Gt, Lt
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from sparserl.population import Generators
 from sparserl.regularizers.base import Penalized, regularized
+from sparserl.schedules import Schedule
 from sparserl.settings import Positive, per_member
 from sparserl.types import Gates, Layers, Noise, Penalty
 
@@ -33,13 +35,13 @@ class L0(Penalized):
 
     beta: Float[Tensor, "member"] = per_member(Positive)
     initial_open: Annotated[float, Gt(0), Lt(1)]
-    gate_learning_rate: Positive
+    gate_learning_rate: Schedule
     max_gate_grad_norm: Positive | None
     log_alpha_limit: Positive
     test_gate: Literal["mean", "median"]
 
     def gate_options(self, step: int) -> dict[str, Any]:
-        return {"lr": self.gate_learning_rate}
+        return {"lr": self.gate_learning_rate(step)}
 
     def init(self, layers: Layers) -> Gates:
         log_alpha = math.log(self.initial_open / (1 - self.initial_open))
@@ -48,8 +50,7 @@ class L0(Penalized):
     def noise(self, gates: Gates, generators: Generators) -> Noise:
         """Logistic noise: the logit of uniform numbers. One draw for each member, cut to the shapes of the gates."""
         sizes = [log_alpha[0].numel() for log_alpha in gates.values()]
-        uniform = generators.uniform(sum(sizes)).clamp_(EPSILON, 1 - EPSILON)
-        logistic = uniform.log() - (1 - uniform).log()
+        logistic = torch.logit(generators.uniform(sum(sizes)), eps=EPSILON)
         return {
             name: part.view_as(log_alpha)
             for (name, log_alpha), part in zip(gates.items(), logistic.split(sizes, dim=1), strict=True)
@@ -57,8 +58,11 @@ class L0(Penalized):
 
     def sample(self, layers: Layers, gates: Gates, noise: Noise) -> Layers:
         """``w * z`` with the hard-concrete z of equations 10 and 11; the same noise always gives the same z."""
-        z = {name: hard_sigmoid((noise[name] + gate) / self._beta_like(gate)) for name, gate in gates.items()}
-        return layers | {name: layers[name] * z[name] for name in z}
+        gated = {
+            name: HardConcrete.apply(layers[name], log_alpha, noise[name], self._beta_like(log_alpha))
+            for name, log_alpha in gates.items()
+        }
+        return layers | gated
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:
         return self.reduce(list(self.open_probability(gates).values()))
@@ -94,3 +98,26 @@ def sigmoid(x: Tensor) -> Tensor:
 def hard_sigmoid(logit: Tensor) -> Tensor:
     """A sigmoid stretched to [GAMMA, ZETA] and clipped to [0, 1]."""
     return (sigmoid(logit) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+class HardConcrete(torch.autograd.Function):
+    """``w * hard_sigmoid((noise + log_alpha) / beta)`` with its gradient written out.
+
+    Autograd would keep and pass over ten arrays of the size of the weights; this keeps three, and takes a third of the time.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: FunctionCtx, weight: Tensor, log_alpha: Tensor, noise: Tensor, beta: Tensor
+    ) -> Tensor:
+        s = sigmoid((noise + log_alpha) / beta)
+        z = (s * (ZETA - GAMMA) + GAMMA).clamp_(0, 1)
+        inside = (z - z.square()).sign_()  # 0 where z is clipped and has no slope, else 1; faster than a boolean mask
+        slope = s.sub_(s.square()).mul_((ZETA - GAMMA) / beta).mul_(inside)
+        ctx.save_for_backward(weight, z, slope)
+        return weight * z
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        weight, z, slope = ctx.saved_tensors
+        return gradient * z, gradient * weight * slope, None, None

@@ -10,8 +10,9 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -60,9 +61,9 @@ class Names:
 class Schema:
     """The top level of a config; described in ``conf/train.yaml``."""
 
-    algorithm: Algorithm
-    environment: Environment
     network: Network
+    environment: Environment
+    algorithm: Algorithm
     experience: Experience
     regularizer: Regularizer
     trainer: Trainer
@@ -83,7 +84,10 @@ PER_RUN = ("seed", "sweep", "objective", "resume")
 
 def _of_total(fraction: float, *, _root_: DictConfig) -> int:
     """``${of_total:0.1}``: a tenth of trainer.total_steps."""
-    return round(fraction * int(_root_.trainer.total_steps))
+    total = _root_.trainer.total_steps
+    if not isinstance(total, int | float):
+        raise ValueError(f"trainer.total_steps is {total!r}; it must be a number")
+    return round(fraction * total)
 
 
 OmegaConf.register_new_resolver("of_total", _of_total, replace=True)
@@ -107,7 +111,8 @@ def resolve(config: DictConfig) -> Config:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(" ".join(str(error).split("\n")[0].split())) from error
+        first_line = str(error).split("\n")[0]
+        raise ConfigError(re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line)) from error
     assert isinstance(plain, dict)
     resolved = _check_fields("", Schema, {str(key): value for key, value in plain.items()})
     _check_together(resolved)
@@ -135,33 +140,48 @@ def _check_fields(path: str, cls: type, values: dict[str, Any]) -> Config:
 
 def _check_value(path: str, hint: Any, value: Any) -> Any:
     contract = _contract(hint)
+    if contract is None:
+        return _check_plain(path, hint, value)
     if contract is Schedule and isinstance(value, int | float) and not isinstance(value, bool):
         value = {"_target_": f"{Constant.__module__}.{Constant.__name__}", "value": value}
-    if contract is not None:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{path} is {value!r}; it must be a part with a _target_, chosen as {path}=OPTION")
-        if dataclasses.is_dataclass(contract) and "_target_" not in value:
-            return _check_fields(path, contract, value)
-        return _check_fields(path, _find(path, value, contract), value)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is {value!r}; it must be a part with a _target_, chosen as {path}=OPTION")
+    is_section = dataclasses.is_dataclass(contract) and "_target_" not in value
+    cls = contract if is_section else _find(path, value, contract)
+    checked = _check_fields(path, cls, value)
+    if get_origin(hint) is Annotated:  # the range of a schedule is the range of each number it goes through
+        for field in dataclasses.fields(cls):
+            if field.type in ("float", float):
+                _check_plain(f"{path}.{field.name}", Annotated[float, *get_args(hint)[1:]], checked[field.name])
+    return checked
+
+
+def _check_plain(path: str, hint: Any, value: Any) -> Any:
+    whole = isinstance(value, float) and value.is_integer() and _is_integer(hint)  # 1e6 is written for a million
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
-        whole = isinstance(value, float) and value.is_integer() and _is_integer(hint)
-        checked = adapter.validate_json(json.dumps(int(value) if whole else value), strict=True)
-    except (ValidationError, TypeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        return adapter.validate_json(json.dumps(int(value) if whole else value), strict=True)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].replace("Input should", "it must")
         raise ConfigError(f"{path} is {value!r}; {reason[0].lower() + reason[1:]}") from error
-    return list(checked) if isinstance(checked, tuple) else checked
 
 
 def _contract(hint: Any) -> Any:
     """The class that a node with a ``_target_`` must be of, or None where the hint is of plain values."""
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return next((o for o in options if isinstance(o, type) and o.__module__.startswith("sparserl.")), None)
+    return next((o for o in _options(hint) if isinstance(o, type) and o.__module__.startswith("sparserl.")), None)
 
 
 def _is_integer(hint: Any) -> bool:
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return any(o is int or (get_origin(o) is Annotated and get_args(o)[0] is int) for o in options)
+    return int in _options(hint)
+
+
+def _options(hint: Any) -> list[Any]:
+    """The types that a hint allows, without unions and annotations."""
+    if get_origin(hint) is Annotated:
+        return _options(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return [option for part in get_args(hint) for option in _options(part)]
+    return [hint]
 
 
 def _find(path: str, node: dict[str, Any], contract: Any) -> type:
@@ -172,8 +192,7 @@ def _find(path: str, node: dict[str, Any], contract: Any) -> type:
         cls = hydra.utils.get_class(target)
     except (ImportError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}._target_ is {target!r}, which cannot be imported: {error.__cause__ or error}") from error
-    fits = callable(getattr(cls, "__call__", None)) if contract is Schedule else issubclass(cls, contract)
-    if not (dataclasses.is_dataclass(cls) and fits):
+    if not (dataclasses.is_dataclass(cls) and issubclass(cls, contract)):
         raise ConfigError(f"{path}._target_ is {target!r}, which is not a dataclass that is {_article(contract.__name__)}")
     return cls
 
@@ -186,9 +205,21 @@ def _title(cls: type) -> str:
     return "the config" if cls is Schema else cls.__name__
 
 
-def _nearest(key: str, known: Any) -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+def _nearest(key: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]}?" if close else "; python -m sparserl.train --cfg job shows all keys"
+
+
+def nearest_key(path: str) -> str:
+    """What a mistyped key may have been meant to be: the end of a sentence."""
+    return _nearest(path, list(_paths("", compose())))
+
+
+def _paths(prefix: str, config: Config) -> Iterator[str]:
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _paths(f"{prefix}{key}.", value)
 
 
 def _check_together(config: Config) -> None:

@@ -71,10 +71,8 @@ def _gates(learner: Learner, component: str) -> Metrics:
 
 def _gradients(learner: Learner, component: str) -> Metrics:
     metrics: Metrics = {}
-    for kind in ("weights", "gates"):
-        norms = learner.gradient_norms(component, kind)
-        if norms:
-            metrics[f"gradient/{kind}/{component}"] = torch.stack(list(norms.values())).norm(dim=0)
+    for kind, norms in learner.gradient_norms(component).items():
+        metrics[f"gradient/{kind}/{component}"] = torch.stack(list(norms.values()), dim=1).norm(dim=1)
         metrics |= {f"gradient/{kind}/{component}.{name}": norm for name, norm in norms.items()}
     return metrics
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
-from sparserl.population import Population, State, clip_gradients, member_norm
+from sparserl.packing import Packed, row_norm
+from sparserl.population import Population, State
 from sparserl.regularizers.base import Regularizer
 from sparserl.types import Batch, Gates, Loss, Metrics, Noise, Penalty, Spec, Weights
 
@@ -35,28 +36,28 @@ class Learner:
     ) -> None:
         self.algorithm, self.regularizer = algorithm, regularizer
         self.steps = 0
-        self.weights: Weights = {
+        self.learned = tuple(algorithm.learning_rates)
+        fresh = {
             component: {name: tensor.to(members.device) for name, tensor in layers.items()}
             for component, layers in algorithm.init(spec, members).items()
         }
-        self.learned = tuple(algorithm.learning_rates)
+        self._packed_weights = {component: Packed(fresh[component]) for component in self.learned}
+        self.weights: Weights = fresh | {c: packed.tensors for c, packed in self._packed_weights.items()}
+        self.initial_gates = {c: regularizer.init(fresh[c]) for c in self.learned if regularizer.covers(c)}
+        self._packed_gates = {c: Packed(gates) for c, gates in self.initial_gates.items() if gates}
         self.gates: dict[str, Gates] = {
-            component: regularizer.init(self.weights[component]) if regularizer.covers(component) else {}
-            for component in self.learned
+            c: self._packed_gates[c].tensors if c in self._packed_gates else {} for c in self.learned
         }
-        self.initial_gates = {c: {name: gate.clone() for name, gate in gates.items()} for c, gates in self.gates.items()}
         self._generators = members.generators("gates")
-        self._optimizers = {component: self._optimizer(component) for component in self.learned}
+        self._optimizers = {c: torch.optim.Adam([{"params": [p.buffer]} for p in self._packed(c)], fused=True) for c in self.learned}
+        self._scales: dict[Packed, Tensor] = {}
         self._terms = torch.compile(self._compute_terms) if compiled else self._compute_terms
-        self._scales: dict[tuple[str, str], Tensor] = {}
         self._hardened: Weights | None = None
 
-    def _optimizer(self, component: str) -> torch.optim.Adam:
-        weights, gates = list(self.weights[component].values()), list(self.gates[component].values())
-        for tensor in weights + gates:
-            tensor.requires_grad_()
-        groups = [{"params": weights}] + ([{"params": gates}] if gates else [])
-        return torch.optim.Adam(groups, fused=True)
+    def _packed(self, component: str) -> list[Packed]:
+        """The weights of a component, then its gates if it has any: the optimiser's parameter groups."""
+        gates = self._packed_gates.get(component)
+        return [self._packed_weights[component], *([gates] if gates else [])]
 
     def update(self, batch: Batch, env_step: int) -> Metrics:
         """One gradient step of every component that is due, and the algorithm's own state after it.
@@ -68,16 +69,14 @@ class Learner:
         terms = self._terms(self.weights, self.gates, noise, batch, self.steps)
         coefficient = self.regularizer.coefficient(env_step)
         metrics: Metrics = {}
-        last = len(terms)
         for index, (component, term) in enumerate(terms.items(), start=1):
             penalty = coefficient * term.penalty
             objective = term.loss + penalty
-            leaves = [*self.weights[component].values(), *self.gates[component].values()]
-            # each component's own objective moves its own tensors only, whatever else it was computed from
-            gradients = torch.autograd.grad(objective.sum(), leaves, retain_graph=index < last)
-            for leaf, gradient in zip(leaves, gradients, strict=True):
-                leaf.grad = gradient
-            self._clip(component)
+            # a component's objective moves that component's own tensors only, whatever else it was computed from
+            leaves = [tensor for packed in self._packed(component) for tensor in packed.tensors.values()]
+            gradients = iter(torch.autograd.grad(objective.sum(), leaves, retain_graph=index < len(terms)))
+            for packed in self._packed(component):
+                packed.set_gradients([next(gradients) for _ in packed.tensors])
             self._step(component, env_step)
             metrics |= {
                 f"loss/{component}": term.loss.detach(),
@@ -106,29 +105,17 @@ class Learner:
             return first.new_zeros(first.shape[0])
         return self.regularizer.penalty(weights[component], gates[component])
 
-    def _clip(self, component: str) -> None:
-        for kind, tensors, max_norm in (
-            ("weights", self.weights[component], self.algorithm.max_grad_norm),
-            ("gates", self.gates[component], self.regularizer.max_gate_grad_norm),
-        ):
-            if tensors and max_norm is not None:
-                self._scales[component, kind] = clip_gradients(list(tensors.values()), max_norm)
-
-    def gradient_norms(self, component: str, kind: str) -> dict[str, Tensor]:
-        """The norm of each tensor's last gradient before clipping, ``[member]``, by name; ``kind``: weights or gates."""
-        tensors = self.weights[component] if kind == "weights" else self.gates[component]
-        scale = self._scales.get((component, kind), 1.0)
-        return {
-            name: member_norm([tensor.grad]) / scale if tensor.grad is not None else tensor.new_zeros(tensor.shape[0])
-            for name, tensor in tensors.items()
-        }
-
     def _step(self, component: str, env_step: int) -> None:
-        rate = self.algorithm.learning_rates[component]
-        options = [{"lr": rate(env_step)}, self.regularizer.gate_options(env_step)]
+        """Clip, step and project one component whose gradients are set."""
+        options = [{"lr": self.algorithm.learning_rates[component](env_step)}, self.regularizer.gate_options(env_step)]
+        limits = [self.algorithm.max_grad_norm, self.regularizer.max_gate_grad_norm]
         optimizer = self._optimizers[component]
-        for group, values in zip(optimizer.param_groups, options, strict=False):
+        for packed, group, values, limit in zip(
+            self._packed(component), optimizer.param_groups, options, limits, strict=False
+        ):
             group.update(values)
+            if limit is not None:
+                self._scales[packed] = packed.clip(limit)
         optimizer.step()
         with torch.no_grad():
             layers, gates = self.weights[component], self.gates[component]
@@ -149,6 +136,13 @@ class Learner:
             }
         return self._hardened
 
+    def gradient_norms(self, component: str) -> dict[str, dict[str, Tensor]]:
+        """The norm of each tensor's last gradient before clipping, ``[member]``: ``weights`` and ``gates``, by name."""
+        return {
+            kind: {name: row_norm(gradient) / self._scales.get(packed, 1.0) for name, gradient in packed.gradients.items()}
+            for kind, packed in zip(("weights", "gates"), self._packed(component), strict=False)
+        }
+
     def state_dict(self) -> State:
         """Everything needed to go on; tensors keep the member axis."""
         return {
@@ -156,7 +150,7 @@ class Learner:
             "weights": self.weights,
             "gates": self.gates,
             "generators": self._generators.state_dict(),
-            "moments": {c: self._moments(c) for c in self.learned},
+            "moments": {c: [self._moments(c, packed) for packed in self._packed(c)] for c in self.learned},
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -168,25 +162,19 @@ class Learner:
                         tensor.copy_(saved[component][name])
         self._generators.load_state_dict(state["generators"])
         for component, moments in state["moments"].items():
-            self._load_moments(component, moments)
+            for packed, saved in zip(self._packed(component), moments, strict=True):
+                self._load_moments(component, packed, saved)
         self._hardened = None
 
-    def _leaves(self, component: str) -> list[Tensor]:
-        return [tensor for group in self._optimizers[component].param_groups for tensor in group["params"]]
+    def _moments(self, component: str, packed: Packed) -> State:
+        """Adam's moments; its count of steps is one number for all members."""
+        moments = self._optimizers[component].state.get(packed.buffer)
+        return {name: int(value) if name == "step" else value for name, value in moments.items()} if moments else None
 
-    def _moments(self, component: str) -> State:
-        """Adam's moments of each tensor; its step count is one number for all members."""
-        states = [self._optimizers[component].state.get(leaf) for leaf in self._leaves(component)]
-        return [
-            {"step": int(s["step"]), "exp_avg": s["exp_avg"], "exp_avg_sq": s["exp_avg_sq"]} if s else None for s in states
-        ]
-
-    def _load_moments(self, component: str, moments: State) -> None:
-        for leaf, saved in zip(self._leaves(component), moments, strict=True):
-            if saved is not None:
-                self._optimizers[component].state[leaf] = {
-                    "step": torch.tensor(float(saved["step"]), device=leaf.device),
-                    "exp_avg": saved["exp_avg"].to(leaf.device),
-                    "exp_avg_sq": saved["exp_avg_sq"].to(leaf.device),
-                }
-
+    def _load_moments(self, component: str, packed: Packed, saved: State) -> None:
+        if saved is not None:
+            device = packed.buffer.device
+            self._optimizers[component].state[packed.buffer] = {
+                name: torch.tensor(float(value), device=device) if name == "step" else value.to(device)
+                for name, value in saved.items()
+            }

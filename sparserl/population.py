@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 State = Any
@@ -109,24 +108,6 @@ class Population:
 
     def uniforms(self, stream: str) -> Uniforms:
         return Uniforms(self.generators(stream))
-
-
-def clip_gradients(tensors: Sequence[Tensor], max_norm: float) -> Float[Tensor, "member"]:
-    """Scale the gradients of each member so that their joint norm is at most ``max_norm``; returns the scales.
-
-    One norm for each member: a norm over the whole population would let one member's gradient shrink another's.
-    """
-    norm = member_norm([tensor.grad for tensor in tensors if tensor.grad is not None])
-    scale = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
-    for tensor in tensors:
-        if tensor.grad is not None:
-            tensor.grad.mul_(scale.view(-1, *[1] * (tensor.dim() - 1)))
-    return scale
-
-
-def member_norm(tensors: Sequence[Tensor]) -> Float[Tensor, "member"]:
-    """The Euclidean norm of all tensors ``[member, ...]`` together, for each member."""
-    return torch.stack([torch.linalg.vector_norm(t.flatten(1), dim=1) for t in tensors]).norm(dim=0)
 
 
 def stack(states: Sequence[State]) -> State:

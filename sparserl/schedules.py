@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 from sparserl.settings import Count, Steps
 
 
-class Schedule(Protocol):
+class Schedule(ABC):
     """A number as a function of the environment steps that each member has taken."""
 
-    def __call__(self, step: int) -> float: ...
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """The number after ``step`` environment steps of each member."""
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Schedule):
     """Always ``value``. In a config a plain number means the same."""
 
     value: float
@@ -25,7 +27,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Schedule):
     """From ``start`` to ``end`` in ``steps`` environment steps after ``delay_steps``; constant before and after."""
 
     start: float
@@ -39,7 +41,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class DelayedRamp:
+class DelayedRamp(Schedule):
     """0 for ``delay_steps`` environment steps, then up to 1 within ``ramp_steps`` (at once when that is 0)."""
 
     delay_steps: Steps

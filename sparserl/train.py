@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparserl import process
-from sparserl.build import CONF, Config, ConfigError, build, resolve, without_hydra
+from sparserl.build import CONF, Config, ConfigError, build, nearest_key, resolve, without_hydra
 from sparserl.evaluation import random_returns
 from sparserl.population import State, split, stack
 from sparserl.recorder import Recorder
@@ -46,11 +48,11 @@ def run(configs: Sequence[Config], folders: Sequence[str | Path]) -> list[Result
     only. SIGINT and SIGTERM end it with KeyboardInterrupt, all rows written; called again, it goes on from the last
     checkpoint. Raises ConfigError before anything is trained.
     """
+    process.prepare()
     trainer, parts = build(configs)
     paths = [_claim(Path(folder), config) for folder, config in zip(folders, configs, strict=True)]
     states = checkpoint.load(paths)
     recorders = [Recorder(path, config, member) for member, (path, config) in enumerate(zip(paths, configs, strict=True))]
-    process.prepare()
     try:
         return _train(trainer, parts, paths, recorders, states)
     except KeyboardInterrupt:
@@ -161,10 +163,13 @@ OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _job(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    resolved = resolve(config)
-    if config.resume:
-        resolved = _config_of(folder)
-    results = run([resolved], [folder])
+    try:
+        resolved = _config_of(folder) if config.resume else resolve(config)
+        results = run([resolved], [folder])
+    except ConfigError as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other jobs go on, and Hydra reports this one
+            raise
+        sys.exit(_sentence(error))  # before Hydra adds lines of its own
     print_results(results)
     print(f"rows, result and policy: {folder}")
     value = getattr(results[0], resolved["objective"])
@@ -181,24 +186,30 @@ def _config_of(folder: Path) -> Config:
 
 
 def main() -> None:
-    """The console script. Errors of the config end with one sentence; others with their traceback."""
-    # Hydra would print and swallow errors; so it hands them on instead, unless the user asked for all of Hydra's own
-    wanted = "HYDRA_FULL_ERROR" in os.environ
+    """The console script. Errors of the user's end with one sentence; others with their traceback."""
+    # Hydra prints what goes wrong in a job, and some of what goes wrong before; it is asked to hand everything on instead
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _job()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        if wanted:
+        sys.exit(_sentence(error))
+    except OSError as error:
+        if error.filename is None:
             raise
-        sys.exit(f"sparserl: {_sentence(error)}")
+        sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
     except KeyboardInterrupt as interrupt:
-        number = interrupt.args[0] if interrupt.args else 2
-        print("stopped; go on with: python -m sparserl.train resume=FOLDER", file=sys.stderr)
-        sys.exit(128 + number)
+        print("sparserl: stopped; go on with: python -m sparserl.train resume=FOLDER", file=sys.stderr)
+        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 
 
 def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """One line for a user, also of what Hydra says in many."""
+    text = " ".join(str(error).split())
+    if match := re.match(r"Could not override '([^']+)'", text):
+        text = f"{match[1]} is not a key of the config{nearest_key(match[1])}"
+    elif match := re.match(r"(?:In '[^']*': )?Could not find '([^']+)/([^/']+)' Available options in '[^']*': (.*?) Config", text):
+        text = f"{match[1]}={match[2]} is not there to be chosen; known are {', '.join(match[3].split())}"
+    return f"sparserl: {text}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Algorithm(ABC):
 
     @property
     @abstractmethod
-    def learning_rates(self) -> dict[str, Schedule | float]:
+    def learning_rates(self) -> dict[str, Schedule]:
         """The components that gradients change, each with its learning rate. Other components are state: targets."""
 
     @abstractmethod

@@ -6,9 +6,10 @@ The names say the time: ``q_tm1`` is the value at the state where the action was
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,9 +28,9 @@ class DQN(Algorithm):
 
     network: Network
     discount: Fraction
-    learning_rate: Schedule
+    learning_rate: Annotated[Schedule, Ge(0)]
     loss: Literal["squared", "huber"]
-    epsilon: Schedule
+    epsilon: Annotated[Schedule, Ge(0), Le(1)]
     target_every: Count
     target_rate: OpenFraction
     max_grad_norm: Positive | None
@@ -37,7 +38,7 @@ class DQN(Algorithm):
     actions = "discrete"
 
     @property
-    def learning_rates(self) -> dict[str, Schedule | float]:
+    def learning_rates(self) -> dict[str, Schedule]:
         return {"policy": self.learning_rate}
 
     def init(self, spec: Spec, members: Population) -> Weights:

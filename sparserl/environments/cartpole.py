@@ -59,9 +59,11 @@ class VectorCartPole(VectorEnvironment):
     def _restart(self, which: np.ndarray) -> np.ndarray:
         """Fresh episodes where ``which`` says so; the observations of all."""
         vector, flat = self._vector, which.reshape(-1)
+        counts = which.sum(axis=1).tolist()
         fresh = [
-            torch.rand(int(count), 4, generator=self.generators[member], dtype=torch.float64)
-            for member, count in zip(*np.unique(np.nonzero(which)[0], return_counts=True), strict=True)
+            torch.rand(count, 4, generator=self.generators[member], dtype=torch.float64)
+            for member, count in enumerate(counts)
+            if count
         ]
         vector.state[:, flat] = vector.low + (vector.high - vector.low) * torch.cat(fresh).numpy().T
         vector.steps[flat] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ _MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh}
 class MLP(Network):
     """Linear layers with an activation between them; the keys are described in ``conf/network/mlp.yaml``."""
 
-    hidden: tuple[Count, ...]
+    hidden: Sequence[Count]
     activation: Literal["relu", "tanh"]
 
     def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators) -> Layers:

@@ -95,7 +95,7 @@ class Penalized(Regularizer):
 
     def reduce(self, terms: list[Float[Tensor, "member ..."]]) -> Penalty:
         """The sum of one term a weight, divided by their number under ``mean``."""
-        total = torch.stack([term.flatten(1).sum(dim=1) for term in terms]).sum(dim=0)
+        total = torch.stack([term.flatten(1).sum(dim=1) for term in terms], dim=1).sum(dim=1)
         return total / sum(term[0].numel() for term in terms) if self.reduction == "mean" else total
 
 

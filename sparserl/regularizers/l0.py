@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
@@ -35,7 +35,7 @@ class L0(Penalized):
 
     beta: Float[Tensor, "member"] = per_member(Positive)
     initial_open: Annotated[float, Gt(0), Lt(1)]
-    gate_learning_rate: Schedule
+    gate_learning_rate: Annotated[Schedule, Ge(0)]
     max_gate_grad_norm: Positive | None
     log_alpha_limit: Positive
     test_gate: Literal["mean", "median"]

@@ -1,0 +1,52 @@
+# Each target works by itself on a bare clone: what it needs is installed into .venv, once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH := $(shell grep '^torch==' constraints.txt)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALLED := .venv/.installed
+BENCH_INSTALLED := .venv/.installed-bench
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint type layers bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+install: $(INSTALLED) ## make .venv with sparserl (editable) and its tools; PYTHON=python3.12 takes another Python
+
+demo: $(INSTALLED) ## train CartPole and print what was kept and what was saved
+	$(BIN)/python scripts/demo.py
+
+test: $(INSTALLED) ## the tests, but for the slow ones
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED) ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED) ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(INSTALLED) ## static types
+	$(BIN)/mypy
+
+layers: $(INSTALLED) ## that imports go one way
+	$(BIN)/lint-imports
+
+bench: $(BENCH_INSTALLED) ## speed, beside that of Stable-Baselines3
+	$(BIN)/python scripts/bench.py
+
+# torch comes first and at its pinned version: left to a resolver, it may bring gigabytes of CUDA or be fetched twice
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "sparserl needs Python 3.11 or newer, and '$(PYTHON)' is not there: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sparserl needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=/path/to/python $(MAKECMDGOALS)" % sys.version_info[:2])'
+	@echo "installing into .venv: minutes the first time"
+	$(PYTHON) -m venv .venv
+	$(PIP) $(TORCH)
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(PIP) --editable '.[bench]'
+	@touch $@

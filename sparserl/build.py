@@ -191,9 +191,13 @@ def _find(path: str, node: dict[str, Any], contract: Any) -> type:
     try:
         cls = hydra.utils.get_class(target)
     except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}._target_ is {target!r}, which cannot be imported: {error.__cause__ or error}") from error
+        raise ConfigError(
+            f"{path}._target_ is {target!r}, which cannot be imported: {error.__cause__ or error}"
+        ) from error
     if not (dataclasses.is_dataclass(cls) and issubclass(cls, contract)):
-        raise ConfigError(f"{path}._target_ is {target!r}, which is not a dataclass that is {_article(contract.__name__)}")
+        raise ConfigError(
+            f"{path}._target_ is {target!r}, which is not a dataclass that is {_article(contract.__name__)}"
+        )
     return cls
 
 
@@ -241,7 +245,9 @@ def _check_together(config: Config) -> None:
             f"but those of environment={config['names']['environment']} are {kind}"
         )
     if config["trainer"]["compile"] and not _has_compiler():
-        raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
+        raise ConfigError(
+            "trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false"
+        )
 
 
 def _has_compiler() -> bool:
@@ -258,9 +264,13 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
     """
     structures = {json.dumps(structure(config), sort_keys=True) for config in configs}
     if len(structures) > 1:
-        raise ConfigError("these configs differ in more than seeds and per-member values, so they are not one population")
+        raise ConfigError(
+            "these configs differ in more than seeds and per-member values, so they are not one population"
+        )
     first = configs[0]
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if first["device"] == "auto" else first["device"])
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if first["device"] == "auto" else first["device"]
+    )
     members = Population(tuple(config["seed"] for config in configs), device)
     parts = Parts(
         members,

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sparserl.networks.base import Network
+from sparserl.records.disk import POLICY_METADATA
 from sparserl.types import Layers
 
 
@@ -26,9 +27,9 @@ def load_policy(folder: str | Path) -> nn.Module:
         raise FileNotFoundError(f"{path} does not exist: the run has not finished, or this is not a run's folder")
     try:
         with safe_open(path, framework="pt") as file:
-            description = {key: json.loads(value) for key, value in file.metadata().items()}
+            description = json.loads((file.metadata() or {})[POLICY_METADATA])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, json.JSONDecodeError, AttributeError) as error:
+    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"{path} is not a whole policy: {error}") from error
     return _network(description["network"]).module(_component(tensors, "policy")).eval()
 

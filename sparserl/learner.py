@@ -49,7 +49,9 @@ class Learner:
             c: self._packed_gates[c].tensors if c in self._packed_gates else {} for c in self.learned
         }
         self._generators = members.generators("gates")
-        self._optimizers = {c: torch.optim.Adam([{"params": [p.buffer]} for p in self._packed(c)], fused=True) for c in self.learned}
+        self._optimizers = {
+            c: torch.optim.Adam([{"params": [p.buffer]} for p in self._packed(c)], fused=True) for c in self.learned
+        }
         self._scales: dict[Packed, Tensor] = {}
         self._terms = torch.compile(self._compute_terms) if compiled else self._compute_terms
         self._hardened: Weights | None = None
@@ -139,7 +141,9 @@ class Learner:
     def gradient_norms(self, component: str) -> dict[str, dict[str, Tensor]]:
         """The norm of each tensor's last gradient before clipping, ``[member]``: ``weights`` and ``gates``, by name."""
         return {
-            kind: {name: row_norm(gradient) / self._scales.get(packed, 1.0) for name, gradient in packed.gradients.items()}
+            kind: {
+                name: row_norm(gradient) / self._scales.get(packed, 1.0) for name, gradient in packed.gradients.items()
+            }
             for kind, packed in zip(("weights", "gates"), self._packed(component), strict=False)
         }
 

@@ -65,7 +65,11 @@ class Recorder:
         hardened = split(event.learner.hardened(), self._member)
         returns, config = event.evaluation.returns[self._member], self.config
         self._folder.policy(
-            {f"{component}/{name}": tensor for component, layers in hardened.items() for name, tensor in layers.items()},
+            {
+                f"{component}/{name}": tensor
+                for component, layers in hardened.items()
+                for name, tensor in layers.items()
+            },
             {"config": config, "network": config["network"], "versions": provenance.versions()},
         )
         weights = torch.cat([weight.flatten() for weight in regularized(hardened["policy"]).values()])

@@ -52,7 +52,9 @@ def run(configs: Sequence[Config], folders: Sequence[str | Path]) -> list[Result
     trainer, parts = build(configs)
     paths = [_claim(Path(folder), config) for folder, config in zip(folders, configs, strict=True)]
     states = checkpoint.load(paths)
-    recorders = [Recorder(path, config, member) for member, (path, config) in enumerate(zip(paths, configs, strict=True))]
+    recorders = [
+        Recorder(path, config, member) for member, (path, config) in enumerate(zip(paths, configs, strict=True))
+    ]
     try:
         return _train(trainer, parts, paths, recorders, states)
     except KeyboardInterrupt:
@@ -131,7 +133,11 @@ def _name(config: Config) -> str:
 
 def _label(config: Config) -> str:
     """A name that tells the jobs of a sweep apart for a reader, if not always for a program."""
-    values = {"lambda": config["regularizer"]["lambda_c"], "beta": config["regularizer"]["beta"], "seed": config["seed"]}
+    values = {
+        "lambda": config["regularizer"]["lambda_c"],
+        "beta": config["regularizer"]["beta"],
+        "seed": config["seed"],
+    }
     return "-".join([_name(config), *(f"{name}{value:.4g}" for name, value in values.items() if value is not None)])
 
 
@@ -207,7 +213,9 @@ def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     if match := re.match(r"Could not override '([^']+)'", text):
         text = f"{match[1]} is not a key of the config{nearest_key(match[1])}"
-    elif match := re.match(r"(?:In '[^']*': )?Could not find '([^']+)/([^/']+)' Available options in '[^']*': (.*?) Config", text):
+    elif match := re.match(
+        r"(?:In '[^']*': )?Could not find '([^']+)/([^/']+)' Available options in '[^']*': (.*?) Config", text
+    ):
         text = f"{match[1]}={match[2]} is not there to be chosen; known are {', '.join(match[3].split())}"
     return f"sparserl: {text}"
 

@@ -139,8 +139,6 @@ class Trainer:
                 metrics = episodes.take() | averages.take() | observe(learner)
                 yield Row(step, metrics | (evaluation.metrics() if eval_due and evaluation else {}), clock.take())
             if snapshot_due:
-                observation = vector.reset()
-                episodes.abandon()
                 yield Snapshot(
                     step,
                     {
@@ -151,6 +149,8 @@ class Trainer:
                         "exploration": exploration.state_dict(),
                     },
                 )
+                observation = vector.reset()
+                episodes.abandon()
             yield Progress(step)
         weights = learner.hardened()
         last = evaluation or evaluator(lambda seen: algorithm.greedy(weights, seen))

@@ -37,7 +37,9 @@ class MLP(Network):
                 layers[f"{index}.{name}"] = (2 * generators.uniform(rows, units) - 1) * bound
         return layers
 
-    def __call__(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
+    def __call__(
+        self, layers: Layers, observation: Float[Tensor, "member batch *obs"]
+    ) -> Float[Tensor, "member batch out"]:
         activate = _FUNCTIONS[self.activation]
         x = observation.flatten(2)
         for index in range(len(self.hidden) + 1):

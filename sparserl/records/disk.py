@@ -14,6 +14,9 @@ from torch import Tensor
 
 from sparserl.records.schema import Result, Status, StatusName, as_json
 
+POLICY_METADATA = "sparserl"
+"""The key under which policy.safetensors describes its network and its run, as JSON."""
+
 
 class RunFolder:
     """Writes the files of one member, described in the README. ``path`` must exist."""
@@ -54,7 +57,8 @@ class RunFolder:
     def policy(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
         """Write policy.safetensors: the tensors, and in its metadata whatever is needed to rebuild the network."""
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {key: json.dumps(value) for key, value in description.items()}
+        # one entry: safetensors writes several in an order that changes, and equal policies are to be equal files
+        metadata = {POLICY_METADATA: json.dumps(description)}
         replace(self.path / "policy.safetensors", lambda file: file.write(save(whole, metadata)))
 
     def close(self) -> None:

@@ -38,6 +38,7 @@ class L0(Penalized):
     gate_learning_rate: Annotated[Schedule, Ge(0)]
     max_gate_grad_norm: Positive | None
     log_alpha_limit: Positive
+    decoupled: bool
     test_gate: Literal["mean", "median"]
 
     def gate_options(self, step: int) -> dict[str, Any]:
@@ -59,13 +60,15 @@ class L0(Penalized):
     def sample(self, layers: Layers, gates: Gates, noise: Noise) -> Layers:
         """``w * z`` with the hard-concrete z of equations 10 and 11; the same noise always gives the same z."""
         gated = {
-            name: HardConcrete.apply(layers[name], log_alpha, noise[name], self._beta_like(log_alpha))
+            name: HardConcrete.apply(layers[name], log_alpha, noise[name], _over(self.beta, log_alpha))
             for name, log_alpha in gates.items()
         }
         return layers | gated
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:
-        return self.reduce(list(self.open_probability(gates).values()))
+        """The expected share (or number) of open gates. Where ``project`` applies its gradient, none flows from here."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoupled):
+            return self.reduce(list(self.open_probability(gates).values()))
 
     def harden(self, layers: Layers, gates: Gates) -> Layers:
         return layers | {name: layers[name] * z_hat for name, z_hat in self.gate_values(gates).items()}
@@ -74,20 +77,34 @@ class L0(Penalized):
         """The paper's gate at test time, without noise and beta (equation 13), or the median of the random gate."""
         if self.test_gate == "mean":
             return {name: hard_sigmoid(log_alpha) for name, log_alpha in gates.items()}
-        return {name: hard_sigmoid(log_alpha / self._beta_like(log_alpha)) for name, log_alpha in gates.items()}
+        return {name: hard_sigmoid(log_alpha / _over(self.beta, log_alpha)) for name, log_alpha in gates.items()}
 
     def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
-        """Keep ``log_alpha`` where its sigmoid still has a slope, so that a closed gate can open again."""
+        """The decoupled pull of the penalty, and log_alpha kept where its sigmoid still has a slope.
+
+        Adam divides a gradient by its own size over time. Added to the loss, the penalty's small steady gradient is divided by
+        the large noise of the TD error's, and what lambda_c means depends on the scale of the returns. Decoupled, as weight
+        decay is in AdamW (Loshchilov, Hutter 2019), each gate moves by ``learning rate * lambda_c * dP(z != 0)/dlog_alpha``.
+        """
+        if self.decoupled:
+            pull = self.gate_learning_rate(step) * self.coefficient(step)
+            p_open = self.open_probability(gates)
+            gates = {
+                name: gate - _over(pull, gate) * (p - p.square())
+                for (name, gate), p in zip(gates.items(), p_open.values(), strict=True)
+            }
         limit = self.log_alpha_limit
         return layers, {name: log_alpha.clamp(-limit, limit) for name, log_alpha in gates.items()}
 
     def open_probability(self, gates: Gates) -> dict[str, Tensor]:
         """P(z != 0), equation 12."""
         shift = math.log(-GAMMA / ZETA)
-        return {name: sigmoid(log_alpha - self._beta_like(log_alpha) * shift) for name, log_alpha in gates.items()}
+        return {name: sigmoid(log_alpha - _over(self.beta, log_alpha) * shift) for name, log_alpha in gates.items()}
 
-    def _beta_like(self, log_alpha: Tensor) -> Tensor:
-        return self.beta.view(-1, *[1] * (log_alpha.dim() - 1))
+
+def _over(values: Float[Tensor, "member"], tensor: Float[Tensor, "member ..."]) -> Tensor:
+    """One value for each member, in a shape that broadcasts over ``tensor``."""
+    return values.view(-1, *[1] * (tensor.dim() - 1))
 
 
 def sigmoid(x: Tensor) -> Tensor:

@@ -1,0 +1,129 @@
+"""Nothing is lost: a run that is killed and started again ends as if nobody had touched it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sparserl.records import checkpoint
+
+SETTINGS = (
+    "trainer=smoke",
+    "trainer.total_steps=5000",
+    "trainer.envs=2",
+    "trainer.log_every=250",
+    "trainer.eval_every=2000",
+    "trainer.checkpoint_every=500",
+    "experience.capacity=1500",  # the ring goes round
+    "experience.update_every=4",
+    "regularizer.ramp_steps=1000",
+    "regularizer.delay_steps=1000",
+)
+
+# trains a population of the given seeds into folders named by seed, as a launcher would
+PROGRAM = """
+import sys
+from sparserl.build import compose
+from sparserl.train import run
+root, seeds, *overrides = sys.argv[1:]
+seeds = seeds.split(",")
+run([compose(*overrides, f"seed={seed}", f"regularizer.lambda_c={1 + int(seed)}") for seed in seeds],
+    [f"{root}/{seed}" for seed in seeds])
+"""
+
+
+def start(root: Path, seeds: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, str(root), seeds, *SETTINGS]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(root: Path, seeds: str) -> None:
+    process = start(root, seeds)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def wait_for(path: Path, lines: int) -> None:
+    """Until the rows have come so far."""
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.read_bytes().count(b"\n") < lines:
+        assert time.monotonic() < deadline, f"{path} never had {lines} rows"
+        time.sleep(0.005)
+
+
+def outcome(folder: Path) -> tuple[bytes, bytes]:
+    """The rows, byte for byte, and the policy."""
+    return (folder / "metrics.jsonl").read_bytes(), (folder / "policy.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("seeds", ["3", "1,2,5"], ids=["solo", "population"])
+def test_killed_at_random_moments_it_ends_as_if_untouched(seeds: str, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(whole, seeds)
+    first = broken / seeds.split(",")[0] / "metrics.jsonl"
+    draw = random.Random(0)
+    resumed_from = []
+    for kill in range(3):
+        process = start(broken, seeds)
+        wait_for(first, 5 * (kill + 1) + draw.randrange(5))
+        time.sleep(draw.uniform(0, 0.15))  # in the middle of whatever comes next: a row, an update, a checkpoint
+        process.kill()
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        resumed_from += [line for line in errors.splitlines() if "going on from step" in line]
+    finish(broken, seeds)
+    assert len(resumed_from) == 2, "the second and the third process must have gone on, not started again"
+    for seed in seeds.split(","):
+        assert outcome(broken / seed) == outcome(whole / seed)
+
+
+def test_a_kill_between_two_members_files_leaves_a_step_that_both_have(tmp_path: Path) -> None:
+    """Member 1 has the new checkpoint, member 2 was still writing: both go on from the older one."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(whole, "1,2")
+    process = start(broken, "1,2")
+    wait_for(broken / "1" / "metrics.jsonl", 10)
+    process.kill()
+    process.communicate()
+    older, newer = checkpoint.steps(broken / "2")
+    (broken / "2" / "checkpoint.json").write_text(json.dumps({"steps": [older]}))
+    damaged = broken / "2" / f"checkpoint-{newer:012d}.pt"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    finish(broken, "1,2")
+    for seed in ("1", "2"):
+        assert outcome(broken / seed) == outcome(whole / seed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_closes_the_rows_and_resume_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train = [sys.executable, "-m", "sparserl.train"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def command(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*train, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    process = command(*SETTINGS, f"hydra.run.dir={whole}")
+    assert process.wait(timeout=300) == 0
+    process = command(*SETTINGS, f"hydra.run.dir={stopped}")
+    wait_for(stopped / "metrics.jsonl", 6)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "resume=" in errors and "Traceback" not in errors
+    assert json.loads((stopped / "status.json").read_text())["status"] == "interrupted"
+    assert all(json.loads(line)["env_step"] for line in (stopped / "metrics.jsonl").read_text().splitlines())
+    process = command(f"resume={stopped}")
+    assert process.wait(timeout=300) == 0
+    assert outcome(stopped) == outcome(whole)
+    assert json.loads((stopped / "status.json").read_text())["status"] == "done"

@@ -1,0 +1,239 @@
+"""Tiny environments whose action values are known exactly.
+
+Each asks for one thing more than the one before, so the first one that an algorithm fails on says what is broken (Andy
+Jones, Debugging RL, Without the Agonizing Pain). All have two actions. Episodes last one to three steps, and the first
+observation of each is drawn from its member's generator. What follows the last step is an observation that has a value
+of its own elsewhere: who bootstraps through a termination learns values that are visibly wrong.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.population import Generators
+from sparserl.types import Spec
+
+
+@dataclass(frozen=True)
+class Probe(Environment):
+    """What probes share: the state is what is observed, ``[..., feature]``, and only ``first`` is random."""
+
+    features: ClassVar[int] = 1
+
+    def spec(self) -> Spec:
+        return Spec(observation_shape=(self.features,), discrete_actions=2)
+
+    def open(self, generators: Generators, envs: int) -> VectorEnvironment:
+        return VectorProbe(self, generators, envs)
+
+    @abstractmethod
+    def states(self) -> Tensor:
+        """Observations at which to ask for values, ``[state, feature]``: all there are, or a grid of them."""
+
+    @abstractmethod
+    def q_values(self, observation: Tensor, discount: float) -> Tensor:
+        """What an algorithm must learn: the optimal action values, ``[..., action]``."""
+
+    def first(self, uniforms: Tensor) -> Tensor:
+        """The first observations of episodes, from uniform numbers ``[..., feature]`` in [0, 1). By default all 0."""
+        return torch.zeros_like(uniforms)
+
+    @abstractmethod
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """The reward ``[...]`` of ``action [...]``."""
+
+    def follow(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The next observation and, as booleans, ``terminated`` and ``truncated``. By default one step is all."""
+        ends = torch.ones(observation.shape[:-1], dtype=torch.bool)
+        return observation, ends, ~ends
+
+
+class VectorProbe(VectorEnvironment):
+    """N episodes of a probe for each member."""
+
+    def __init__(self, probe: Probe, generators: Generators, envs: int) -> None:
+        super().__init__(generators, envs)
+        self._probe = probe
+
+    def reset(self) -> Tensor:
+        self._observation = self._first()
+        return self._observation
+
+    def step(self, action: Tensor) -> Outcome:
+        reward = self._probe.reward(self._observation, action)
+        following, terminated, truncated = self._probe.follow(self._observation)
+        self._observation = torch.where((terminated | truncated).unsqueeze(-1), self._first(), following)
+        return Outcome(self._observation, following, reward, terminated.float(), truncated.float())
+
+    def close(self) -> None:
+        pass
+
+    def _first(self) -> Tensor:
+        return self._probe.first(self.generators.uniform(self.shape[1], self._probe.features))
+
+
+class ConstantReward(Probe):
+    """Observation 0, reward 1, over. Asks for a constant, and for no value after the end.
+
+    Q(0, a) = 1 for both actions.
+    """
+
+    def states(self) -> Tensor:
+        return torch.zeros(1, 1)
+
+    def q_values(self, observation: Tensor, discount: float) -> Tensor:
+        return torch.ones(*observation.shape[:-1], 2)
+
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        return torch.ones(action.shape)
+
+
+class RewardByObservation(Probe):
+    """Observation -1 or 1 by chance, the reward is the observation, over. Asks for values that depend on what is seen.
+
+    Q(o, a) = o for both actions.
+    """
+
+    def states(self) -> Tensor:
+        return torch.tensor([[-1.0], [1.0]])
+
+    def q_values(self, observation: Tensor, discount: float) -> Tensor:
+        return observation.expand(*observation.shape[:-1], 2)
+
+    def first(self, uniforms: Tensor) -> Tensor:
+        return _sign(uniforms)
+
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        return observation[..., 0]
+
+
+class RewardLater(Probe):
+    """Observation 0 with reward 0, then observation 1 with reward 1, over. Asks for value to flow back.
+
+    Q(0, a) = discount and Q(1, a) = 1 for both actions.
+    """
+
+    def states(self) -> Tensor:
+        return torch.tensor([[0.0], [1.0]])
+
+    def q_values(self, observation: Tensor, discount: float) -> Tensor:
+        value = torch.where(observation == 0, discount, 1.0)
+        return value.expand(*observation.shape[:-1], 2)
+
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        return observation[..., 0]
+
+    def follow(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        terminated = observation[..., 0] == 1
+        return torch.ones_like(observation), terminated, torch.zeros_like(terminated)
+
+
+class RewardByAction(Probe):
+    """Observation 0, reward -1 for action 0 and 1 for action 1, over. Asks for actions to be told apart.
+
+    Q(0, .) = (-1, 1).
+    """
+
+    def states(self) -> Tensor:
+        return torch.zeros(1, 1)
+
+    def q_values(self, observation: Tensor, discount: float) -> Tensor:
+        return torch.tensor([-1.0, 1.0]).expand(*observation.shape[:-1], 2)
+
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        return _signed(action)
+
+
+class ActionTimesObservation(Probe):
+    """Observation -1 or 1 by chance, action 0 counts as -1 and action 1 as 1, the reward is their product, over.
+
+    Asks for the best action to depend on what is seen. Q(o, .) = (-o, o).
+    """
+
+    def states(self) -> Tensor:
+        return torch.tensor([[-1.0], [1.0]])
+
+    def q_values(self, observation: Tensor, discount: float) -> Tensor:
+        return observation[..., :1] * torch.tensor([-1.0, 1.0])
+
+    def first(self, uniforms: Tensor) -> Tensor:
+        return _sign(uniforms)
+
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        return observation[..., 0] * _signed(action)
+
+
+class UselessInput(ActionTimesObservation):
+    """ActionTimesObservation with a second input that carries nothing: uniform in [-1, 1), new in every episode.
+
+    Asks for weights that do nothing to go: those of input ``useless`` (that row of the first layer's matrix) must be
+    closed by L0 and shrunk by L1. Q(o, .) = (-o[0], o[0]) whatever o[1] is.
+    """
+
+    features = 2
+    useless: ClassVar[int] = 1
+
+    def states(self) -> Tensor:
+        return torch.cartesian_prod(torch.tensor([-1.0, 1.0]), torch.tensor([-0.9, 0.0, 0.9]))
+
+    def first(self, uniforms: Tensor) -> Tensor:
+        return torch.cat([_sign(uniforms[..., :1]), 2 * uniforms[..., 1:] - 1], dim=-1)
+
+
+class Truncated(Probe):
+    """Observation 0, reward 1, and the episode is cut off, not over: it would have gone on like this for ever.
+
+    Asks for truncation to be kept apart from termination. Q(0, a) = 1 / (1 - discount) for both actions.
+    """
+
+    def states(self) -> Tensor:
+        return torch.zeros(1, 1)
+
+    def q_values(self, observation: Tensor, discount: float) -> Tensor:
+        return torch.full((*observation.shape[:-1], 2), 1 / (1 - discount))
+
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        return torch.ones(action.shape)
+
+    def follow(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        following, terminated, truncated = super().follow(observation)
+        return following, truncated, terminated
+
+
+class Countdown(Probe):
+    """Episodes of different lengths: the observation is how many steps are left, 1, 2 or 3 at first; each has reward 1.
+
+    Q(n, a) = 1 + discount + ... + discount^(n - 1) for both actions. The return of an episode is its first observation.
+    """
+
+    def states(self) -> Tensor:
+        return torch.tensor([[1.0], [2.0], [3.0]])
+
+    def q_values(self, observation: Tensor, discount: float) -> Tensor:
+        value = (1 - discount**observation) / (1 - discount)
+        return value.expand(*observation.shape[:-1], 2)
+
+    def first(self, uniforms: Tensor) -> Tensor:
+        return 1 + (3 * uniforms).floor()
+
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        return torch.ones(action.shape)
+
+    def follow(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        terminated = observation[..., 0] == 1
+        return (observation - 1).clamp(min=1), terminated, torch.zeros_like(terminated)
+
+
+def _sign(uniforms: Tensor) -> Tensor:
+    return torch.where(uniforms < 0.5, -1.0, 1.0)
+
+
+def _signed(action: Tensor) -> Tensor:
+    """Action 0 as -1 and action 1 as 1."""
+    return 2.0 * action - 1

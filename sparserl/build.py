@@ -103,7 +103,7 @@ def compose(*overrides: str) -> Config:
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """The job's own part of a config that still has Hydra's node."""
-    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def resolve(config: DictConfig) -> Config:
@@ -191,13 +191,9 @@ def _find(path: str, node: dict[str, Any], contract: Any) -> type:
     try:
         cls = hydra.utils.get_class(target)
     except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path}._target_ is {target!r}, which cannot be imported: {error.__cause__ or error}"
-        ) from error
+        raise ConfigError(f"{path}._target_ is {target!r}, which cannot be imported: {error.__cause__ or error}") from error
     if not (dataclasses.is_dataclass(cls) and issubclass(cls, contract)):
-        raise ConfigError(
-            f"{path}._target_ is {target!r}, which is not a dataclass that is {_article(contract.__name__)}"
-        )
+        raise ConfigError(f"{path}._target_ is {target!r}, which is not a dataclass that is {_article(contract.__name__)}")
     return cls
 
 
@@ -233,7 +229,7 @@ def _check_together(config: Config) -> None:
     numeric = [f.name for f in dataclasses.fields(Result) if f.type in ("float", "int", "float | None", "int | None")]
     if config["objective"] not in numeric:
         raise ConfigError(f"objective is {config['objective']!r}; it must be one of {', '.join(numeric)}")
-    algorithm = hydra.utils.get_class(config["algorithm"]["_target_"])
+    algorithm: Any = hydra.utils.get_class(config["algorithm"]["_target_"])
     try:
         spec = hydra.utils.instantiate(config["environment"]).spec()
     except (ValueError, ModuleNotFoundError) as error:
@@ -245,9 +241,7 @@ def _check_together(config: Config) -> None:
             f"but those of environment={config['names']['environment']} are {kind}"
         )
     if config["trainer"]["compile"] and not _has_compiler():
-        raise ConfigError(
-            "trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false"
-        )
+        raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
 
 
 def _has_compiler() -> bool:
@@ -264,13 +258,9 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
     """
     structures = {json.dumps(structure(config), sort_keys=True) for config in configs}
     if len(structures) > 1:
-        raise ConfigError(
-            "these configs differ in more than seeds and per-member values, so they are not one population"
-        )
+        raise ConfigError("these configs differ in more than seeds and per-member values, so they are not one population")
     first = configs[0]
-    device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if first["device"] == "auto" else first["device"]
-    )
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if first["device"] == "auto" else first["device"])
     members = Population(tuple(config["seed"] for config in configs), device)
     parts = Parts(
         members,
@@ -290,7 +280,7 @@ def _instantiate(nodes: Sequence[Config], device: torch.device) -> Any:
 
 
 def _per_member(cls: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls) if "per_member" in field.metadata]  # type: ignore[arg-type]
+    return [field.name for field in dataclasses.fields(cls) if "per_member" in field.metadata]
 
 
 def structure(config: Config) -> Config:

@@ -29,10 +29,10 @@ CONSTANT_EVALUATIONS = 2
 """In how many evaluations running a policy must be constant: an untrained one may be by chance."""
 
 
-def zero_share(layers: Layers, below: float = 0.0) -> Tensor:
-    """The share of all weights together with ``|w| <= below`` (exact zeros by default), ``[member]``."""
-    weights = torch.cat([weight.flatten(1) for weight in regularized(layers).values()], dim=1)
-    return (weights.abs() <= below).double().mean(dim=1)
+def zero_share(layers: Layers, threshold: float = 0.0) -> Tensor:
+    """The share of weights that are zero, or smaller than ``threshold``, among all of a network, ``[member]``."""
+    weights = _concatenate(regularized(layers)).abs()
+    return ((weights == 0) | (weights < threshold)).double().mean(dim=1)
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def observe(learner: Learner) -> Metrics:
         "sparsity/thresholded": zero_share(hardened["policy"], regularizer.threshold),
     }
     for component in learner.learned:
-        if component != "policy" and regularizer.covers(component):
+        if component != "policy" and component in learner.covered:
             metrics[f"sparsity/{component}"] = zero_share(hardened[component])
         metrics |= _gates(learner, component) | _gradients(learner, component)
     return metrics

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
@@ -37,13 +38,14 @@ class Learner:
         self.algorithm, self.regularizer = algorithm, regularizer
         self.steps = 0
         self.learned = tuple(algorithm.learning_rates)
+        self.covered = tuple(component for component in self.learned if regularizer.covers(component))
         fresh = {
             component: {name: tensor.to(members.device) for name, tensor in layers.items()}
             for component, layers in algorithm.init(spec, members).items()
         }
         self._packed_weights = {component: Packed(fresh[component]) for component in self.learned}
         self.weights: Weights = fresh | {c: packed.tensors for c, packed in self._packed_weights.items()}
-        self.initial_gates = {c: regularizer.init(fresh[c]) for c in self.learned if regularizer.covers(c)}
+        self.initial_gates = {c: regularizer.init(fresh[c]) for c in self.covered}
         self._packed_gates = {c: Packed(gates) for c, gates in self.initial_gates.items() if gates}
         self.gates: dict[str, Gates] = {
             c: self._packed_gates[c].tensors if c in self._packed_gates else {} for c in self.learned
@@ -67,24 +69,22 @@ class Learner:
         ``env_step``, the environment steps that each member has taken, drives the schedules. Metrics are ``[member]``.
         """
         self.steps += 1
-        noise = {c: self.regularizer.noise(gates, self._generators) for c, gates in self.gates.items() if gates}
+        noise = {c: self.regularizer.noise(self.gates[c], self._generators) for c in self.covered}
         terms = self._terms(self.weights, self.gates, noise, batch, self.steps)
         coefficient = self.regularizer.coefficient(env_step)
         metrics: Metrics = {}
+        # all gradients before any step: one component's objective may be computed from another's weights
         for index, (component, term) in enumerate(terms.items(), start=1):
             penalty = coefficient * term.penalty
             objective = term.loss + penalty
-            # a component's objective moves that component's own tensors only, whatever else it was computed from
-            leaves = [tensor for packed in self._packed(component) for tensor in packed.tensors.values()]
-            gradients = iter(torch.autograd.grad(objective.sum(), leaves, retain_graph=index < len(terms)))
-            for packed in self._packed(component):
-                packed.set_gradients([next(gradients) for _ in packed.tensors])
-            self._step(component, env_step)
+            self._differentiate(component, objective, keep_graph=index < len(terms))
             metrics |= {
                 f"loss/{component}": term.loss.detach(),
                 f"penalty/{component}": penalty.detach(),
                 f"objective/{component}": objective.detach(),
             } | {f"{component}/{name}": value for name, value in term.metrics.items()}
+        for component in terms:
+            self._step(component, env_step)
         self._hardened = None
         with torch.no_grad():
             changed = self.algorithm.after_step(self.hardened(), self.steps)
@@ -102,23 +102,30 @@ class Learner:
         }
 
     def _penalty(self, weights: Weights, gates: dict[str, Gates], component: str) -> Penalty:
-        if not self.regularizer.covers(component):
+        if component not in self.covered:
             first = next(iter(weights[component].values()))
             return first.new_zeros(first.shape[0])
         return self.regularizer.penalty(weights[component], gates[component])
 
+    def _differentiate(self, component: str, objective: Float[Tensor, "member"], keep_graph: bool) -> None:
+        """Set the gradients of one component's own tensors, and of no other's, whatever else it was computed from."""
+        leaves = [tensor for packed in self._packed(component) for tensor in packed.tensors.values()]
+        gradients = iter(torch.autograd.grad(objective.sum(), leaves, retain_graph=keep_graph))
+        for packed in self._packed(component):
+            packed.set_gradients([next(gradients) for _ in packed.tensors])
+
     def _step(self, component: str, env_step: int) -> None:
         """Clip, step and project one component whose gradients are set."""
         options = [{"lr": self.algorithm.learning_rates[component](env_step)}, self.regularizer.gate_options(env_step)]
-        limits = [self.algorithm.max_grad_norm, self.regularizer.max_gate_grad_norm]
+        limits = [self.algorithm.max_grad_norm, self.regularizer.gate_grad_limit()]
         optimizer = self._optimizers[component]
-        for packed, group, values, limit in zip(
-            self._packed(component), optimizer.param_groups, options, limits, strict=False
-        ):
+        for packed, group, values, limit in zip(self._packed(component), optimizer.param_groups, options, limits, strict=False):
             group.update(values)
             if limit is not None:
                 self._scales[packed] = packed.clip(limit)
         optimizer.step()
+        if component not in self.covered:
+            return
         with torch.no_grad():
             layers, gates = self.weights[component], self.gates[component]
             projected = self.regularizer.project(layers, gates, env_step)
@@ -131,19 +138,21 @@ class Learner:
         """Every component, the learned ones without noise. Kept until the next update: do not change it."""
         if self._hardened is None:
             with torch.no_grad():
-                hardened = {c: self.regularizer.harden(self.weights[c], self.gates[c]) for c in self.learned}
-            self._hardened = self.weights | {
+                hardened = {c: self.regularizer.harden(self.weights[c], self.gates[c]) for c in self.covered}
+            self._hardened = {
                 component: {name: tensor.detach() for name, tensor in layers.items()}
-                for component, layers in hardened.items()
+                for component, layers in (self.weights | hardened).items()
             }
         return self._hardened
+
+    def greedy(self, observation: Float[Tensor, "member env *obs"]) -> Tensor:
+        """The actions of the hardened policies: what is evaluated."""
+        return self.algorithm.greedy(self.hardened(), observation)
 
     def gradient_norms(self, component: str) -> dict[str, dict[str, Tensor]]:
         """The norm of each tensor's last gradient before clipping, ``[member]``: ``weights`` and ``gates``, by name."""
         return {
-            kind: {
-                name: row_norm(gradient) / self._scales.get(packed, 1.0) for name, gradient in packed.gradients.items()
-            }
+            kind: {name: row_norm(gradient) / self._scales.get(packed, 1.0) for name, gradient in packed.gradients.items()}
             for kind, packed in zip(("weights", "gates"), self._packed(component), strict=False)
         }
 

@@ -37,7 +37,7 @@ class Packed:
         views, start = {}, 0
         for name, like in shapes.items():
             end = start + like[0].numel()
-            views[name] = buffer[:, start:end].unflatten(1, like.shape[1:])
+            views[name] = buffer[:, start:end].view(like.shape)
             start = end
         return views
 
@@ -60,4 +60,5 @@ class Packed:
 
 def row_norm(tensor: Float[Tensor, "member ..."]) -> Float[Tensor, "member"]:
     """The Euclidean norm of each member's part."""
-    return torch.linalg.vector_norm(tensor.flatten(1), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1)
+    return norm

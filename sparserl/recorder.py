@@ -65,17 +65,13 @@ class Recorder:
         hardened = split(event.learner.hardened(), self._member)
         returns, config = event.evaluation.returns[self._member], self.config
         self._folder.policy(
-            {
-                f"{component}/{name}": tensor
-                for component, layers in hardened.items()
-                for name, tensor in layers.items()
-            },
+            {f"{component}/{name}": tensor for component, layers in hardened.items() for name, tensor in layers.items()},
             {"config": config, "network": config["network"], "versions": provenance.versions()},
         )
         weights = torch.cat([weight.flatten() for weight in regularized(hardened["policy"]).values()])
+        zero = (weights == 0) | (weights.abs() < config["regularizer"]["threshold"])
         p_open = event.learner.regularizer.open_probability(event.learner.gates["policy"])
         expected = [gates[self._member].flatten() for gates in p_open.values()]
-        threshold = config["regularizer"]["threshold"]
         result = Result(
             algorithm=config["names"]["algorithm"],
             environment=config["names"]["environment"],
@@ -85,7 +81,7 @@ class Recorder:
             seed=config["seed"],
             reduction=config["regularizer"].get("reduction"),
             scope=config["regularizer"].get("scope"),
-            threshold=threshold,
+            threshold=config["regularizer"]["threshold"],
             network=config["names"]["network"],
             envs=config["trainer"]["envs"],
             backend="compiled" if config["trainer"]["compile"] else "eager",
@@ -97,7 +93,7 @@ class Recorder:
             episodes=len(returns),
             sparsity=float((weights == 0).double().mean()),
             expected_sparsity=float(1 - torch.cat(expected).detach().double().mean()) if expected else None,
-            sparsity_thresholded=float((weights.abs() <= threshold).double().mean()),
+            sparsity_thresholded=float(zero.double().mean()),
             nonzero_weights=int((weights != 0).sum()),
             policy_weights=weights.numel(),
             warnings=self._signatures.said,

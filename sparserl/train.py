@@ -52,9 +52,7 @@ def run(configs: Sequence[Config], folders: Sequence[str | Path]) -> list[Result
     trainer, parts = build(configs)
     paths = [_claim(Path(folder), config) for folder, config in zip(folders, configs, strict=True)]
     states = checkpoint.load(paths)
-    recorders = [
-        Recorder(path, config, member) for member, (path, config) in enumerate(zip(paths, configs, strict=True))
-    ]
+    recorders = [Recorder(path, config, member) for member, (path, config) in enumerate(zip(paths, configs, strict=True))]
     try:
         return _train(trainer, parts, paths, recorders, states)
     except KeyboardInterrupt:

@@ -132,8 +132,7 @@ class Trainer:
 
             eval_due = crossed(before, step, self.eval_every) or step >= self.total_steps
             if eval_due:
-                weights = learner.hardened()
-                evaluation = evaluator(lambda seen: algorithm.greedy(weights, seen))
+                evaluation = evaluator(learner.greedy)
                 clock.lap("evaluation")
             if eval_due or snapshot_due or crossed(before, step, self.log_every):
                 metrics = episodes.take() | averages.take() | observe(learner)
@@ -152,8 +151,7 @@ class Trainer:
                 observation = vector.reset()
                 episodes.abandon()
             yield Progress(step)
-        weights = learner.hardened()
-        last = evaluation or evaluator(lambda seen: algorithm.greedy(weights, seen))
+        last = evaluation or evaluator(learner.greedy)
         vector.close()
         evaluator.close()
         yield Finished(step, last, learner)

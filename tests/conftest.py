@@ -6,9 +6,7 @@ import sys
 
 from jaxtyping import install_import_hook
 
-assert not any(name.split(".")[0] == "sparserl" for name in sys.modules), (
-    "imported too early for its calls to be checked"
-)
+assert not any(name.split(".")[0] == "sparserl" for name in sys.modules), "imported too early for its calls to be checked"
 install_import_hook("sparserl", "beartype.beartype")
 
 from sparserl import process  # noqa: E402 (only what is imported after the hook is checked)

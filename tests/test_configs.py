@@ -285,9 +285,7 @@ NO_BOX2D = pytest.mark.skipif(importlib.util.find_spec("Box2D") is not None, rea
         pytest.param(["trainer.envs=many"], ["trainer.envs", "many", "integer"], id="wrong type"),
         pytest.param(["algorithm=dqm"], ["algorithm=dqm", "dqn", "double_dqn"], id="unknown option"),
         pytest.param(["regularizer.beta=0"], ["regularizer.beta", "0", "greater than 0"], id="out of range"),
-        pytest.param(
-            ["environment=pendulum"], ["algorithm=dqn", "environment=pendulum", "discrete"], id="continuous actions"
-        ),
+        pytest.param(["environment=pendulum"], ["algorithm=dqn", "environment=pendulum", "discrete"], id="continuous actions"),
         pytest.param(
             ["environment=lunar_lander"],
             ["environment=lunar_lander", "pip install 'sparserl[box2d]'"],

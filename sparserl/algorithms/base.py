@@ -37,9 +37,7 @@ class Algorithm(ABC):
         """Fresh weights of every component. Raises ValueError where the spec does not fit."""
 
     @abstractmethod
-    def act(
-        self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, uniforms: Uniforms
-    ) -> Action:
+    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, uniforms: Uniforms) -> Action:
         """Choose actions for training, exploring. ``step``: environment steps that each member has taken."""
 
     @abstractmethod

@@ -47,9 +47,7 @@ class DQN(Algorithm):
         layers = self.network.init(spec.observation_shape, spec.discrete_actions, members.generators("init"))
         return {"policy": layers, "target_policy": {name: tensor.clone() for name, tensor in layers.items()}}
 
-    def act(
-        self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, uniforms: Uniforms
-    ) -> Action:
+    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, uniforms: Uniforms) -> Action:
         q = self.network(weights["policy"], observation)
         return Action(q_values.epsilon_greedy(q, self.epsilon(step), uniforms.take(observation.shape[1], 2)))
 

@@ -64,8 +64,10 @@ class Environment(ABC):
 
     @abstractmethod
     def spec(self) -> Spec:
-        """What it shows and accepts. Raises ModuleNotFoundError or ValueError, in a sentence for the user, if it cannot
-        be made here."""
+        """What it shows and accepts.
+
+        Raises ModuleNotFoundError or ValueError, in a sentence for the user, where it cannot be made.
+        """
 
     @abstractmethod
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:

@@ -65,6 +65,7 @@ class VectorCartPole(VectorEnvironment):
             for member, count in enumerate(counts)
             if count
         ]
+        assert vector.state is not None, "reset comes before step"
         vector.state[:, flat] = vector.low + (vector.high - vector.low) * torch.cat(fresh).numpy().T
         vector.steps[flat] = 0
         vector.prev_done[:] = False

@@ -19,9 +19,7 @@ class Network(ABC):
         """Fresh weights of every member, each drawn from its own generator."""
 
     @abstractmethod
-    def __call__(
-        self, layers: Layers, observation: Float[Tensor, "member batch *obs"]
-    ) -> Float[Tensor, "member batch out"]:
+    def __call__(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
         """Run every member's network on its own batch."""
 
     @abstractmethod

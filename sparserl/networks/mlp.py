@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -31,15 +32,13 @@ class MLP(Network):
         """Weights and biases uniform within 1/sqrt(inputs), as torch.nn.Linear draws them."""
         sizes = (math.prod(observation_shape), *self.hidden, outputs)
         layers: Layers = {}
-        for index, (inputs, units) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for index, (inputs, units) in enumerate(pairwise(sizes)):
             bound = 1 / math.sqrt(inputs)
             for name, rows in (("weight", inputs), ("bias", 1)):
                 layers[f"{index}.{name}"] = (2 * generators.uniform(rows, units) - 1) * bound
         return layers
 
-    def __call__(
-        self, layers: Layers, observation: Float[Tensor, "member batch *obs"]
-    ) -> Float[Tensor, "member batch out"]:
+    def __call__(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
         activate = _FUNCTIONS[self.activation]
         x = observation.flatten(2)
         for index in range(len(self.hidden) + 1):

@@ -26,9 +26,9 @@ class Display:
         self._bar: Progress | None = None
         if self._console.is_terminal:
             columns = "{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[speed]} steps/s"
-            values = TextColumn("return {task.fields[return]} · sparsity {task.fields[sparsity]} · left")
+            values = TextColumn("return {task.fields[score]} · sparsity {task.fields[sparsity]} · left")
             self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
-            self._task = self._bar.add_task(title, total=total_steps, speed="-", **self._shown)
+            self._task = self._bar.add_task(title, total=total_steps, speed="-", score="-", sparsity="-")
 
     def __enter__(self) -> Display:
         if self._bar:
@@ -54,7 +54,7 @@ class Display:
             if values:
                 self._shown[name] = f"{fmean(values):.3g}"
         if self._bar:
-            self._bar.update(self._task, **self._shown)
+            self._bar.update(self._task, score=self._shown["return"], sparsity=self._shown["sparsity"])
         elif any("eval/return_mean" in row for row in rows):
             self._console.print(
                 f"{self._title}: {env_step} of {self._total} steps, {self._speed(env_step)} steps/s, "

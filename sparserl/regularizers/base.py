@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -29,9 +29,6 @@ class Regularizer(ABC):
 
     threshold: NonNegative
 
-    max_gate_grad_norm: ClassVar[float | None] = None
-    """The largest norm of one member's gradient in its gates, or None to leave it."""
-
     def covers(self, component: str) -> bool:
         """Whether this component's weights are regularised."""
         return False
@@ -39,6 +36,10 @@ class Regularizer(ABC):
     def coefficient(self, step: int) -> Float[Tensor, "member"] | float:
         """What the penalty is multiplied by after ``step`` environment steps of each member."""
         return 0.0
+
+    def gate_grad_limit(self) -> float | None:
+        """The largest norm of one member's gradient in its gates, or None to leave it."""
+        return None
 
     def gate_options(self, step: int) -> dict[str, Any]:
         """Options of the optimiser's parameter group of gates (``lr`` …) after ``step`` environment steps."""

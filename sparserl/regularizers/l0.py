@@ -41,6 +41,9 @@ class L0(Penalized):
     decoupled: bool
     test_gate: Literal["mean", "median"]
 
+    def gate_grad_limit(self) -> float | None:
+        return self.max_gate_grad_norm
+
     def gate_options(self, step: int) -> dict[str, Any]:
         return {"lr": self.gate_learning_rate(step)}
 
@@ -54,14 +57,13 @@ class L0(Penalized):
         logistic = torch.logit(generators.uniform(sum(sizes)), eps=EPSILON)
         return {
             name: part.view_as(log_alpha)
-            for (name, log_alpha), part in zip(gates.items(), logistic.split(sizes, dim=1), strict=True)
+            for (name, log_alpha), part in zip(gates.items(), torch.split(logistic, sizes, dim=1), strict=True)
         }
 
     def sample(self, layers: Layers, gates: Gates, noise: Noise) -> Layers:
         """``w * z`` with the hard-concrete z of equations 10 and 11; the same noise always gives the same z."""
         gated = {
-            name: HardConcrete.apply(layers[name], log_alpha, noise[name], _over(self.beta, log_alpha))
-            for name, log_alpha in gates.items()
+            name: _gated(layers[name], log_alpha, noise[name], _over(self.beta, log_alpha)) for name, log_alpha in gates.items()
         }
         return layers | gated
 
@@ -124,9 +126,7 @@ class HardConcrete(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: FunctionCtx, weight: Tensor, log_alpha: Tensor, noise: Tensor, beta: Tensor
-    ) -> Tensor:
+    def forward(ctx: FunctionCtx, weight: Tensor, log_alpha: Tensor, noise: Tensor, beta: Tensor) -> Tensor:
         s = sigmoid((noise + log_alpha) / beta)
         z = (s * (ZETA - GAMMA) + GAMMA).clamp_(0, 1)
         inside = (z - z.square()).sign_()  # 0 where z is clipped and has no slope, else 1; faster than a boolean mask
@@ -135,6 +135,12 @@ class HardConcrete(torch.autograd.Function):
         return weight * z
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         weight, z, slope = ctx.saved_tensors
         return gradient * z, gradient * weight * slope, None, None
+
+
+def _gated(weight: Tensor, log_alpha: Tensor, noise: Tensor, beta: Tensor) -> Tensor:
+    """``HardConcrete`` as a typed function."""
+    gated: Tensor = HardConcrete.apply(weight, log_alpha, noise, beta)  # type: ignore[no-untyped-call]
+    return gated

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparserl.build import Config
-from sparserl.diagnostics import Signatures
+from sparserl.diagnostics import Signatures, observe
 from sparserl.population import State, split
 from sparserl.records import provenance
 from sparserl.records.disk import RunFolder
@@ -68,10 +68,8 @@ class Recorder:
             {f"{component}/{name}": tensor for component, layers in hardened.items() for name, tensor in layers.items()},
             {"config": config, "network": config["network"], "versions": provenance.versions()},
         )
+        seen = {name: float(value[self._member]) for name, value in observe(event.learner).items()}
         weights = torch.cat([weight.flatten() for weight in regularized(hardened["policy"]).values()])
-        zero = (weights == 0) | (weights.abs() < config["regularizer"]["threshold"])
-        p_open = event.learner.regularizer.open_probability(event.learner.gates["policy"])
-        expected = [gates[self._member].flatten() for gates in p_open.values()]
         result = Result(
             algorithm=config["names"]["algorithm"],
             environment=config["names"]["environment"],
@@ -91,9 +89,9 @@ class Recorder:
             return_std=float(returns.std()),
             return_random=float(random.mean()),
             episodes=len(returns),
-            sparsity=float((weights == 0).double().mean()),
-            expected_sparsity=float(1 - torch.cat(expected).detach().double().mean()) if expected else None,
-            sparsity_thresholded=float(zero.double().mean()),
+            sparsity=seen["sparsity/exact"],
+            expected_sparsity=seen.get("sparsity/expected"),
+            sparsity_thresholded=seen["sparsity/thresholded"],
             nonzero_weights=int((weights != 0).sum()),
             policy_weights=weights.numel(),
             warnings=self._signatures.said,

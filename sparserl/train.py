@@ -41,12 +41,13 @@ CONFIG_FILE = "config.json"
 # ---------------------------------------------------------------- from Python
 
 
-def run(configs: Sequence[Config], folders: Sequence[str | Path]) -> list[Result]:
+def run(configs: Sequence[Config], folders: Sequence[str | Path], live: bool = True) -> list[Result]:
     """Train a population of runs, each into its own folder, going on from the folders' checkpoints if they have any.
 
     The configs are resolved ones (``build.resolve`` or ``build.compose``) that may differ in seeds and per-member values
     only. SIGINT and SIGTERM end it with KeyboardInterrupt, all rows written; called again, it goes on from the last
-    checkpoint. Raises ConfigError before anything is trained.
+    checkpoint. Without ``live`` there are plain lines also on a terminal, for processes that share one. Raises ConfigError
+    before anything is trained.
     """
     process.prepare()
     trainer, parts = build(configs)
@@ -54,7 +55,7 @@ def run(configs: Sequence[Config], folders: Sequence[str | Path]) -> list[Result
     states = checkpoint.load(paths)
     recorders = [Recorder(path, config, member) for member, (path, config) in enumerate(zip(paths, configs, strict=True))]
     try:
-        return _train(trainer, parts, paths, recorders, states)
+        return _train(trainer, parts, paths, recorders, states, live)
     except KeyboardInterrupt:
         for recorder in recorders:
             recorder.end("interrupted")
@@ -66,13 +67,18 @@ def run(configs: Sequence[Config], folders: Sequence[str | Path]) -> list[Result
 
 
 def _train(
-    trainer: Trainer, parts: Parts, paths: Sequence[Path], recorders: Sequence[Recorder], states: Sequence[State] | None
+    trainer: Trainer,
+    parts: Parts,
+    paths: Sequence[Path],
+    recorders: Sequence[Recorder],
+    states: Sequence[State] | None,
+    live: bool,
 ) -> list[Result]:
     title = ", ".join(dict.fromkeys(_name(recorder.config) for recorder in recorders))
     state = stack([saved["trainer"] for saved in states]) if states else None
     for member, recorder in enumerate(recorders):
         recorder.begin(states[member]["records"] if states else None)
-    with Display(title, len(recorders), trainer.total_steps) as display, process.Interrupts() as interrupts:
+    with Display(title, len(recorders), trainer.total_steps, live) as display, process.Interrupts() as interrupts:
         if state:
             display.say(f"going on from step {state['env_step']}")
         for event in trainer.events(parts, state):

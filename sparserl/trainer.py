@@ -102,7 +102,6 @@ class Trainer:
         observation = vector.reset()
         while step < self.total_steps:
             before, step = step, step + self.envs
-            clock.lap("other")
             with torch.no_grad():
                 action = algorithm.act(learner.hardened(), observation, before, exploration)
             clock.lap("acting")
@@ -136,6 +135,7 @@ class Trainer:
                 clock.lap("evaluation")
             if eval_due or snapshot_due or crossed(before, step, self.log_every):
                 metrics = episodes.take() | averages.take() | observe(learner)
+                clock.lap("other")
                 yield Row(step, metrics | (evaluation.metrics() if eval_due and evaluation else {}), clock.take())
             if snapshot_due:
                 yield Snapshot(
@@ -151,6 +151,7 @@ class Trainer:
                 observation = vector.reset()
                 episodes.abandon()
             yield Progress(step)
+            clock.lap("records")
         last = evaluation or evaluator(learner.greedy)
         vector.close()
         evaluator.close()

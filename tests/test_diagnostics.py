@@ -83,8 +83,8 @@ def test_zero_share_counts_weights_of_all_layers_together() -> None:
     # member 0: one zero of six; member 1: none. A mean of the layers' shares would be 1/4.
     assert zero_share(two_layers()).tolist() == pytest.approx([1 / 6, 0.0])
     # below 0.3: 0 and, in member 1, 0.25
-    assert zero_share(two_layers(), below=0.3).tolist() == pytest.approx([1 / 6, 1 / 6])
-    assert zero_share({name: -tensor for name, tensor in two_layers().items()}, below=0.3).tolist()[1] > 0
+    assert zero_share(two_layers(), threshold=0.3).tolist() == pytest.approx([1 / 6, 1 / 6])
+    assert zero_share({name: -tensor for name, tensor in two_layers().items()}, threshold=0.3).tolist()[1] > 0
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.25, 0.3, 0.5, 1.0])

@@ -16,15 +16,15 @@ from sparserl.records.schema import Result
 
 
 class Display:
-    """Shows how one population goes; a context manager. ``total_steps`` are of each member."""
+    """Shows how one population goes; a context manager. ``total_steps`` are of each member; only ``live`` has a bar."""
 
-    def __init__(self, title: str, members: int, total_steps: int) -> None:
+    def __init__(self, title: str, members: int, total_steps: int, live: bool) -> None:
         self._title, self._members, self._total = title, members, total_steps
         self._console = Console(file=sys.stderr)
         self._shown = {"return": "-", "sparsity": "-"}
         self._started: tuple[float, int] | None = None
         self._bar: Progress | None = None
-        if self._console.is_terminal:
+        if live and self._console.is_terminal:
             columns = "{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[speed]} steps/s"
             values = TextColumn("return {task.fields[score]} · sparsity {task.fields[sparsity]} · left")
             self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
@@ -87,4 +87,10 @@ def print_results(results: Sequence[Result]) -> None:
             str(r.policy_weights),
             f"{r.steps_per_second:.0f}",
         )
-    Console().print(table)
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Whole, also where no terminal says how wide it is."""
+    console = Console()
+    Console(width=None if console.is_terminal else 120).print(table)

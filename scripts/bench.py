@@ -1,0 +1,217 @@
+"""Speed beside Stable-Baselines3's DQN, on one core, in one run. What `make bench` runs; needs the extra `bench`.
+
+Every measurement is a process of its own, pinned to the same core, with one thread, and begins after learning has begun.
+Environment steps of all members count. Both sides train DQN on CartPole-v1 with the same network (120-84), batch (128), one
+gradient step for ten environment steps, and number of environments. Rows and the command go to results/DATE-speed/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PHASES = ("environment", "acting", "replay", "update")
+WARM_STEPS = 3_000
+"""Environment steps of each member before the clock starts: past `learning_starts`, torch.compile and first-time costs."""
+
+
+def measure_ours(members: int, regularizer: str, envs: int, compiled: bool, seconds: float) -> dict[str, Any]:
+    """Steps/s, the split of time and the memory of one population; it trains for about ``seconds`` after the warm-up."""
+    from sparserl import process
+    from sparserl.build import build, compose
+    from sparserl.trainer import Progress, Row
+
+    process.prepare()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    common = (
+        f"regularizer={regularizer}",
+        f"trainer.envs={envs}",
+        f"trainer.compile={str(compiled).lower()}",
+        "trainer.log_every=500",
+        "trainer.eval_every=1000000000",
+        "trainer.checkpoint_every=1000000000",
+        "trainer.total_steps=1000000000",
+        "trainer.eval_episodes=1",
+        "experience.learning_starts=1000",
+        "algorithm.epsilon=0.05",
+        "algorithm.learning_rate=2.5e-4",
+    ) + (("regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.lambda_c=1e-3") if regularizer == "l0" else ())
+    trainer, parts = build([compose(*common, f"seed={seed}") for seed in range(members)])
+    spent = dict.fromkeys(PHASES, 0.0)
+    started, first, step = 0.0, 0, 0
+    for event in trainer.events(parts):
+        if isinstance(event, Row) and started:
+            spent = {phase: spent[phase] + event.seconds.get(phase, 0.0) for phase in PHASES}
+        if isinstance(event, Progress):
+            step = event.env_step
+            if not started and step >= WARM_STEPS:
+                started, first = time.perf_counter(), step
+            elif started and step % 500 == 0 and time.perf_counter() - started > seconds:
+                break
+    elapsed = time.perf_counter() - started
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    total = sum(spent.values())
+    return {
+        "steps_per_second": (step - first) * members / elapsed,
+        "mib_per_member": memory / members,
+        **{f"share_{phase}": spent[phase] / total for phase in PHASES},
+    }
+
+
+def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
+    """Steps/s of Stable-Baselines3 with the same settings."""
+    import torch
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_vec_env
+
+    torch.set_num_threads(1)
+
+    class Stopwatch(BaseCallback):
+        started, first, elapsed = 0.0, 0, 0.0
+
+        def _on_step(self) -> bool:
+            now = time.perf_counter()
+            if not self.started and self.num_timesteps >= WARM_STEPS:
+                self.started, self.first = now, self.num_timesteps
+            self.elapsed = now - self.started if self.started else 0.0
+            return self.elapsed < seconds
+
+    watch = Stopwatch()
+    model = DQN(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", n_envs=envs),
+        learning_rate=2.5e-4,
+        buffer_size=50_000,
+        learning_starts=1_000,
+        batch_size=128,
+        train_freq=max(1, 10 // envs),  # counted in steps of the vector: ten environment steps
+        gradient_steps=1,
+        target_update_interval=1,
+        tau=0.01,
+        exploration_initial_eps=0.05,
+        exploration_final_eps=0.05,
+        policy_kwargs={"net_arch": [120, 84]},
+        device="cpu",
+    )
+    model.learn(10**9, callback=watch)
+    return {"steps_per_second": (watch.num_timesteps - watch.first) / watch.elapsed}
+
+
+def in_a_process(core: int, **arguments: Any) -> dict[str, Any]:
+    """Run one measurement pinned to one core."""
+    command = [sys.executable, __file__, "--measure", json.dumps(arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )
+    if done.returncode:
+        sys.exit(f"{arguments} failed:\n{done.stderr}")
+    row = arguments | json.loads(done.stdout.splitlines()[-1])
+    print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, file=sys.stderr)
+    return row
+
+
+def beside_sb3(measure: Callable[..., dict[str, Any]], seconds: float) -> tuple[Table, list[dict[str, Any]]]:
+    """The three populations against Stable-Baselines3, which is measured before and after them."""
+    table = Table("envs", "members", "regularizer", "steps/s", "times SB3", title="against Stable-Baselines3's DQN, solo")
+    rows: list[dict[str, Any]] = []
+    for envs in (1, 10):
+        first = measure(kind="sb3", envs=envs, seconds=seconds)
+        ours = [
+            measure(kind="ours", members=members, regularizer=regularizer, envs=envs, compiled=False, seconds=seconds)
+            for members, regularizer in ((1, "none"), (16, "l0"), (32, "none"))
+        ]
+        last = measure(kind="sb3", envs=envs, seconds=seconds)
+        peer = (first["steps_per_second"] + last["steps_per_second"]) / 2
+        table.add_row(str(envs), "1", "SB3", f"{peer:.0f}", "1")
+        for row in ours:
+            row["times_sb3"] = row["steps_per_second"] / peer
+            table.add_row(
+                str(envs),
+                str(row["members"]),
+                row["regularizer"],
+                f"{row['steps_per_second']:.0f}",
+                f"{row['times_sb3']:.2f}",
+            )
+        rows += [first, *ours, last]
+    return table, rows
+
+
+def by_members(measure: Callable[..., dict[str, Any]], seconds: float, sizes: list[int]) -> tuple[Table, list[dict[str, Any]]]:
+    """How speed, time and memory go with the size of the population."""
+    names = ("members", "regularizer", "backend", "steps/s", "each", *PHASES, "MiB/member")
+    table = Table(*names, title="by members, 10 environments each; split of time without evaluation and records")
+    rows = []
+    for regularizer in ("none", "l0"):
+        for compiled in (False, True):
+            for members in sizes:
+                row = measure(
+                    kind="ours", members=members, regularizer=regularizer, envs=10, compiled=compiled, seconds=seconds
+                )
+                rows.append(row)
+                table.add_row(
+                    str(members),
+                    regularizer,
+                    "compiled" if compiled else "eager",
+                    f"{row['steps_per_second']:.0f}",
+                    f"{row['steps_per_second'] / members:.0f}",
+                    *(f"{row[f'share_{phase}']:.0%}" for phase in PHASES),
+                    f"{row['mib_per_member']:.1f}",
+                )
+    return table, rows
+
+
+def main() -> None:
+    """Measure everything, print the tables, keep the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement, after its warm-up")
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        arguments = json.loads(options.measure)
+        kind = arguments.pop("kind")
+        print(json.dumps(measure_sb3(**arguments) if kind == "sb3" else measure_ours(**arguments)))
+        return
+
+    def measure(**arguments: Any) -> dict[str, Any]:
+        return in_a_process(options.core, **arguments)
+
+    versus, versus_rows = beside_sb3(measure, options.seconds)
+    sizes, sizes_rows = by_members(measure, options.seconds, [1, 4, 16, 64])
+    folder = Path("results") / f"{date.today()}-speed"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("versus_sb3", versus_rows), ("by_members", sizes_rows)):
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+    with (folder / "tables.txt").open("w") as file:
+        for console in (Console(width=120), Console(file=file, width=120)):
+            console.print(f"command: python scripts/bench.py --seconds {options.seconds:g}")
+            console.print(versus)
+            console.print(sizes)
+    print(f"rows and tables: {folder}")
+
+
+if __name__ == "__main__":
+    main()

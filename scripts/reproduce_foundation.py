@@ -1,0 +1,119 @@
+"""Dense and L0 policies on CartPole with the shipped settings, and how return and sparsity go with lambda_c.
+
+Trains in outputs/foundation/, two populations at a time; started again, it goes on where it was. The rows of all runs, the
+table and the command go to results/DATE-foundation/. Minutes: about 20 on two cores.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import fmean, median
+
+from rich.console import Console
+from rich.table import Table
+
+from sparserl.build import compose
+from sparserl.records import provenance
+from sparserl.records.schema import Result, as_json
+from sparserl.train import run
+
+SEEDS = range(8)
+LAMBDAS = (5.0, 10.0, 20.0, 50.0, 100.0)
+"""The range that is shown beside the shipped value, with the first half of the seeds."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One population: an algorithm and a regulariser, and of each member the seed and what it overrides."""
+
+    algorithm: str
+    regularizer: str
+    members: tuple[tuple[int, str], ...]
+
+
+def jobs() -> list[Job]:
+    """The longest first."""
+    shipped = tuple((seed, "") for seed in SEEDS)
+    around = tuple((seed, f"regularizer.lambda_c={value}") for value in LAMBDAS for seed in SEEDS[: len(SEEDS) // 2])
+    return [
+        Job("dqn", "l0", shipped + around),
+        Job("double_dqn", "l0", shipped),
+        Job("dqn", "none", shipped),
+        Job("double_dqn", "none", shipped),
+    ]
+
+
+def train(job: Job) -> list[Result]:
+    """Train one population, or go on with it."""
+    common = f"algorithm={job.algorithm}", f"regularizer={job.regularizer}", "sweep=foundation"
+    configs = [compose(*common, f"seed={seed}", *filter(None, [override])) for seed, override in job.members]
+    names = [
+        f"{job.algorithm}-{job.regularizer}-{override.partition('=')[2] or 'shipped'}-{seed}" for seed, override in job.members
+    ]
+    return run(configs, [Path("outputs/foundation") / name for name in names], live=False)
+
+
+def table(rows: Sequence[Result]) -> Table:
+    """A row for each algorithm, regulariser and lambda_c; every seed counts."""
+    columns = (
+        "algorithm",
+        "regularizer",
+        "lambda_c",
+        "seeds",
+        "return: mean",
+        "median",
+        "lowest",
+        ">= 475",
+        "sparsity",
+        "weights left",
+    )
+    summary = Table(*columns, title="CartPole-v1, 500k steps, last policy, hardened, greedy, 100 episodes")
+    groups: dict[tuple[str, str, float], list[Result]] = {}
+    for row in rows:
+        groups.setdefault((row.algorithm, row.regularizer, row.lambda_c or 0.0), []).append(row)
+    for (algorithm, regularizer, lambda_c), group in sorted(groups.items()):
+        returns = [row.return_mean for row in group]
+        summary.add_row(
+            algorithm,
+            regularizer,
+            f"{lambda_c:g}" if lambda_c else "-",
+            ", ".join(str(row.seed) for row in group),
+            f"{fmean(returns):.1f}",
+            f"{median(returns):.1f}",
+            f"{min(returns):.1f}",
+            f"{sum(value >= 475 for value in returns)} of {len(returns)}",
+            f"{fmean(row.sparsity for row in group):.1%}",
+            f"{fmean(row.nonzero_weights for row in group):.0f} of {group[0].policy_weights}",
+        )
+    return summary
+
+
+def main() -> None:
+    """Train, and keep rows and table."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        rows = [row for results in pool.map(train, jobs()) for row in results]
+    folder = Path("results") / f"{date.today()}-foundation"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Result)])
+        writer.writeheader()
+        writer.writerows(as_json(row) for row in rows)
+    with (folder / "table.txt").open("w") as file:
+        for console in (Console(width=140), Console(file=file, width=140)):
+            console.print(
+                f"command: python scripts/reproduce_foundation.py\ncommit: {provenance.commit()}\n{provenance.versions()}"
+            )
+            console.print(table(rows))
+    print(f"rows and table: {folder}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

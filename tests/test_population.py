@@ -62,10 +62,11 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_small_pieces_are_the_blocks_of_the_generator_in_order() -> None:
     uniforms = Population((4, 9)).uniforms("exploration")
     blocks = Population((4, 9)).generators("exploration")
-    # a piece that no longer fits starts a new block: 3 + 6 of the first ten, 2 + 4 of the next, then a larger block
+    # 3 + 6 + 1 of the first ten; 2 + 4 of the next, of which four are left over when 24 are asked for
     first, second, third = blocks.uniform(10), blocks.uniform(10), blocks.uniform(24)
     assert torch.equal(uniforms.take(3), first[:, :3])
     assert torch.equal(uniforms.take(2, 3), first[:, 3:9].reshape(2, 2, 3))
+    assert torch.equal(uniforms.take(1), first[:, 9:])
     assert torch.equal(uniforms.take(2), second[:, :2])
     assert torch.equal(uniforms.take(4), second[:, 2:6])
     assert torch.equal(uniforms.take(4, 6), third.reshape(2, 4, 6))

@@ -1,0 +1,127 @@
+"""What a run leaves, from one end to the other: the command, the folder, and what others read from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from sparserl import load_policy
+from sparserl.build import ConfigError, build, compose
+from sparserl.evaluation import Evaluator
+from sparserl.learner import Learner
+from sparserl.train import run
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ("trainer=smoke", "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.lambda_c=500")
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``python -m sparserl.train`` from an empty folder."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "sparserl.train", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_a_run_leaves_what_the_readme_lists(tmp_path: Path) -> None:
+    config = compose(*SMOKE, "seed=5")
+    (result,) = run([config], [tmp_path])
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "config.json", "metrics.jsonl", "timing.jsonl", "result.json", "policy.safetensors", "checkpoint.json", "status.json",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert (written["seed"], written["regularizer"], written["status"]) == (5, "l0", "done")
+    assert written["return_mean"] == result.return_mean
+    assert json.loads((tmp_path / "status.json").read_text())["env_step"] == config["trainer"]["total_steps"]
+    assert [row["env_step"] for row in rows(tmp_path)] == [100, 200, 300, 400]
+    assert rows(tmp_path)[-1]["eval/return_mean"] == result.return_mean
+    clock = {"seconds", "time", "steps_per_second"}
+    assert not any(word in key for row in rows(tmp_path) for key in row for word in clock)
+    assert set(rows(tmp_path, "timing.jsonl")[-1]) >= {"env_step", "acting", "environment", "replay", "update", "evaluation"}
+
+
+def test_the_result_counts_the_zeros_of_the_policy_that_was_saved(tmp_path: Path) -> None:
+    half_open = "regularizer.initial_open=0.5", "regularizer.gate_learning_rate=0.1"
+    (result,) = run([compose(*SMOKE, *half_open)], [tmp_path])
+    with safe_open(tmp_path / "policy.safetensors", framework="pt") as file:
+        weights = [file.get_tensor(name) for name in file.keys() if name.startswith("policy/") and name.endswith(".weight")]  # noqa: SIM118
+    zeros, numbers = sum(int((weight == 0).sum()) for weight in weights), sum(weight.numel() for weight in weights)
+    assert 0 < zeros < numbers, "a penalty this strong must close some gates, or this test counts nothing"
+    assert result.sparsity == pytest.approx(zeros / numbers)
+    assert (result.nonzero_weights, result.policy_weights) == (numbers - zeros, numbers)
+    assert result.expected_sparsity is not None
+    assert 0 < result.expected_sparsity < 1
+
+
+def test_load_policy_acts_as_the_trained_policy_did(tmp_path: Path) -> None:
+    """The module, played by hand through the same evaluation, returns what result.json says."""
+    config = compose(*SMOKE)
+    (result,) = run([config], [tmp_path])
+    policy = load_policy(tmp_path)
+    _, parts = build([config])
+    evaluator = Evaluator(parts.environment, 1, config["trainer"]["eval_episodes"], torch.device("cpu"))
+    played = evaluator(lambda seen: policy(seen.flatten(0, 1)).argmax(dim=-1).view(seen.shape[:2]))
+    assert float(played.returns.mean()) == result.return_mean
+
+
+def test_a_failure_is_written_where_it_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("made to fail")
+
+    monkeypatch.setattr(Learner, "update", fail)
+    with pytest.raises(RuntimeError, match="made to fail"):
+        run([compose(*SMOKE)], [tmp_path])
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["status"] == "failed"
+    assert "made to fail" in status["error"]
+
+
+def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:
+    run([compose(*SMOKE)], [tmp_path])
+    before = (tmp_path / "result.json").read_bytes()
+    with pytest.raises(ConfigError, match="another config"):
+        run([compose(*SMOKE, "seed=1")], [tmp_path])
+    assert (tmp_path / "result.json").read_bytes() == before
+
+
+def test_configs_that_differ_in_structure_are_no_population(tmp_path: Path) -> None:
+    configs = [compose(*SMOKE), compose(*SMOKE, "network.hidden=[5]")]
+    with pytest.raises(ConfigError, match="not one population"):
+        run(configs, [tmp_path / "0", tmp_path / "1"])
+
+
+def test_resuming_where_there_is_no_run_is_one_sentence(tmp_path: Path) -> None:
+    done = command(tmp_path, f"resume={tmp_path / 'nothing'}")
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert "no run to go on with" in done.stderr
+
+
+def test_a_multirun_names_its_folders_by_what_is_in_them(tmp_path: Path) -> None:
+    """The same job has the same folder in every sweep, so a longer seed list adds to what is there."""
+    sweep = "--multirun", "trainer=smoke", "regularizer=none", "sweep=mine"
+    assert command(tmp_path, *sweep, "seed=0,1").returncode == 0
+    first = {path.name for path in (tmp_path / "outputs/mine").glob("dqn-*")}
+    assert len(first) == 2
+    assert all(name.startswith("dqn-cartpole-none-seed") for name in first)
+    assert command(tmp_path, *sweep, "seed=1,2").returncode == 0
+    both = {path.name for path in (tmp_path / "outputs/mine").glob("dqn-*")}
+    assert len(both) == 3
+    assert both > first

@@ -21,6 +21,7 @@ import hydra
 import torch
 from annotated_types import Ge
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -229,7 +230,7 @@ def _check_together(config: Config) -> None:
     numeric = [f.name for f in dataclasses.fields(Result) if f.type in ("float", "int", "float | None", "int | None")]
     if config["objective"] not in numeric:
         raise ConfigError(f"objective is {config['objective']!r}; it must be one of {', '.join(numeric)}")
-    algorithm: Any = hydra.utils.get_class(config["algorithm"]["_target_"])
+    algorithm, _ = (_instantiate([config[group]], torch.device("cpu")) for group in ("algorithm", "regularizer"))
     try:
         spec = hydra.utils.instantiate(config["environment"]).spec()
     except (ValueError, ModuleNotFoundError) as error:
@@ -276,7 +277,12 @@ def _instantiate(nodes: Sequence[Config], device: torch.device) -> Any:
     """One object for all members: the fields that may differ hold tensors [member]."""
     cls = hydra.utils.get_class(nodes[0]["_target_"])
     values = {name: torch.tensor([float(node[name]) for node in nodes], device=device) for name in _per_member(cls)}
-    return hydra.utils.instantiate(nodes[0], **values, _convert_="all")
+    try:
+        return hydra.utils.instantiate(nodes[0], **values, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):  # what a class says of its values together
+            raise ConfigError(str(error.__cause__)) from error
+        raise
 
 
 def _per_member(cls: type) -> list[str]:

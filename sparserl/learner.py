@@ -69,7 +69,7 @@ class Learner:
         ``env_step``, the environment steps that each member has taken, drives the schedules. Metrics are ``[member]``.
         """
         self.steps += 1
-        noise = {c: self.regularizer.noise(self.gates[c], self._generators) for c in self.covered}
+        noise = {c: self.regularizer.noise(self.gates[c], self._generators, env_step) for c in self.covered}
         terms = self._terms(self.weights, self.gates, noise, batch, self.steps)
         coefficient = self.regularizer.coefficient(env_step)
         metrics: Metrics = {}
@@ -110,7 +110,8 @@ class Learner:
     def _differentiate(self, component: str, objective: Float[Tensor, "member"], keep_graph: bool) -> None:
         """Set the gradients of one component's own tensors, and of no other's, whatever else it was computed from."""
         leaves = [tensor for packed in self._packed(component) for tensor in packed.tensors.values()]
-        gradients = iter(torch.autograd.grad(objective.sum(), leaves, retain_graph=keep_graph))
+        # gates that rest take no part in the objective: their gradient is zero
+        gradients = iter(torch.autograd.grad(objective.sum(), leaves, retain_graph=keep_graph, materialize_grads=True))
         for packed in self._packed(component):
             packed.set_gradients([next(gradients) for _ in packed.tensors])
 

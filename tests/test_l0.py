@@ -31,6 +31,9 @@ TABLE = [
 ROUNDED = 0.0005
 """The table has three decimals."""
 
+STEP = 10
+"""Environment steps at which the gates of ``l0()`` move."""
+
 DRAWS = 200_000
 """Of each random gate."""
 
@@ -66,7 +69,7 @@ def gates_like(layers: Layers, seed: int = 1) -> Gates:
 def draw_z(log_alpha: float, beta: float = LOUIZOS) -> Tensor:
     """Gates drawn by ``sample``: with weights of one, what runs is the gate."""
     regularizer, gates = l0((beta,)), {"0.weight": torch.full((1, DRAWS, 1), log_alpha)}
-    noise = regularizer.noise(gates, generators([0]))
+    noise = regularizer.noise(gates, generators([0]), STEP)
     return regularizer.sample({"0.weight": torch.ones(1, DRAWS, 1)}, gates, noise)["0.weight"].flatten().double()
 
 
@@ -135,10 +138,10 @@ def test_the_same_generators_and_noise_give_the_same_gates_again() -> None:
     regularizer, layers = l0((LOUIZOS,) * 2), layers_of(2)
     gates, draws = gates_like(layers), generators([3, 4])
     state = draws.state_dict()
-    first = regularizer.noise(gates, draws)
-    second = regularizer.noise(gates, draws)
+    first = regularizer.noise(gates, draws, STEP)
+    second = regularizer.noise(gates, draws, STEP)
     draws.load_state_dict(state)
-    again = regularizer.noise(gates, draws)
+    again = regularizer.noise(gates, draws, STEP)
     for name in gates:
         assert torch.equal(first[name], again[name])
         assert not torch.equal(first[name], second[name])
@@ -150,7 +153,7 @@ def test_a_members_gates_do_not_depend_on_its_company() -> None:
     gates = gates_like(layers)
     together, alone = l0(betas), l0(betas[1:2])
     own = {name: tensor[1:2] for name, tensor in gates.items()}
-    noise, own_noise = together.noise(gates, generators([5, 6, 7])), alone.noise(own, generators([6]))
+    noise, own_noise = together.noise(gates, generators([5, 6, 7]), STEP), alone.noise(own, generators([6]), STEP)
     own_layers = {name: tensor[1:2] for name, tensor in layers.items()}
     for hook, own_hook in [
         (noise, own_noise),
@@ -167,7 +170,7 @@ def test_a_members_gates_do_not_depend_on_its_company() -> None:
 
 def test_every_gate_has_noise_of_its_own() -> None:
     gates = gates_like(layers_of(2))
-    noise = l0((LOUIZOS,) * 2).noise(gates, generators([0, 1]))
+    noise = l0((LOUIZOS,) * 2).noise(gates, generators([0, 1]), STEP)
     assert {name: value.shape for name, value in noise.items()} == {name: gate.shape for name, gate in gates.items()}
     numbers = torch.cat([value.flatten() for value in noise.values()])
     # 112 numbers of 24 bits: the chance of a tie is below 112^2 / 2^25 = 4e-4, and the seeds are fixed
@@ -185,7 +188,7 @@ class Ends(Generators):
 
 def test_noise_is_finite_for_the_ends_of_the_uniform_numbers() -> None:
     gates = {"0.weight": torch.zeros(1, 2, 3)}
-    noise = l0().noise(gates, Ends((0,), "gates", torch.device("cpu")))["0.weight"].flatten()
+    noise = l0().noise(gates, Ends((0,), "gates", torch.device("cpu")), STEP)["0.weight"].flatten()
     assert noise.isfinite().all()
     # far enough out to open or close the most stubborn gate of either limit, log_alpha = +-5
     assert (noise[0::2] < -10).all()
@@ -235,7 +238,7 @@ def test_gates_and_weights_learn_through_sample_and_penalty() -> None:
         torch.testing.assert_close(gradient, p * (1 - p) / (3 * 7 + 7 * 5))
 
     weights = {name: layer.requires_grad_() for name, layer in layers.items()}
-    running = regularizer.sample(weights, gates, regularizer.noise(gates, generators([0, 1])))
+    running = regularizer.sample(weights, gates, regularizer.noise(gates, generators([0, 1]), STEP))
     total = sum((layer.sum() for layer in running.values()), torch.zeros(()))
     for gradient in torch.autograd.grad(total, [*weights.values(), *gates.values()]):
         assert (gradient != 0).any()
@@ -352,3 +355,38 @@ def test_sigmoid_is_torchs_and_the_same_in_every_place_of_a_vector() -> None:
 def test_the_stretched_interval_is_the_papers() -> None:
     assert (GAMMA, ZETA) == (-0.1, 1.1)
     assert hard_sigmoid(torch.zeros(1)).item() == pytest.approx(0.5)
+
+
+def test_gates_at_rest_run_hardened_and_do_not_move() -> None:
+    """Before the delay and from the freeze on: no noise, the weights of evaluation, no learning rate and no pull."""
+    regularizer = dataclasses.replace(l0(), delay_steps=100, freeze_steps=200, log_alpha_limit=100.0)
+    layers = layers_of(1)
+    gates = gates_like(layers)
+    for step, moves in ((99, False), (100, True), (199, True), (200, False)):
+        noise = regularizer.noise(gates, generators([0]), step)
+        running, hardened = regularizer.sample(layers, gates, noise), regularizer.harden(layers, gates)
+        _, projected = regularizer.project(layers, gates, step)
+        assert (regularizer.gate_options(step)["lr"] > 0) is moves
+        assert all(torch.equal(running[name], hardened[name]) for name in layers) is not moves
+        assert all(torch.equal(projected[name], gates[name]) for name in gates) is not moves
+
+
+def test_a_freeze_before_the_delay_is_refused() -> None:
+    with pytest.raises(ValueError, match="no gate ever moves"):
+        dataclasses.replace(l0(), delay_steps=100, freeze_steps=100)
+
+
+def test_the_decoupled_pull_is_the_gradient_of_each_gates_own_term() -> None:
+    """log_alpha moves by learning rate * lambda_c * dP(z != 0)/dlog_alpha, whatever the number of gates, and the penalty,
+    still reported, then has no gradient of its own."""
+    regularizer = dataclasses.replace(l0((0.5,)), lambda_c=torch.tensor([3.0]), decoupled=True)
+    layers = layers_of(1)
+    gates = {name: gate.requires_grad_() for name, gate in gates_like(layers).items()}
+    p_open = torch.cat([p.flatten() for p in regularizer.open_probability(gates).values()])
+    slopes = torch.autograd.grad(p_open.sum(), list(gates.values()))
+    _, moved = regularizer.project(layers, gates, STEP)
+    rate = regularizer.gate_options(STEP)["lr"]
+    for (name, gate), slope in zip(gates.items(), slopes, strict=True):
+        torch.testing.assert_close(moved[name], (gate - rate * 3.0 * slope).clamp(-7, 7))
+    assert not regularizer.penalty(layers, gates).requires_grad
+    assert dataclasses.replace(regularizer, decoupled=False).penalty(layers, gates).requires_grad

@@ -49,8 +49,8 @@ class Regularizer(ABC):
         """Fresh gates."""
         return {}
 
-    def noise(self, gates: Gates, generators: Generators) -> Noise:
-        """What one ``sample`` needs to be random, each member's part drawn from its own generator."""
+    def noise(self, gates: Gates, generators: Generators, step: int) -> Noise:
+        """What one ``sample`` needs to be random, each member's part drawn from its own generator; empty for no noise."""
         return {}
 
     def sample(self, layers: Layers, gates: Gates, noise: Noise) -> Layers:

@@ -19,7 +19,7 @@ from torch.autograd.function import FunctionCtx
 from sparserl.population import Generators
 from sparserl.regularizers.base import Penalized, regularized
 from sparserl.schedules import Schedule
-from sparserl.settings import Positive, per_member
+from sparserl.settings import Positive, Steps, per_member
 from sparserl.types import Gates, Layers, Noise, Penalty
 
 GAMMA, ZETA = -0.1, 1.1
@@ -39,20 +39,37 @@ class L0(Penalized):
     max_gate_grad_norm: Positive | None
     log_alpha_limit: Positive
     decoupled: bool
+    freeze_steps: Steps | None
     test_gate: Literal["mean", "median"]
 
     def gate_grad_limit(self) -> float | None:
         return self.max_gate_grad_norm
 
+    def __post_init__(self) -> None:
+        if self.freeze_steps is not None and self.freeze_steps <= self.delay_steps:
+            raise ValueError(
+                f"regularizer.freeze_steps is {self.freeze_steps}; it must be above regularizer.delay_steps, "
+                f"{self.delay_steps}, or no gate ever moves"
+            )
+
+    def moving(self, step: int) -> bool:
+        """Whether gates are random and move: after the delay and before they are frozen. At rest they run hardened."""
+        return self.delay_steps <= step and (self.freeze_steps is None or step < self.freeze_steps)
+
     def gate_options(self, step: int) -> dict[str, Any]:
-        return {"lr": self.gate_learning_rate(step)}
+        return {"lr": self._learning_rate(step)}
+
+    def _learning_rate(self, step: int) -> float:
+        return self.gate_learning_rate(step) if self.moving(step) else 0.0
 
     def init(self, layers: Layers) -> Gates:
         log_alpha = math.log(self.initial_open / (1 - self.initial_open))
         return {name: torch.full_like(weight, log_alpha) for name, weight in regularized(layers).items()}
 
-    def noise(self, gates: Gates, generators: Generators) -> Noise:
-        """Logistic noise: the logit of uniform numbers. One draw for each member, cut to the shapes of the gates."""
+    def noise(self, gates: Gates, generators: Generators, step: int) -> Noise:
+        """Logistic noise, the logit of uniform numbers: one draw for each member, cut to the shapes of the gates."""
+        if not self.moving(step):
+            return {}
         sizes = [log_alpha[0].numel() for log_alpha in gates.values()]
         logistic = torch.logit(generators.uniform(sum(sizes)), eps=EPSILON)
         return {
@@ -62,6 +79,10 @@ class L0(Penalized):
 
     def sample(self, layers: Layers, gates: Gates, noise: Noise) -> Layers:
         """``w * z`` with the hard-concrete z of equations 10 and 11; the same noise always gives the same z."""
+        if not noise:
+            with torch.no_grad():
+                z_hat = self.gate_values(gates)
+            return layers | {name: layers[name] * z_hat[name] for name in gates}
         gated = {
             name: _gated(layers[name], log_alpha, noise[name], _over(self.beta, log_alpha)) for name, log_alpha in gates.items()
         }
@@ -89,7 +110,7 @@ class L0(Penalized):
         decay is in AdamW (Loshchilov, Hutter 2019), each gate moves by ``learning rate * lambda_c * dP(z != 0)/dlog_alpha``.
         """
         if self.decoupled:
-            pull = self.gate_learning_rate(step) * self.coefficient(step)
+            pull = self._learning_rate(step) * self.coefficient(step)
             p_open = self.open_probability(gates)
             gates = {
                 name: gate - _over(pull, gate) * (p - p.square())

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -77,8 +76,8 @@ class Spec:
         """The uniform random policy, from uniform numbers in [0, 1): one for a discrete action, one a dimension else."""
         if self.discrete_actions is not None:
             return (uniforms[..., 0] * self.discrete_actions).long()
-        low, high = torch.tensor(self.action_low), torch.tensor(self.action_high)
-        return (low + (high - low) * uniforms).float()
+        low, high = uniforms.new_tensor(self.action_low), uniforms.new_tensor(self.action_high)
+        return low + (high - low) * uniforms
 
     @property
     def action_draws(self) -> int:

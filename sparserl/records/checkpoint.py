@@ -63,7 +63,7 @@ def steps(folder: Path) -> list[int]:
 def _read(path: Path) -> State | None:
     """A state, or None where the file is missing or damaged. Only tensors and plain containers are ever loaded."""
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
         return None
 

@@ -59,7 +59,8 @@ class Regularizer(ABC):
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:
         """What is to be made small, before its coefficient; differentiable."""
-        return torch.zeros(next(iter(layers.values())).shape[0])
+        first = next(iter(layers.values()))
+        return first.new_zeros(first.shape[0])
 
     def harden(self, layers: Layers, gates: Gates) -> Layers:
         """The weights without noise: what is evaluated, is a target, acts off-policy and is factored."""

@@ -62,12 +62,12 @@ class Names:
 class Schema:
     """The top level of a config; described in ``conf/train.yaml``."""
 
+    trainer: Trainer
     network: Network
     environment: Environment
     algorithm: Algorithm
     experience: Experience
     regularizer: Regularizer
-    trainer: Trainer
     names: Names
     seed: Annotated[int, Ge(0)]
     device: Literal["auto", "cpu", "cuda"]
@@ -146,7 +146,8 @@ def _check_value(path: str, hint: Any, value: Any) -> Any:
     if contract is Schedule and isinstance(value, int | float) and not isinstance(value, bool):
         value = {"_target_": f"{Constant.__module__}.{Constant.__name__}", "value": value}
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} is {value!r}; it must be a part with a _target_, chosen as {path}=OPTION")
+        given = "null" if value is None else repr(value)
+        raise ConfigError(f"{path} is {given}; it must be a part of a run, chosen as {path.split('.')[-1]}=OPTION")
     is_section = dataclasses.is_dataclass(contract) and "_target_" not in value
     cls = contract if is_section else _find(path, value, contract)
     checked = _check_fields(path, cls, value)
@@ -232,7 +233,7 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"objective is {config['objective']!r}; it must be one of {', '.join(numeric)}")
     algorithm, _ = (_instantiate([config[group]], torch.device("cpu")) for group in ("algorithm", "regularizer"))
     try:
-        spec = hydra.utils.instantiate(config["environment"]).spec()
+        spec = _instantiate([config["environment"]], torch.device("cpu")).spec()
     except (ValueError, ModuleNotFoundError) as error:
         raise ConfigError(f"environment={config['names']['environment']}: {error}") from error
     kind = "continuous" if spec.discrete_actions is None else "discrete"
@@ -265,12 +266,12 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
     members = Population(tuple(config["seed"] for config in configs), device)
     parts = Parts(
         members,
-        hydra.utils.instantiate(first["environment"]),
+        _instantiate([first["environment"]], device),
         _instantiate([config["algorithm"] for config in configs], device),
         _instantiate([config["regularizer"] for config in configs], device),
-        hydra.utils.instantiate(first["experience"]),
+        _instantiate([first["experience"]], device),
     )
-    return hydra.utils.instantiate(first["trainer"]), parts
+    return _instantiate([first["trainer"]], device), parts
 
 
 def _instantiate(nodes: Sequence[Config], device: torch.device) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
+import pkgutil
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from sparserl import networks
 from sparserl.networks.base import Network
 from sparserl.records.disk import POLICY_METADATA
 from sparserl.types import Layers
@@ -31,19 +34,26 @@ def load_policy(folder: str | Path) -> nn.Module:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"{path} is not a whole policy: {error}") from error
-    return _network(description["network"]).module(_component(tensors, "policy")).eval()
+    network = _network(path, description)
+    try:
+        return network.module(_component(tensors, "policy")).eval()
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a whole policy: its tensors do not make its network ({error})") from error
 
 
 def _component(tensors: Layers, component: str) -> Layers:
     return {name.removeprefix(f"{component}/"): t for name, t in tensors.items() if name.startswith(f"{component}/")}
 
 
-def _network(description: dict[str, Any]) -> Network:
-    module, _, name = description["_target_"].rpartition(".")
-    if not module.startswith("sparserl.networks."):
-        raise ValueError(f"the policy's network is {description['_target_']!r}, which is not one of sparserl's")
-    fields = {key: value for key, value in description.items() if key != "_target_"}
-    network = getattr(importlib.import_module(module), name)(**fields)
-    if not isinstance(network, Network):
-        raise ValueError(f"the policy's network is {description['_target_']!r}, which is not a network")
-    return network
+def _network(path: Path, description: Any) -> Network:
+    """The network that a file describes. Nothing is imported or called but the networks of sparserl."""
+    try:
+        fields = dict(description["network"])
+        module, _, name = fields.pop("_target_").rpartition(".")
+        known = {f"sparserl.networks.{found.name}" for found in pkgutil.iter_modules(networks.__path__)}
+        cls = getattr(importlib.import_module(module), name, None) if module in known else None
+        if not (isinstance(cls, type) and issubclass(cls, Network) and dataclasses.is_dataclass(cls)):
+            raise ValueError(f"{module}.{name} is not a network, or not one of sparserl's")
+        return cls(**fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not a whole policy, what it describes is not a network: {error}") from error

@@ -19,11 +19,11 @@ from sparserl.regularizers.base import regularized
 from sparserl.types import Layers, Metrics
 
 EXPLODING = 100.0
-"""A gradient norm this many times the median of the run's rows so far counts as exploding: within a run that learns, the
-norm of DQN's gradient moves within a factor of about ten."""
+"""A gradient norm this many times the median of the rows before counts as exploding: from one row to the next the norm of
+DQN's gradient moves within a factor of about ten, also where gates begin to be random."""
 
 ROWS_BEFORE_EXPLODING = 10
-"""How many rows make a median to compare with."""
+"""How many rows that median is of; before there are so many, nothing counts as exploding."""
 
 CONSTANT_EVALUATIONS = 2
 """In how many evaluations running a policy must be constant: an untrained one may be by chance."""
@@ -130,9 +130,9 @@ class Signatures:
                 sentences.append(f"{key} is not finite")
                 continue
             if len(earlier) >= ROWS_BEFORE_EXPLODING and value > EXPLODING * statistics.median(earlier) > 0:
-                sentences.append(f"{key} exploded to over {EXPLODING:.0f} times its median so far")
+                sentences.append(f"{key} exploded to over {EXPLODING:.0f} times its median of the last rows")
             if value > 0:
-                earlier.append(value)
+                self._norms[key] = [*earlier, value][-ROWS_BEFORE_EXPLODING:]
         return sentences
 
     def state_dict(self) -> dict[str, Any]:

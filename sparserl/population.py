@@ -116,6 +116,10 @@ def stack(states: Sequence[State]) -> State:
     Raises ValueError where two states differ in a value that is common to a population, a counter say.
     """
     first = states[0]
+    if any(type(state) is not type(first) for state in states):
+        raise ValueError(f"members of one population disagree: {', '.join(sorted({type(s).__name__ for s in states}))}")
+    if isinstance(first, dict | list) and any(len(state) != len(first) or _keys(state) != _keys(first) for state in states):
+        raise ValueError("members of one population disagree on what there is to keep")
     if isinstance(first, Tensor):
         return torch.stack(list(states))
     if isinstance(first, dict):
@@ -125,6 +129,10 @@ def stack(states: Sequence[State]) -> State:
     if any(state != first for state in states):
         raise ValueError(f"members of one population disagree on a common value: {sorted(map(str, set(states)))}")
     return first
+
+
+def _keys(state: State) -> set[Any]:
+    return set(state) if isinstance(state, dict) else set()
 
 
 def split(state: State, member: int) -> State:

@@ -203,6 +203,10 @@ def main() -> None:
         _job()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_sentence(error))
+    except ValueError as error:
+        if "Config group override" not in str(error):  # GROUP=null, which Hydra meets with a traceback
+            raise
+        sys.exit(f"sparserl: {error}; name an option of each group")
     except OSError as error:
         if error.filename is None:
             raise
@@ -218,9 +222,10 @@ def _sentence(error: Exception) -> str:
     if match := re.match(r"Could not override '([^']+)'", text):
         text = f"{match[1]} is not a key of the config{nearest_key(match[1])}"
     elif match := re.match(
-        r"(?:In '[^']*': )?Could not find '([^']+)/([^/']+)' Available options in '[^']*': (.*?) Config", text
+        r"(?:In '[^']*': )?Could not find '([^']+)/([^/']+)'(?: Available options in '[^']*': (.*?))? Config search", text
     ):
-        text = f"{match[1]}={match[2]} is not there to be chosen; known are {', '.join(match[3].split())}"
+        known = f"known are {', '.join(match[3].split())}" if match[3] else "there is none yet"
+        text = f"{match[1]}={match[2]} is not there to be chosen; {known}"
     return f"sparserl: {text}"
 
 

@@ -175,11 +175,11 @@ def test_gradient_norms_are_those_before_clipping(max_grad_norm: float | None) -
 def test_weights_and_gates_are_measured_apart_whatever_clips_either(max_gate_grad_norm: float | None) -> None:
     first, pulls = {"0.weight": torch.ones(2, 1, 3)}, {"0.weight": torch.tensor([[[3.0, 0.0, 4.0]], [[0.3, 0.0, 0.4]]])}
     algorithm = Pull({"policy": first}, {"policy": pulls}, max_grad_norm=1e-3)
-    given = learner(algorithm, "l0", initial_open=0.5, delay_steps=10, max_gate_grad_norm=max_gate_grad_norm)
+    given = learner(algorithm, "l0", initial_open=0.5, delay_steps=0, ramp_steps=10, max_gate_grad_norm=max_gate_grad_norm)
     given.update({}, env_step=0)
     row = observe(given)
 
-    noise = given.regularizer.noise(given.gates["policy"], Population((0, 1)).generators("gates"))
+    noise = given.regularizer.noise(given.gates["policy"], Population((0, 1)).generators("gates"), 0)
     weights = {"0.weight": first["0.weight"].clone().requires_grad_()}
     gates = {"0.weight": torch.zeros(2, 1, 3, requires_grad=True)}
     loss = (given.regularizer.sample(weights, gates, noise)["0.weight"] * pulls["0.weight"]).sum()

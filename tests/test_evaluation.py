@@ -26,9 +26,14 @@ CPU = torch.device("cpu")
 
 
 def evaluate(environment: Environment, act: Callable[[Tensor], Tensor], members: int = 1, episodes: int = 8) -> Evaluation:
-    evaluator = Evaluator(environment, members, episodes, CPU)
+    evaluator, steps = Evaluator(environment, members, episodes, CPU), iter(range(1000))
+
+    def bounded(observation: Tensor) -> Tensor:
+        assert next(steps, None) is not None, "the evaluation does not notice that all episodes are over"
+        return act(observation)
+
     try:
-        return evaluator(act)
+        return evaluator(bounded)
     finally:
         evaluator.close()
 
@@ -167,6 +172,11 @@ def test_one_other_action_in_the_last_step_of_one_episode_counts() -> None:
         return action
 
     assert evaluate(Countdown(), act, episodes=50).constant_action.tolist() == [False]
+
+
+def test_a_policy_may_hand_out_one_tensor_again_and_again() -> None:
+    action, steps = torch.zeros(1, 50, dtype=torch.long), iter(range(3))
+    assert evaluate(Countdown(), lambda _: action.fill_(next(steps) % 2), episodes=50).constant_action.tolist() == [False]
 
 
 def test_what_is_done_after_an_episodes_end_does_not_count() -> None:

@@ -40,11 +40,11 @@ class Gymnasium(Environment):
         env.close()
         if not isinstance(observations, spaces.Box):
             raise ValueError(f"the observations of {self.id} are {observations}; arrays (Box) are needed")
-        if isinstance(actions, spaces.Discrete):
+        if isinstance(actions, spaces.Discrete) and actions.start == 0:
             return Spec(observations.shape, discrete_actions=int(actions.n))
-        if isinstance(actions, spaces.Box) and len(actions.shape) == 1:
+        if isinstance(actions, spaces.Box) and len(actions.shape) == 1 and actions.is_bounded():
             return Spec(observations.shape, None, tuple(actions.low.tolist()), tuple(actions.high.tolist()))
-        raise ValueError(f"the actions of {self.id} are {actions}; Discrete or a one-dimensional Box is needed")
+        raise ValueError(f"the actions of {self.id} are {actions}; Discrete from 0 or a bounded vector (Box) is needed")
 
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         vector = SyncVectorEnv([self._make] * (len(generators) * envs), autoreset_mode=AutoresetMode.DISABLED)

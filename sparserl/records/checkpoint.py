@@ -7,7 +7,6 @@ whenever a process dies, there is a step that all members have whole: the newest
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,12 +37,13 @@ def load(folders: Sequence[Path]) -> list[State] | None:
 
     Raises ValueError where there were checkpoints and none of them can be read.
     """
-    named = [steps(folder) for folder in folders]
+    named = [steps(folder) or _files(folder) for folder in folders]
     for step in sorted(set.intersection(*map(set, named)), reverse=True):
         states = [_read(_file(folder, step)) for folder in folders]
         if all(state is not None for state in states):
             return states
-    if any(named):
+    # files without any manifest are of a first generation that was never finished
+    if any((folder / MANIFEST).exists() for folder in folders):
         raise ValueError(
             f"no checkpoint that all of {', '.join(map(str, folders))} name can be read: "
             "take the damaged folders away to train them from the start"
@@ -54,17 +54,21 @@ def load(folders: Sequence[Path]) -> list[State] | None:
 def steps(folder: Path) -> list[int]:
     """The steps that a folder's manifest names, oldest first; none where there is no whole manifest."""
     try:
-        manifest = read_json(folder / MANIFEST)
-    except (FileNotFoundError, ValueError):
+        return sorted(read_json(folder / MANIFEST)["steps"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return []
-    return sorted(manifest["steps"])
+
+
+def _files(folder: Path) -> list[int]:
+    """The steps that a folder has files of. Each file is whole, since it was put in its place when it was."""
+    return sorted(int(path.stem.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*.pt"))
 
 
 def _read(path: Path) -> State | None:
     """A state, or None where the file is missing or damaged. Only tensors and plain containers are ever loaded."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
+    except Exception:  # noqa: BLE001 (a damaged file makes torch's unpickler raise whatever its bytes lead it to)
         return None
 
 

@@ -36,14 +36,16 @@ class RunFolder:
         _append(self._timing, row)
 
     def offsets(self) -> dict[str, int]:
-        """How long the logs are now, for ``cut``."""
+        """How long the logs are now, for ``cut``; so far they are safe from a power failure too."""
+        for log in (self._metrics, self._timing):
+            os.fsync(log.fileno())
         return {"metrics": self._metrics.tell(), "timing": self._timing.tell()}
 
     def cut(self, offsets: Mapping[str, int]) -> None:
         """Drop whatever the logs hold after ``offsets``."""
         for log, offset in ((self._metrics, offsets["metrics"]), (self._timing, offsets["timing"])):
-            log.truncate(offset)
-            log.seek(offset)
+            log.truncate(min(offset, log.seek(0, os.SEEK_END)))
+            log.seek(0, os.SEEK_END)
 
     def status(self, name: StatusName, env_step: int, error: str | None = None) -> None:
         """Replace status.json."""

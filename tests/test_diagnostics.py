@@ -18,8 +18,8 @@ from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import Constant, Schedule
 from sparserl.types import Action, Batch, Layers, Loss, Metrics, Spec, Weights
 
-OPEN, CLOSED, UNDECIDED = 6.0, -6.0, 0.0
-"""log_alpha of gates whose z_hat is exactly 1, exactly 0 and 1/2."""
+OPEN, CLOSED, UNDECIDED = 6.0, -6.0, 1.0
+"""log_alpha of gates whose z_hat is exactly 1, exactly 0 and 0.777."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def test_sparsity_is_of_the_hardened_policy() -> None:
     o, c, u = OPEN, CLOSED, UNDECIDED
     set_gates(given, "policy", layer0=[[[o, c, c, u]], [[o, o, o, o]]], layer1=[[[o, u]], [[o, o]]])
     row = observe(given)
-    # member 0: weights 1, 0 (closed), 0 (closed), 2 (half of 4), 0 (its own), 0.25 (half of 0.5)
+    # member 0: weights 1, 0 (closed), 0 (closed), 3.1 (of 4), 0 (its own), 0.39 (of 0.5)
     assert row["sparsity/exact"].tolist() == pytest.approx([3 / 6, 0.0])
     assert row["sparsity/thresholded"].tolist() == pytest.approx([4 / 6, 2 / 6])
     p = torch.stack(
@@ -128,7 +128,7 @@ def test_critics_are_counted_apart_and_only_where_they_are_regularised() -> None
 def test_shares_of_open_closed_and_undecided_gates_by_layer_and_in_all() -> None:
     given = learner(Pull({"policy": two_layers()}, {}), "l0", initial_open=0.5)
     o, c, u = OPEN, CLOSED, UNDECIDED
-    set_gates(given, "policy", layer0=[[[o, c, c, u]], [[o, o, o, o]]], layer1=[[[o, u]], [[c, c]]])
+    set_gates(given, "policy", layer0=[[[o, c, c, u]], [[o, o, o, o]]], layer1=[[[o, -u]], [[c, c]]])
     row = observe(given)
     expected = {
         "": ([2 / 6, 2 / 6, 2 / 6], [4 / 6, 2 / 6, 0.0]),
@@ -139,8 +139,8 @@ def test_shares_of_open_closed_and_undecided_gates_by_layer_and_in_all() -> None
         for member, shares in enumerate(members):
             found = [float(row[f"gates/{kind}{suffix}"][member]) for kind in ("open", "closed", "undecided")]
             assert found == pytest.approx(shares)
-    # from log_alpha 0 by 6 each: 4 gates of 6 for member 0, all for member 1
-    assert row["gates/moved"].tolist() == pytest.approx([4.0, 6.0])
+    # from log_alpha 0: four gates by 6 and two by 1 for member 0, all by 6 for member 1
+    assert row["gates/moved"].tolist() == pytest.approx([26 / 6, 6.0])
 
 
 def test_gates_of_critics_have_names_of_their_own() -> None:
@@ -152,7 +152,7 @@ def test_gates_of_critics_have_names_of_their_own() -> None:
     row = observe(given)
     assert row["gates/open"].tolist() == [1.0, 1.0]
     assert row["gates/critic/closed"].tolist() == row["gates/critic/closed/critic.0.weight"].tolist() == [0.75, 0.75]
-    assert row["gates/critic/moved"].tolist() == [4.5, 4.5]
+    assert row["gates/critic/moved"].tolist() == [4.75, 4.75]
 
 
 # ---------------------------------------------------------------- gradients

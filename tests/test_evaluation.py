@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sparserl.environments.base import Environment
 from sparserl.environments.cartpole import CartPole
-from sparserl.environments.gymnasium import Gymnasium
+from sparserl.environments.gymnasium import Gymnasium, VectorGymnasium
 from sparserl.evaluation import Evaluation, Evaluator, random_returns
 
 CPU = torch.device("cpu")
@@ -135,6 +135,7 @@ def test_an_evaluator_repeats_itself(environment: Environment) -> None:
 
         def act(observation: Tensor) -> Tensor:
             seen.append(observation.clone())
+            assert len(seen) < 1000, "the evaluation does not notice that all episodes are over"
             return torch.full(observation.shape[:2], action)
 
         evaluator(act)
@@ -213,7 +214,9 @@ def test_random_returns_are_measured_on_the_evaluations_own_episodes() -> None:
     assert torch.equal(random_returns(RewardByObservation(), 30), starts(RewardByObservation(), 1, 30)[0, :, 0].double())
 
 
-def test_random_torques_are_played_too() -> None:
+def test_random_torques_are_played_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, step = iter(range(5)), VectorGymnasium.step  # five steps are all that there are
+    monkeypatch.setattr(VectorGymnasium, "step", lambda self, action: (next(steps), step(self, action))[1])
     returns = random_returns(Gymnasium("Pendulum-v1", None, {"max_episode_steps": 5}), 4)
     # a step costs at most pi^2 + 0.1 * 8^2 + 0.001 * 2^2 = 16.3
     assert ((returns < 0) & (returns > -5 * 16.3)).all()

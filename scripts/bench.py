@@ -95,7 +95,7 @@ def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
         "MlpPolicy",
         make_vec_env("CartPole-v1", n_envs=envs),
         learning_rate=2.5e-4,
-        buffer_size=50_000,
+        buffer_size=500_000,
         learning_starts=1_000,
         batch_size=128,
         train_freq=max(1, 10 // envs),  # counted in steps of the vector: ten environment steps

@@ -150,6 +150,7 @@ def test_members_that_disagree_on_a_common_value_cannot_be_stacked(one: State, o
 @pytest.mark.parametrize(
     ("one", "other"),
     [
+        ({"a": 1}, {"b": 1}),
         ({"a": 1}, {"a": 1, "b": 2}),
         ({"a": 1, "b": 2}, {"a": 1}),
         ([1], [1, 2]),

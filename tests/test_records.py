@@ -92,6 +92,23 @@ def test_a_log_that_is_shorter_than_its_checkpoint_says_gets_no_filling(tmp_path
     assert rows(tmp_path / "metrics.jsonl") == [{"env_step": 10}]
 
 
+def test_what_a_checkpoint_counts_on_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The offsets of a checkpoint, which itself is synced, must not point beyond what survives a power failure."""
+    synced: set[tuple[str, int]] = set()
+
+    def watched(descriptor: int) -> None:
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.add((target.name, target.stat().st_size))
+
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.metrics({"env_step": 10})
+    folder.timing({"env_step": 10, "update": 1.0})
+    monkeypatch.setattr(os, "fsync", watched)
+    offsets = folder.offsets()
+    assert synced >= {("metrics.jsonl", offsets["metrics"]), ("timing.jsonl", offsets["timing"])}
+    folder.close()
+
+
 @dataclass(frozen=True)
 class Point:
     name: str
@@ -277,6 +294,7 @@ def test_a_damaged_file_of_one_member_takes_all_back_to_the_step_before(folders:
     # and it goes on from there: the damaged step is saved once more
     save(folders, 200)
     assert step_of(checkpoint.load(folders)) == 200
+    assert [checkpoint.steps(folder) for folder in folders] == [[100, 200]] * 3, "and there are two generations again"
 
 
 # torch's reader raises whatever comes of them: EOFError, UnpicklingError, IndexError, struct.error

@@ -25,8 +25,10 @@ from sparserl.records import provenance
 from sparserl.records.schema import Result, as_json
 from sparserl.train import run
 
-SEEDS = range(8)
-LAMBDAS = (10.0, 20.0, 40.0, 60.0)
+SEEDS = range(10, 18)
+"""Seeds that nothing was tuned on: 0-7, 100-107 and 200-215 were looked at while the settings were found."""
+
+LAMBDAS = (15.0, 60.0)
 """The range that is shown beside the shipped value, with the first half of the seeds."""
 
 

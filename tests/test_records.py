@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -438,3 +439,19 @@ def test_a_checkpoint_from_a_stranger_runs_no_code_and_is_refused(folders: list[
     else:
         torch.load(file_of(alone[0], 100), weights_only=False)
     assert made.exists()
+
+
+def test_a_flipped_bit_is_damage(folders: list[Path]) -> None:
+    """torch alone would load it, with a weight that was never trained."""
+    save(folders, 100)
+    save(folders, 200)
+    damaged = file_of(folders[0], 200)
+    content = bytearray(damaged.read_bytes())
+    with zipfile.ZipFile(damaged) as archive:
+        tensor = next(info for info in archive.infolist() if "/data/" in info.filename)
+        start = tensor.header_offset + 30 + len(tensor.filename)
+    # the padding that aligns a tensor's numbers is as long as the header says; the numbers are what follows it
+    start += int.from_bytes(content[tensor.header_offset + 28 : tensor.header_offset + 30], "little")
+    content[start] ^= 1
+    damaged.write_bytes(content)
+    assert step_of(checkpoint.load(folders)) == 100

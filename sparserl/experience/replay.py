@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from sparserl.experience.base import Experience
@@ -18,7 +20,7 @@ from sparserl.types import Batch, Prepare, Transition
 class Replay(Experience):
     """The keys are described in ``conf/experience/replay.yaml``."""
 
-    capacity: Count
+    capacity: Annotated[int, Ge(1), Le(2**24)]  # there are 2**24 float32 numbers to draw a place with
     batch_size: Count
     learning_starts: Steps
     update_every: Count
@@ -57,8 +59,7 @@ class Replay(Experience):
             yield prepare(self._sample())
 
     def _sample(self) -> Batch:
-        # a product with a float32 just below 1 can round up to `size`
-        index = (self._uniforms.take(self.batch_size) * self.size).long().clamp_(max=self.size - 1)
+        index = (self._uniforms.take(self.batch_size) * self.size).long()
         flat = (index + self._offsets).view(-1)
         return {
             name: field.flatten(0, 1).index_select(0, flat).view(*index.shape, *field.shape[2:])

@@ -76,10 +76,6 @@ class Schema:
     resume: str | None
 
 
-PER_RUN = ("seed", "sweep", "objective", "resume")
-"""Keys that do not change the structure of a population; ``regularizer.lambda_c`` and the like are marked in the classes."""
-
-
 # ---------------------------------------------------------------- resolve: a checked, plain config
 
 
@@ -292,8 +288,13 @@ def _per_member(cls: type) -> list[str]:
 
 def structure(config: Config) -> Config:
     """A config without what may differ between the members of one population."""
-    common = {key: value for key, value in config.items() if key not in PER_RUN}
+    common = {key: value for key, value in identity(config).items() if key != "seed"}
     for group in ("algorithm", "regularizer"):
         varying = _per_member(hydra.utils.get_class(config[group]["_target_"]))
         common[group] = {key: value for key, value in config[group].items() if key not in varying}
     return common
+
+
+def identity(config: Config) -> Config:
+    """What makes two runs the same run: everything but where it is kept and what is reported of it."""
+    return {key: value for key, value in config.items() if key not in ("sweep", "objective", "resume")}

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparserl import process
-from sparserl.build import CONF, Config, ConfigError, build, nearest_key, resolve, without_hydra
+from sparserl.build import CONF, Config, ConfigError, build, identity, nearest_key, resolve, without_hydra
 from sparserl.evaluation import random_returns
 from sparserl.population import State, split, stack
 from sparserl.recorder import Recorder
@@ -111,7 +111,7 @@ def _claim(folder: Path, config: Config) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            if _identity(read_json(path)) != _identity(config):
+            if identity(read_json(path)) != identity(config):
                 raise ConfigError(f"{folder} holds a run with another config; choose another folder or take it away")
         else:
             write_json(path, config)
@@ -120,11 +120,6 @@ def _claim(folder: Path, config: Config) -> Path:
             raise
         raise ConfigError(f"the output folder {folder} cannot be used: {error}") from error
     return folder
-
-
-def _identity(config: Config) -> Config:
-    """What makes two runs the same run: everything but where it is kept and what is reported of it."""
-    return {key: value for key, value in config.items() if key not in ("sweep", "objective", "resume")}
 
 
 # ---------------------------------------------------------------- from the command line
@@ -162,7 +157,7 @@ def _job_folder(*, _root_: DictConfig) -> str:
     except ConfigError:  # the job itself will say so; until then it needs a folder
         text = OmegaConf.to_yaml(job)
         return f"invalid-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-    digest = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:10]
     return f"{_label(config)}-{digest}"
 
 

@@ -47,10 +47,9 @@ class Display:
             self._bar.update(self._task, completed=env_step, speed=self._speed(env_step))
 
     def row(self, env_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A row of every member: means over the members are shown."""
-        for name, keys in (("return", ("eval/return_mean", "train/return")), ("sparsity", ("sparsity/exact",))):
-            values = [row[key] for row in rows for key in keys[:1] if row.get(key) is not None]
-            values = values or [row[key] for row in rows for key in keys if row.get(key) is not None]
+        """A row of every member: means over the members are shown, of the evaluation where there is one."""
+        for name, key in (("return", "train/return"), ("return", "eval/return_mean"), ("sparsity", "sparsity/exact")):
+            values = [row[key] for row in rows if row.get(key) is not None]
             if values:
                 self._shown[name] = f"{fmean(values):.3g}"
         if self._bar:

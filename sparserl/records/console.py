@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sparserl.records.schema import Result
@@ -25,7 +25,7 @@ class Display:
         self._started: tuple[float, int] | None = None
         self._bar: Progress | None = None
         if live and self._console.is_terminal:
-            columns = "{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[speed]} steps/s"
+            columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "steps", "{task.fields[speed]} steps/s"
             values = TextColumn("return {task.fields[score]} · sparsity {task.fields[sparsity]} · left")
             self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
             self._task = self._bar.add_task(title, total=total_steps, speed="-", score="-", sparsity="-")

@@ -1,0 +1,67 @@
+"""A bar where somebody watches, plain lines where a file does."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from sparserl.records.console import print_table
+
+PROGRAM = """
+from sparserl.records.console import Display
+with Display("dqn-cartpole-l0", members=2, total_steps=100, live=True) as display:
+    display.progress(10)
+    display.row(50, [{"eval/return_mean": 10.0, "sparsity/exact": 0.5}, {"eval/return_mean": 20.0, "sparsity/exact": 0.7}])
+    display.progress(50)
+    display.say("warning: something")
+"""
+
+
+def shown(stderr: int) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "200", "TERM": "xterm"}
+    subprocess.run([sys.executable, "-c", PROGRAM], stderr=stderr, env=environment, check=True)
+
+
+def read_all(descriptor: int) -> str:
+    content = b""
+    while True:
+        try:
+            piece = os.read(descriptor, 1 << 16)
+        except OSError:  # the other end of a pseudo-terminal is closed
+            piece = b""
+        if not piece:
+            return content.decode()
+        content += piece
+
+
+def test_a_terminal_gets_a_bar_with_means_over_the_members() -> None:
+    ours, theirs = pty.openpty()
+    shown(theirs)
+    os.close(theirs)
+    text = read_all(ours)
+    for words in ("50/100", "steps/s", "return 15", "sparsity 0.6", "left", "warning: something"):
+        assert words in text
+
+
+def test_a_log_gets_plain_lines(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as log:
+        shown(log.fileno())
+    text = (tmp_path / "log").read_text()
+    assert "\x1b" not in text
+    assert "dqn-cartpole-l0: 50 of 100 steps" in text
+    assert "evaluated return 15, sparsity 0.6" in text
+    assert "warning: something" in text
+
+
+def test_a_table_is_whole_where_no_terminal_says_how_wide_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Six columns of 15 characters fit in 120, but not in the 80 that are assumed otherwise."""
+    headers = [f"a long header {index}" for index in range(6)]
+    print_table(Table(*headers))
+    printed = capsys.readouterr().out
+    assert all(header in printed for header in headers)

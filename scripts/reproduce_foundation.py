@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -98,6 +99,14 @@ def table(rows: Sequence[Result]) -> Table:
     return summary
 
 
+def q_values(root: Path) -> Iterator[tuple[str, int, float]]:
+    """The mean action value of each run at each of its evaluations; no true value is above 100 (1 / (1 - discount))."""
+    for path in sorted(root.glob("*/metrics.jsonl")):
+        for row in map(json.loads, path.read_text().splitlines()):
+            if "eval/return_mean" in row:
+                yield path.parent.name, row["env_step"], row["policy/q_value"]
+
+
 def main() -> None:
     """Train, and keep rows and table."""
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
@@ -108,6 +117,10 @@ def main() -> None:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Result)])
         writer.writeheader()
         writer.writerows(as_json(row) for row in rows)
+    with (folder / "q_values.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["run", "env_step", "q_value"])
+        writer.writerows(q_values(Path("outputs/foundation")))
     with (folder / "table.txt").open("w") as file:
         for console in (Console(width=140), Console(file=file, width=140)):
             console.print(

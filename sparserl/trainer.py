@@ -24,6 +24,9 @@ from sparserl.regularizers.base import Regularizer
 from sparserl.settings import Count
 from sparserl.types import Metrics
 
+PROGRESS_EACH_ROW = 50
+"""How often the consumer hears that time has passed: often enough for a bar and for a signal, not at each step."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -150,7 +153,8 @@ class Trainer:
                 )
                 observation = vector.reset()
                 episodes.abandon()
-            yield Progress(step)
+            if crossed(before, step, max(1, self.log_every // PROGRESS_EACH_ROW)):
+                yield Progress(step)
             clock.lap("records")
         last = evaluation or evaluator(learner.greedy)
         vector.close()

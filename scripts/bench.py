@@ -14,12 +14,14 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -71,9 +73,41 @@ def measure_ours(members: int, regularizer: str, envs: int, compiled: bool, seco
     }
 
 
+def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
+    """Seconds that a checkpoint takes, and its share of the wall time at the default interval.
+
+    The rings are as full as they are halfway through the shipped run.
+    """
+    from sparserl import process
+    from sparserl.build import build, compose
+    from sparserl.population import split
+    from sparserl.records import checkpoint
+    from sparserl.trainer import Snapshot
+
+    process.prepare()
+    shipped = compose("regularizer=none")["trainer"]
+    trainer, parts = build([compose("regularizer=none", "trainer=smoke", f"seed={seed}") for seed in range(members)])
+    state = next(event.state for event in trainer.events(parts) if isinstance(event, Snapshot))
+    half = shipped["total_steps"] // 2
+    for name, field in state["experience"]["fields"].items():
+        times = -(-half // field.shape[1])
+        state["experience"]["fields"][name] = torch.cat([field] * times, dim=1)[:, :half].contiguous()
+    with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
+        folders = [Path(root) / str(member) for member in range(members)]
+        for folder in folders:
+            folder.mkdir()
+        rounds, started = 0, time.perf_counter()
+        while (spent := time.perf_counter() - started) < seconds:
+            rounds += 1
+            checkpoint.save(folders, rounds, [split(state, member) for member in range(members)])
+    rate = measure_ours(members, "none", shipped["envs"], compiled=False, seconds=seconds)["steps_per_second"]
+    between = shipped["checkpoint_every"] * members / rate
+    each = spent / rounds
+    return {"checkpoint_seconds": each, "between_seconds": between, "checkpoint_share": each / (each + between)}
+
+
 def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
     """Steps/s of Stable-Baselines3 with the same settings."""
-    import torch
     from stable_baselines3 import DQN
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
@@ -109,6 +143,9 @@ def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
     )
     model.learn(10**9, callback=watch)
     return {"steps_per_second": (watch.num_timesteps - watch.first) / watch.elapsed}
+
+
+MEASURES = {"ours": measure_ours, "sb3": measure_sb3, "checkpoint": measure_checkpoint}
 
 
 def in_a_process(core: int, **arguments: Any) -> dict[str, Any]:
@@ -190,7 +227,7 @@ def main() -> None:
     if options.measure:
         arguments = json.loads(options.measure)
         kind = arguments.pop("kind")
-        print(json.dumps(measure_sb3(**arguments) if kind == "sb3" else measure_ours(**arguments)))
+        print(json.dumps(MEASURES[kind](**arguments)))
         return
 
     def measure(**arguments: Any) -> dict[str, Any]:
@@ -198,9 +235,14 @@ def main() -> None:
 
     versus, versus_rows = beside_sb3(measure, options.seconds)
     sizes, sizes_rows = by_members(measure, options.seconds, [1, 4, 16, 64])
+    saved = measure(kind="checkpoint", members=8, seconds=options.seconds)
+    saving = (
+        f"a checkpoint of 8 members halfway through the shipped run takes {saved['checkpoint_seconds']:.2f} s, "
+        f"{saved['checkpoint_share']:.1%} of the wall time at the default interval"
+    )
     folder = Path("results") / f"{date.today()}-speed"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("versus_sb3", versus_rows), ("by_members", sizes_rows)):
+    for name, rows in (("versus_sb3", versus_rows), ("by_members", sizes_rows), ("checkpoint", [saved])):
         with (folder / f"{name}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
             writer.writeheader()
@@ -210,6 +252,7 @@ def main() -> None:
             console.print(f"command: python scripts/bench.py --seconds {options.seconds:g}")
             console.print(versus)
             console.print(sizes)
+            console.print(saving)
     print(f"rows and tables: {folder}")
 
 

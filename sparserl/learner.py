@@ -39,6 +39,8 @@ class Learner:
         self.steps = 0
         self.learned = tuple(algorithm.learning_rates)
         self.covered = tuple(component for component in self.learned if regularizer.covers(component))
+        # each with the targets that lag behind it, which run under its gates
+        self._followed = {c: [c, *(t for t, leader in algorithm.targets.items() if leader == c)] for c in self.covered}
         fresh = {
             component: {name: tensor.to(members.device) for name, tensor in layers.items()}
             for component, layers in algorithm.init(spec, members).items()
@@ -85,20 +87,26 @@ class Learner:
             } | {f"{component}/{name}": value for name, value in term.metrics.items()}
         for component in terms:
             self._step(component, env_step)
-        self._hardened = None
         with torch.no_grad():
-            changed = self.algorithm.after_step(self.hardened(), self.steps)
-        self.weights |= changed
-        self._hardened = self.hardened() | changed
+            self.weights |= self.algorithm.after_step(self.weights, self.steps)
+        self._hardened = None
         return metrics
 
     def _compute_terms(
         self, weights: Weights, gates: dict[str, Gates], noise: dict[str, Noise], batch: Batch, step: int
     ) -> dict[str, Terms]:
-        running = weights | {c: self.regularizer.sample(weights[c], gates[c], noise[c]) for c in noise}
+        running, quiet = dict(weights), dict(weights)
+        for component, names in self._followed.items():
+            networks = [weights[name] for name in names]
+            running.update(zip(names, self.regularizer.sample(networks, gates[component], noise[component]), strict=True))
+            if noise[component]:
+                with torch.no_grad():
+                    quiet.update((name, self.regularizer.harden(weights[name], gates[component])) for name in names)
+        if not any(noise.values()):
+            quiet = running
         return {
             component: Terms(loss, self._penalty(weights, gates, component), metrics)
-            for component, (loss, metrics) in self.algorithm.losses(running, batch, step).items()
+            for component, (loss, metrics) in self.algorithm.losses(running, quiet, batch, step).items()
         }
 
     def _penalty(self, weights: Weights, gates: dict[str, Gates], component: str) -> Penalty:
@@ -136,7 +144,7 @@ class Learner:
                         tensors[name].copy_(replacement)
 
     def hardened(self) -> Weights:
-        """Every component, the learned ones without noise. Kept until the next update: do not change it."""
+        """Every component, the learned ones without noise, targets raw. Kept until the next update: do not change it."""
         if self._hardened is None:
             with torch.no_grad():
                 hardened = {c: self.regularizer.harden(self.weights[c], self.gates[c]) for c in self.covered}

@@ -77,7 +77,8 @@ def test_every_learned_component_has_a_loss_for_each_member(given: Parts) -> Non
     weights = algorithm.init(given.environment.spec(), given.members)
     assert "policy" in weights
     assert algorithm.learning_rates.keys() <= weights.keys()
-    losses = algorithm.losses(require_gradients(weights), recorded(given, weights), step=1)
+    gated = require_gradients(weights)
+    losses = algorithm.losses(gated, gated, recorded(given, weights), step=1)
     assert losses
     assert losses.keys() <= algorithm.learning_rates.keys()
     for loss, metrics in losses.values():
@@ -91,7 +92,7 @@ def test_a_members_loss_is_made_of_its_own_weights_and_data(given: Parts) -> Non
     weights = require_gradients(given.algorithm.init(given.environment.spec(), given.members))
     batch = recorded(given, given.algorithm.init(given.environment.spec(), given.members))
     floating = {name: value.clone().requires_grad_() for name, value in batch.items() if value.is_floating_point()}
-    for component, (loss, _) in given.algorithm.losses(weights, batch | floating, step=1).items():
+    for component, (loss, _) in given.algorithm.losses(weights, weights, batch | floating, step=1).items():
         sources = [*weights[component].values(), *floating.values()]
         for gradient in torch.autograd.grad(loss[1], sources, retain_graph=True, allow_unused=True):
             if gradient is not None:
@@ -111,7 +112,7 @@ def test_other_members_change_nothing_about_a_member(given: Parts) -> None:
         tensor[1] = 2 * tensor[1].flip(0) + 0.1
     for value in other_batch.values():
         value[1] = value[1].flip(0)
-    before, after = (algorithm.losses(w, b, 1) for w, b in ((weights, batch), (other_weights, other_batch)))
+    before, after = (algorithm.losses(w, w, b, 1) for w, b in ((weights, batch), (other_weights, other_batch)))
     for component, (loss, _) in before.items():
         torch.testing.assert_close(loss[[0, 2]], after[component][0][[0, 2]])
         assert not torch.isclose(loss[1], after[component][0][1])
@@ -196,22 +197,31 @@ def example(**changes: list[float]) -> tuple[Weights, Batch]:
 )
 def test_the_td_error_by_hand(kind: type[DQN], changes: dict[str, Any], target: float, value: float) -> None:
     weights, batch = example(**changes)
-    loss, metrics = dqn(kind).losses(weights, batch, step=1)["policy"]
+    loss, metrics = dqn(kind).losses(weights, weights, batch, step=1)["policy"]
     assert loss.tolist() == [(target - value) ** 2]
     assert metrics["td_error"].tolist() == [abs(target - value)]
     assert metrics["q_value"].tolist() == [value]
     # Huber (1964) with its corner at 1: square/2 within, |error| - 1/2 beyond
     error = abs(target - value)
-    (huber, _) = dqn(kind, loss="huber").losses(weights, batch, step=1)["policy"]
+    (huber, _) = dqn(kind, loss="huber").losses(weights, weights, batch, step=1)["policy"]
     assert huber.tolist() == [error**2 / 2 if error <= 1 else error - 0.5]
+
+
+@pytest.mark.parametrize(("kind", "target"), [(DQN, 6.0), (DoubleDQN, 11.0)])
+def test_the_next_action_is_chosen_without_noise_and_valued_with_it(kind: type[DQN], target: float) -> None:
+    """Without noise the target network prefers action 0 at B and the online network action 1, the reverse of what they do
+    with it; with noise the target network says 10 and 20 to them: 1 + 0.5 * 10 for DQN, 1 + 0.5 * 20 for double DQN."""
+    weights, batch = example()
+    quiet = {"policy": linear([[1.0, 2.0], [4.0, 5.0]]), "target_policy": linear([[0.0, 0.0], [20.0, 10.0]])}
+    assert dqn(kind).losses(weights, quiet, batch, step=1)["policy"][1]["td_error"].tolist() == [target - 1]
 
 
 def test_a_small_error_is_squared_by_huber_too() -> None:
     # the target network says 0 everywhere, so the target is the reward, 1; the online value is 0.5
     weights, batch = example()
     weights = {"policy": linear([[0.5, 2.0], [5.0, 4.0]]), "target_policy": linear([[0.0, 0.0], [0.0, 0.0]])}
-    assert dqn(loss="huber").losses(weights, batch, 1)["policy"][0].tolist() == [0.125]
-    assert dqn(loss="squared").losses(weights, batch, 1)["policy"][0].tolist() == [0.25]
+    assert dqn(loss="huber").losses(weights, weights, batch, 1)["policy"][0].tolist() == [0.125]
+    assert dqn(loss="squared").losses(weights, weights, batch, 1)["policy"][0].tolist() == [0.25]
 
 
 def test_a_loss_is_the_mean_over_the_batch_of_each_member() -> None:
@@ -222,7 +232,7 @@ def test_a_loss_is_the_mean_over_the_batch_of_each_member() -> None:
         name: torch.cat([torch.cat([going[name], ended[name]], dim=1), torch.cat([other[name], going[name]], dim=1)])
         for name in going
     }
-    assert dqn().losses(two, batch, 1)["policy"][0].tolist() == [50.0, 90.5]
+    assert dqn().losses(two, two, batch, 1)["policy"][0].tolist() == [50.0, 90.5]
 
 
 @pytest.mark.parametrize("kind", [DQN, DoubleDQN])
@@ -230,7 +240,7 @@ def test_targets_are_constants(kind: type[DQN]) -> None:
     """Only the value of the action that was taken is moved: d(11 - w)^2 / dw = -20 at w = 1, -10 for double DQN's 6."""
     weights, batch = example()
     weights = require_gradients(weights)
-    loss = dqn(kind).losses(weights, batch, 1)["policy"][0].sum()
+    loss = dqn(kind).losses(weights, weights, batch, 1)["policy"][0].sum()
     loss.backward()
     assert weights["policy"]["0.weight"].grad.tolist() == [[[-20.0 if kind is DQN else -10.0, 0.0], [0.0, 0.0]]]
     assert weights["target_policy"]["0.weight"].grad is None

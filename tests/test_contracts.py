@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,10 @@ class ActorCritic(Algorithm):
     def learning_rates(self) -> dict[str, Schedule]:
         return {"critic": Constant(1e-2), "policy": Constant(1e-2)}
 
+    @property
+    def targets(self) -> dict[str, str]:
+        return {"target_critic": "critic"}
+
     def init(self, spec: Spec, members: Population) -> Weights:
         generators = members.generators("init")
         critic = self.network.init((4,), 1, generators)
@@ -48,7 +52,7 @@ class ActorCritic(Algorithm):
     def greedy(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
         return torch.tanh(self.network(weights["policy"], observation))
 
-    def losses(self, weights: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
+    def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
         def value(action: Tensor) -> Tensor:
             return self.network(weights["critic"], torch.cat([batch["observation"], action], dim=-1))[..., 0]
 
@@ -129,6 +133,30 @@ def test_a_loss_moves_its_own_component_only() -> None:
     without.update(data, env_step=1)
     assert equal(with_policy.weights["critic"], without.weights["critic"])
     assert not equal(with_policy.weights["policy"], without.weights["policy"])
+
+
+@dataclass(frozen=True)
+class Shown(ActorCritic):
+    """Keeps what its losses were given."""
+
+    given: Weights = field(default_factory=dict)
+
+    def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
+        self.given.update(weights)
+        return super().losses(weights, quiet, batch, step)
+
+
+def test_a_target_runs_under_the_gates_of_what_it_follows() -> None:
+    """Under the same draw of them: at the start a target is a copy, so what runs is the same to the last bit."""
+    algorithm = Shown(MLP(hidden=[16], activation="tanh"))
+    learner = Learner(algorithm, l0(), SPEC, MEMBERS)
+    learner.update(batch(), env_step=1)
+    running, raw = algorithm.given["critic"], learner.algorithm.init(SPEC, MEMBERS)["critic"]
+    assert equal(running, algorithm.given["target_critic"])
+    assert not equal(running, raw), "the gates are random: something must be closed, or partly"
+    # and what is kept is a raw copy that lags behind: 0.1 of the way after one step
+    for name, kept in learner.weights["target_critic"].items():
+        torch.testing.assert_close(kept, torch.lerp(raw[name], learner.weights["critic"][name].detach(), 0.1))
 
 
 def test_two_losses_with_gates_learn() -> None:

@@ -45,7 +45,7 @@ class Pull(Algorithm):
     def greedy(self, weights: Weights, observation: Tensor) -> Tensor:
         raise AssertionError("these tests take no action")
 
-    def losses(self, weights: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
+    def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
         return {
             component: (
                 sum(((weights[component][n] * pull).flatten(1).sum(1) for n, pull in pulls.items()), torch.zeros(2)),
@@ -182,7 +182,7 @@ def test_weights_and_gates_are_measured_apart_whatever_clips_either(max_gate_gra
     noise = given.regularizer.noise(given.gates["policy"], Population((0, 1)).generators("gates"), 0)
     weights = {"0.weight": first["0.weight"].clone().requires_grad_()}
     gates = {"0.weight": torch.zeros(2, 1, 3, requires_grad=True)}
-    loss = (given.regularizer.sample(weights, gates, noise)["0.weight"] * pulls["0.weight"]).sum()
+    loss = (given.regularizer.sample([weights], gates, noise)[0]["0.weight"] * pulls["0.weight"]).sum()
     expected = torch.autograd.grad(loss, [*weights.values(), *gates.values()])
     for kind, gradient in zip(("weights", "gates"), expected, strict=True):
         for name in ("policy", "policy.0.weight"):

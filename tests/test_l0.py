@@ -70,7 +70,7 @@ def draw_z(log_alpha: float, beta: float = LOUIZOS) -> Tensor:
     """Gates drawn by ``sample``: with weights of one, what runs is the gate."""
     regularizer, gates = l0((beta,)), {"0.weight": torch.full((1, DRAWS, 1), log_alpha)}
     noise = regularizer.noise(gates, generators([0]), STEP)
-    return regularizer.sample({"0.weight": torch.ones(1, DRAWS, 1)}, gates, noise)["0.weight"].flatten().double()
+    return regularizer.sample([{"0.weight": torch.ones(1, DRAWS, 1)}], gates, noise)[0]["0.weight"].flatten().double()
 
 
 # ---------------------------------------------------------------- the table
@@ -129,7 +129,7 @@ def test_sample_is_the_gate_times_the_weight() -> None:
     # log_alpha -1: s = 1/2, z = 0.5; -3: s = sigmoid(-4) = 0.018, z < 0; 1: s = sigmoid(4) = 0.982, z > 1
     gates = {"0.weight": torch.tensor([[[-1.0, -3.0, 1.0]]])}
     layers = {"0.weight": torch.full((1, 1, 3), 4.0), "0.bias": torch.full((1, 1, 3), 9.0)}
-    running = l0((0.5,)).sample(layers, gates, {"0.weight": torch.ones(1, 1, 3)})
+    running = l0((0.5,)).sample([layers], gates, {"0.weight": torch.ones(1, 1, 3)})[0]
     torch.testing.assert_close(running["0.weight"], torch.tensor([[[2.0, 0.0, 4.0]]]))
     assert running["0.bias"] is layers["0.bias"]
 
@@ -145,7 +145,9 @@ def test_the_same_generators_and_noise_give_the_same_gates_again() -> None:
     for name in gates:
         assert torch.equal(first[name], again[name])
         assert not torch.equal(first[name], second[name])
-        assert torch.equal(regularizer.sample(layers, gates, first)[name], regularizer.sample(layers, gates, again)[name])
+        assert torch.equal(
+            regularizer.sample([layers], gates, first)[0][name], regularizer.sample([layers], gates, again)[0][name]
+        )
 
 
 def test_a_members_gates_do_not_depend_on_its_company() -> None:
@@ -157,7 +159,7 @@ def test_a_members_gates_do_not_depend_on_its_company() -> None:
     own_layers = {name: tensor[1:2] for name, tensor in layers.items()}
     for hook, own_hook in [
         (noise, own_noise),
-        (together.sample(layers, gates, noise), alone.sample(own_layers, own, own_noise)),
+        (together.sample([layers], gates, noise)[0], alone.sample([own_layers], own, own_noise)[0]),
         (together.harden(layers, gates), alone.harden(own_layers, own)),
         (together.open_probability(gates), alone.open_probability(own)),
     ]:
@@ -214,7 +216,7 @@ def random_gates(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor
 def test_the_written_out_gradient_is_autograds() -> None:
     weight, log_alpha, noise, beta = random_gates((3, 40, 50))
     upstream = torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    ours, theirs = HardConcrete.apply(weight, log_alpha, noise, beta), plain(weight, log_alpha, noise, beta)
+    ours, theirs = weight * HardConcrete.apply(log_alpha, noise, beta), plain(weight, log_alpha, noise, beta)
     torch.testing.assert_close(ours, theirs)
     z = (theirs / weight).detach()
     # all three pieces of the gate are there: shut, between, fully open
@@ -226,19 +228,19 @@ def test_the_written_out_gradient_is_autograds() -> None:
 
 def test_the_written_out_gradient_is_that_of_finite_differences() -> None:
     weight, log_alpha, noise, beta = random_gates((2, 3, 5))
-    assert torch.autograd.gradcheck(lambda w, a: HardConcrete.apply(w, a, noise, beta), (weight, log_alpha))
+    assert torch.autograd.gradcheck(lambda w, a: w * HardConcrete.apply(a, noise, beta), (weight, log_alpha))
 
 
 def test_gates_and_weights_learn_through_sample_and_penalty() -> None:
     """The penalty's gradient is p (1 - p) over the number of gates: p is a sigmoid of log_alpha."""
-    layers, regularizer = layers_of(2), l0((0.5, 1.0), decoupled=False)
+    layers, regularizer = layers_of(2), l0((0.5, 1.0))
     gates = {name: gate.requires_grad_() for name, gate in gates_like(layers).items()}
     gradients = torch.autograd.grad(regularizer.penalty(layers, gates).sum(), list(gates.values()))
     for gradient, p in zip(gradients, regularizer.open_probability(gates).values(), strict=True):
         torch.testing.assert_close(gradient, p * (1 - p) / (3 * 7 + 7 * 5))
 
     weights = {name: layer.requires_grad_() for name, layer in layers.items()}
-    running = regularizer.sample(weights, gates, regularizer.noise(gates, generators([0, 1]), STEP))
+    running = regularizer.sample([weights], gates, regularizer.noise(gates, generators([0, 1]), STEP))[0]
     total = sum((layer.sum() for layer in running.values()), torch.zeros(()))
     for gradient in torch.autograd.grad(total, [*weights.values(), *gates.values()]):
         assert (gradient != 0).any()
@@ -305,28 +307,9 @@ def test_gates_start_with_the_opening_that_is_asked_for(initial_open: float, log
 
 def test_log_alpha_is_kept_within_its_limit_and_weights_are_left() -> None:
     layers, gates = layers_of(1), {"0.weight": torch.tensor([[[-9.0, -3.0, 0.0, 2.9, 3.1]]])}
-    kept, projected = l0(log_alpha_limit=3.0, decoupled=False).project(layers, gates, step=0)
+    kept, projected = l0(log_alpha_limit=3.0).project(layers, gates, step=0)
     assert projected["0.weight"].flatten().tolist() == pytest.approx([-3.0, -3.0, 0.0, 2.9, 3.0])
     assert all(kept[name] is layers[name] for name in layers)
-
-
-def test_decoupled_the_penalty_moves_gates_by_its_gradient_alone() -> None:
-    """Each by ``learning rate * lambda_c * p (1 - p)``, p the gate's probability to be open, and not through Adam."""
-    rate, coefficient = 0.01, torch.tensor([3.0, 500.0])
-    ramp = {"delay_steps": 100, "ramp_steps": 200}  # at step 150 a quarter of the coefficient is on
-    regularizer = dataclasses.replace(l0((0.5, 1.0), decoupled=True), lambda_c=coefficient, log_alpha_limit=4.0, **ramp)
-    regularizer = dataclasses.replace(regularizer, gate_learning_rate=Linear(rate, rate, steps=1))
-    layers = layers_of(2)
-    gates = {name: gate.clamp(-4, 4).requires_grad_() for name, gate in gates_like(layers).items()}
-    assert not regularizer.penalty(layers, gates).requires_grad
-    kept, moved = regularizer.project(layers, gates, step=150)
-    for name, p in regularizer.open_probability(gates).items():
-        pull = rate * (coefficient / 4).view(2, 1, 1) * p * (1 - p)
-        torch.testing.assert_close(moved[name], (gates[name] - pull).clamp(-4, 4))
-        assert (pull[1] > 0.1).any(), "too small a pull to be seen"
-    assert all(kept[name] is layers[name] for name in layers)
-    before = regularizer.project(layers, gates, step=99)[1]
-    assert all(torch.equal(before[name], gates[name]) for name in gates)
 
 
 def test_a_gate_at_its_limit_can_still_be_closed_and_opened() -> None:
@@ -334,7 +317,7 @@ def test_a_gate_at_its_limit_can_still_be_closed_and_opened() -> None:
     limit = parts("regularizer=l0").regularizer.log_alpha_limit
     gates = {"0.weight": torch.tensor([[[-limit, limit]]], requires_grad=True)}
     assert l0().gate_values(gates)["0.weight"].flatten().tolist() == [0.0, 1.0]
-    penalty = l0(decoupled=False).penalty({"0.weight": torch.ones(1, 1, 2)}, gates)
+    penalty = l0().penalty({"0.weight": torch.ones(1, 1, 2)}, gates)
     (slope,) = torch.autograd.grad(penalty.sum(), gates["0.weight"])
     assert (slope > 0).all()
 
@@ -358,35 +341,17 @@ def test_the_stretched_interval_is_the_papers() -> None:
 
 
 def test_gates_at_rest_run_hardened_and_do_not_move() -> None:
-    """Before the delay and from the freeze on: no noise, the weights of evaluation, no learning rate and no pull."""
-    regularizer = dataclasses.replace(l0(), delay_steps=100, freeze_steps=200, log_alpha_limit=100.0)
+    """Before the delay and from the freeze on: no noise, the weights of evaluation, and no learning rate."""
+    regularizer = dataclasses.replace(l0(), delay_steps=100, freeze_steps=200)
     layers = layers_of(1)
     gates = gates_like(layers)
     for step, moves in ((99, False), (100, True), (199, True), (200, False)):
         noise = regularizer.noise(gates, generators([0]), step)
-        running, hardened = regularizer.sample(layers, gates, noise), regularizer.harden(layers, gates)
-        _, projected = regularizer.project(layers, gates, step)
+        running, hardened = regularizer.sample([layers], gates, noise)[0], regularizer.harden(layers, gates)
         assert (regularizer.gate_options(step)["lr"] > 0) is moves
         assert all(torch.equal(running[name], hardened[name]) for name in layers) is not moves
-        assert all(torch.equal(projected[name], gates[name]) for name in gates) is not moves
 
 
 def test_a_freeze_before_the_delay_is_refused() -> None:
     with pytest.raises(ValueError, match="no gate ever moves"):
         dataclasses.replace(l0(), delay_steps=100, freeze_steps=100)
-
-
-def test_the_decoupled_pull_is_the_gradient_of_each_gates_own_term() -> None:
-    """log_alpha moves by learning rate * lambda_c * dP(z != 0)/dlog_alpha, whatever the number of gates, and the penalty,
-    still reported, then has no gradient of its own."""
-    regularizer = dataclasses.replace(l0((0.5,)), lambda_c=torch.tensor([3.0]), decoupled=True)
-    layers = layers_of(1)
-    gates = {name: gate.requires_grad_() for name, gate in gates_like(layers).items()}
-    p_open = torch.cat([p.flatten() for p in regularizer.open_probability(gates).values()])
-    slopes = torch.autograd.grad(p_open.sum(), list(gates.values()))
-    _, moved = regularizer.project(layers, gates, STEP)
-    rate = regularizer.gate_options(STEP)["lr"]
-    for (name, gate), slope in zip(gates.items(), slopes, strict=True):
-        torch.testing.assert_close(moved[name], (gate - rate * 3.0 * slope).clamp(-7, 7))
-    assert not regularizer.penalty(layers, gates).requires_grad
-    assert dataclasses.replace(regularizer, decoupled=False).penalty(layers, gates).requires_grad

@@ -13,7 +13,8 @@ from torch import Tensor
 from sparserl.algorithms.dqn import DQN
 from sparserl.build import build, compose
 from sparserl.learner import Learner
-from sparserl.trainer import Finished
+from sparserl.trainer import Finished, Row
+from sparserl.types import Batch, Loss, Metrics, Weights
 
 ALGORITHMS = sorted(
     path.stem
@@ -76,6 +77,41 @@ def test_without_learning_the_probes_are_not_solved() -> None:
     world = probes.ActionTimesObservation()
     learner = learned(world, "regularizer=none", "algorithm.learning_rate=0")
     assert (q_values(learner, world.states()) - world.q_values(world.states(), DISCOUNT)).abs().amax(dim=(1, 2)).min() > 0.5
+
+
+class UngatedTarget(DQN):
+    """What DQN must not be under L0: its target runs with every gate open."""
+
+    @property
+    def targets(self) -> dict[str, str]:
+        return {}
+
+
+class NoisyChoice(DQN):
+    """Nor this: the action that it bootstraps from is the best of values that share the noise of the gates."""
+
+    def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
+        return super().losses(weights, weights, batch, step)
+
+
+@pytest.mark.parametrize(("kind", "lowest", "highest"), [(DQN, 18, 21), (NoisyChoice, 40, 100), (UngatedTarget, 1000, None)])
+def test_under_random_gates_values_stay_what_they_are_worth(kind: type[DQN], lowest: float, highest: float | None) -> None:
+    """A reward of 1 for ever, discounted by 0.95, is worth 20, and nothing can be worth more.
+
+    Gates that are 90 % open have a mean of 0.88, and two layers of them count here: a target without gates is 1.3 times the
+    value it is a target for, and 1.3 * 0.95 > 1, so values grow for ever. And of two equal values under one noise the higher
+    is some percent above their mean, which bootstrapping adds up. The right one comes within the 4 % that its gates' own
+    variance, with what is left to learn, explains.
+    """
+    gates = "regularizer.initial_open=0.9", "regularizer.delay_steps=0", "regularizer.gate_learning_rate=0"
+    settings = "algorithm.discount=0.95", "regularizer=l0", "regularizer.lambda_c=0", *gates, "trainer.log_every=500"
+    trainer, parts = build([compose(*SETTINGS, *settings, f"seed={seed}") for seed in SEEDS])
+    algorithm = kind(**{field.name: getattr(parts.algorithm, field.name) for field in dataclasses.fields(DQN)})
+    parts = dataclasses.replace(parts, environment=probes.Truncated(), algorithm=algorithm)
+    *_, last = (event for event in trainer.events(parts) if isinstance(event, Row))
+    q_value = last.metrics["policy/q_value"]
+    assert (q_value > lowest).all()
+    assert highest is None or (q_value < highest).all()
 
 
 def outgoing(learner: Learner, feature: int) -> Tensor:

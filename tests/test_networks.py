@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sparserl.networks.mlp import MLP
+from sparserl.networks.mlp import MLP, NarrowLinear
 from sparserl.population import Population
 from sparserl.types import Layers
 
@@ -53,6 +53,15 @@ def test_each_member_is_the_module_that_it_exports(
         count = sum(tensor[member].numel() for tensor in layers.values())
         assert sum(p.numel() for part in linear for p in part.parameters()) == count
         assert sum(p.numel() for p in module.parameters()) == count
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 15])
+def test_a_narrow_layer_of_a_large_batch_is_a_linear_layer(outputs: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    shapes = (3, 16, 5), (3, 5, outputs), (3, 1, outputs)
+    x, weight, bias = (torch.randn(shape, generator=draw, dtype=torch.float64).requires_grad_() for shape in shapes)
+    torch.testing.assert_close(NarrowLinear.apply(x, weight, bias), x @ weight + bias)
+    assert torch.autograd.gradcheck(NarrowLinear.apply, (x, weight, bias))
 
 
 @pytest.mark.parametrize(

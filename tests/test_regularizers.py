@@ -55,7 +55,7 @@ def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, d
     kept, projected = regularizer.project(layers, gates, STEP)
     return {
         "noise": noise,
-        "sample": regularizer.sample(layers, gates, noise),
+        "sample": regularizer.sample([layers], gates, noise)[0],
         "penalty": {"penalty": regularizer.penalty(layers, gates)},
         "harden": regularizer.harden(layers, gates),
         "project, layers": kept,
@@ -156,7 +156,7 @@ def test_a_members_gradient_is_its_own(regularizer: Regularizer) -> None:
     layers = {name: tensor.requires_grad_() for name, tensor in layers_of().items()}
     gates = {name: tensor.requires_grad_() for name, tensor in gates_of(regularizer, layers).items()}
     noise = regularizer.noise(gates, Population(tuple(range(MEMBERS))).generators("gates"), STEP)
-    running = regularizer.sample(layers, gates, noise)
+    running = regularizer.sample([layers], gates, noise)[0]
     objective = regularizer.penalty(layers, gates)[1] + sum((t[1].square().sum() for t in running.values()), torch.zeros(()))
     for gradient in torch.autograd.grad(objective, [*layers.values(), *gates.values()]):
         assert gradient.isfinite().all()
@@ -211,7 +211,7 @@ def test_without_a_regulariser_every_hook_is_the_identity() -> None:
     assert not regularizer.covers("policy")
     assert not regularizer.covers("critic")
     assert regularizer.init(layers) == {}
-    assert regularizer.sample(layers, {}, {}) is layers
+    assert regularizer.sample([layers], {}, {})[0] is layers
     assert regularizer.harden(layers, {}) is layers
     assert regularizer.project(layers, {}, 0)[0] is layers
     assert regularizer.coefficient(STEP) == 0

@@ -32,6 +32,15 @@ class Algorithm(ABC):
     def learning_rates(self) -> dict[str, Schedule]:
         """The components that gradients change, each with its learning rate. Other components are state: targets."""
 
+    @property
+    def targets(self) -> dict[str, str]:
+        """The components that lag behind a learned one, by name, and behind which.
+
+        A target holds raw weights, without gates, and runs with whatever the regulariser makes of them in the same step: a
+        value that is bootstrapped must come from a network of the same scale as the one that learns it.
+        """
+        return {}
+
     @abstractmethod
     def init(self, spec: Spec, members: Population) -> Weights:
         """Fresh weights of every component. Raises ValueError where the spec does not fit."""
@@ -49,8 +58,12 @@ class Algorithm(ABC):
         return batch
 
     @abstractmethod
-    def losses(self, weights: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
+    def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
         """The loss of each component that is due at this gradient step, ``[member]``, with what is worth logging.
+
+        ``weights`` are the ones to compute with: under gates, random ones. ``quiet`` are the same components hardened, and
+        the same dictionary where nothing is random. A choice must be made with them: the best of values that share a noise
+        is the best of the noise, and bootstrapping adds it up.
 
         A component's loss moves that component only, whatever else it was computed from. A component that is left out is
         not stepped and gets no penalty.
@@ -59,6 +72,6 @@ class Algorithm(ABC):
     def after_step(self, weights: Weights, step: int) -> Weights:
         """The components that are state, changed after gradient step number ``step`` (from 1); others are not returned.
 
-        ``weights`` holds the hardened weights of the learned components.
+        ``weights`` are raw: what the optimiser steps, without gates.
         """
         return {}

@@ -17,9 +17,8 @@ class DoubleDQN(DQN):
     """DQN but for one line: the online network chooses the next action, the target network says what it is worth."""
 
     def next_value(
-        self, weights: Weights, next_observation: Float[Tensor, "member batch *obs"]
+        self, weights: Weights, quiet: Weights, next_observation: Float[Tensor, "member batch *obs"]
     ) -> Float[Tensor, "member batch"]:
         """The target network's value of the online network's choice (equation 4)."""
-        a_t = q_values.greedy(self.network(weights["policy"], next_observation))
-        q_target_t = self.network(weights["target_policy"], next_observation)
-        return q_target_t.gather(-1, a_t.unsqueeze(-1)).squeeze(-1)
+        a_t = q_values.greedy(self.network(quiet["policy"], next_observation))
+        return q_values.of(self.network(weights["target_policy"], next_observation), a_t)

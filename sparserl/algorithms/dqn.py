@@ -41,6 +41,10 @@ class DQN(Algorithm):
     def learning_rates(self) -> dict[str, Schedule]:
         return {"policy": self.learning_rate}
 
+    @property
+    def targets(self) -> dict[str, str]:
+        return {"target_policy": "policy"}
+
     def init(self, spec: Spec, members: Population) -> Weights:
         if spec.discrete_actions is None:
             raise ValueError("action values need discrete actions")
@@ -55,19 +59,20 @@ class DQN(Algorithm):
         return q_values.greedy(self.network(weights["policy"], observation))
 
     def next_value(
-        self, weights: Weights, next_observation: Float[Tensor, "member batch *obs"]
+        self, weights: Weights, quiet: Weights, next_observation: Float[Tensor, "member batch *obs"]
     ) -> Float[Tensor, "member batch"]:
-        """The value of the state that followed: the target network's highest (Mnih et al. 2015, algorithm 1)."""
+        """The value of the state that followed: that of the target network's best action (Mnih et al. 2015, algorithm 1)."""
         q_target_t = self.network(weights["target_policy"], next_observation)
-        return q_target_t.max(dim=-1).values
+        q_quiet_t = q_target_t if quiet is weights else self.network(quiet["target_policy"], next_observation)
+        return q_values.of(q_target_t, q_values.greedy(q_quiet_t))
 
-    def losses(self, weights: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
+    def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
         """The mean loss of the TD error. A terminated episode has no value after it; a truncated one goes on unseen."""
         with torch.no_grad():
-            v_t = self.next_value(weights, batch["next_observation"])
+            v_t = self.next_value(weights, quiet, batch["next_observation"])
             target_tm1 = batch["reward"] + self.discount * (1 - batch["terminated"]) * v_t
         q_tm1 = self.network(weights["policy"], batch["observation"])
-        q_a_tm1 = q_tm1.gather(-1, batch["action"].unsqueeze(-1)).squeeze(-1)
+        q_a_tm1 = q_values.of(q_tm1, batch["action"])
         td_error = target_tm1 - q_a_tm1
         if self.loss == "squared":
             loss = td_error.square().mean(dim=-1)
@@ -77,7 +82,7 @@ class DQN(Algorithm):
         return {"policy": (loss, metrics)}
 
     def after_step(self, weights: Weights, step: int) -> Weights:
-        """Every ``target_every`` gradient steps the target moves by ``target_rate`` towards the hardened network."""
+        """Every ``target_every`` gradient steps the target moves by ``target_rate`` towards the network."""
         if step % self.target_every:
             return {}
         online, target = weights["policy"], weights["target_policy"]

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from sparserl.networks.base import Network
 from sparserl.population import Generators
@@ -19,6 +20,9 @@ from sparserl.types import Layers
 
 _FUNCTIONS = {"relu": torch.relu, "tanh": torch.tanh}
 _MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+_NARROW = 16
+"""With fewer columns than this MKL does a product, and that of its gradient, at a tenth of its speed."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class MLP(Network):
         for index in range(len(self.hidden) + 1):
             if index > 0:
                 x = activate(x)
-            x = torch.baddbmm(layers[f"{index}.bias"], x, layers[f"{index}.weight"])
+            x = _linear(x, layers[f"{index}.weight"], layers[f"{index}.bias"])
         return x
 
     def module(self, layers: Layers) -> nn.Module:
@@ -60,3 +64,27 @@ class MLP(Network):
                 linear.bias.copy_(bias[0])
             modules.append(linear)
         return nn.Sequential(*modules)
+
+
+def _linear(
+    x: Float[Tensor, "member batch in"], weight: Float[Tensor, "member in out"], bias: Float[Tensor, "member 1 out"]
+) -> Float[Tensor, "member batch out"]:
+    """``x @ weight + bias``."""
+    if weight.shape[2] < _NARROW <= x.shape[1]:
+        narrow: Tensor = NarrowLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return narrow
+    return torch.baddbmm(bias, x, weight)
+
+
+class NarrowLinear(torch.autograd.Function):
+    """The same for few outputs and a large batch: each narrow product is computed lying on its side, where it is wide."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.mT, weight.mT, x.mT).mT
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return torch.bmm(gradient, weight.mT), torch.bmm(gradient.mT, x).mT, gradient.sum(dim=1, keepdim=True)

@@ -10,6 +10,7 @@ The hooks below do nothing, so a regulariser is what it overrides and ``none`` o
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,9 +54,12 @@ class Regularizer(ABC):
         """What one ``sample`` needs to be random, each member's part drawn from its own generator; empty for no noise."""
         return {}
 
-    def sample(self, layers: Layers, gates: Gates, noise: Noise) -> Layers:
-        """The weights that the network runs with while it learns."""
-        return layers
+    def sample(self, networks: Sequence[Layers], gates: Gates, noise: Noise) -> list[Layers]:
+        """The weights that networks run with while they learn: a component, then the targets that lag behind it.
+
+        All of them under the same gates and noise: under others a target would be of another scale than what learns from it.
+        """
+        return list(networks)
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:
         """What is to be made small, before its coefficient; differentiable."""
@@ -63,7 +67,7 @@ class Regularizer(ABC):
         return first.new_zeros(first.shape[0])
 
     def harden(self, layers: Layers, gates: Gates) -> Layers:
-        """The weights without noise: what is evaluated, is a target, acts off-policy and is factored."""
+        """The weights without noise: what is evaluated, acts off-policy and is factored."""
         return layers
 
     def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:

@@ -17,6 +17,11 @@ EVALUATION_SEED = 20240313
 """The same for every run, so that policies are compared on the same episodes. Training seeds cannot meet it: its stream
 of random numbers has a name of its own."""
 
+EVALUATION = "evaluation"
+"""The stream of the episodes that policies are evaluated, compared and chosen on."""
+CONFIRMATION = "confirmation"
+"""The stream of other episodes, for what was chosen on the first."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -36,11 +41,16 @@ class Evaluation:
 
 
 class Evaluator:
-    """Plays ``episodes`` episodes for each of ``size`` members; each member meets the same starts, every time."""
+    """Plays ``episodes`` episodes for each of ``size`` members; each member meets the same starts, every time.
 
-    def __init__(self, environment: Environment, size: int, episodes: int, device: torch.device) -> None:
+    Another ``stream`` has other starts.
+    """
+
+    def __init__(
+        self, environment: Environment, size: int, episodes: int, device: torch.device, stream: str = EVALUATION
+    ) -> None:
         members = Population((EVALUATION_SEED,) * size, device)
-        self._vector = environment.open(members.generators("evaluation"), episodes)
+        self._vector = environment.open(members.generators(stream), episodes)
         self._start = self._vector.generators.state_dict()
         self._shape = (size, episodes)
 

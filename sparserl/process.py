@@ -54,6 +54,11 @@ class Interrupts:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def heed(self) -> None:
+        """Raise KeyboardInterrupt where one was received."""
+        if self.received is not None:
+            raise KeyboardInterrupt(self.received)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         signal.signal(number, signal.default_int_handler)  # a second one does not wait

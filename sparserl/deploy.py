@@ -13,18 +13,23 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sparserl import networks
+from sparserl.lowrank.truncation import factored
 from sparserl.networks.base import Network
 from sparserl.records.disk import POLICY_METADATA
 from sparserl.types import Layers
 
 
-def load_policy(folder: str | Path) -> nn.Module:
+def load_policy(folder: str | Path, rank: int | None = None) -> nn.Module:
     """The policy of a finished run, hardened: its zeros are zeros.
 
     Called with observations ``[batch, *obs]`` it returns what the algorithm acts by (action values for DQN). Weights live
-    in ``nn.Linear`` only. Raises FileNotFoundError where the run left no policy and ValueError where the file is damaged or
-    names a class that is not sparserl's: a file from a stranger runs no code.
+    in ``nn.Linear`` only. With a ``rank`` the policy is cut at it, as in ``lowrank.csv``: there are two layers, without an
+    activation between them, in the place of each one that becomes smaller so. Raises FileNotFoundError where the run left no
+    policy and ValueError where the rank is below 1, or the file is damaged or names a class that is not sparserl's: a file
+    from a stranger runs no code.
     """
+    if rank is not None and rank < 1:
+        raise ValueError(f"rank is {rank}; it must be 1 or more, or None for the whole policy")
     path = Path(folder) / "policy.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: the run has not finished, or this is not a run's folder")
@@ -36,9 +41,10 @@ def load_policy(folder: str | Path) -> nn.Module:
         raise ValueError(f"{path} is not a whole policy: {error}") from error
     network = _network(path, description)
     try:
-        return network.module(_component(tensors, "policy")).eval()
+        module = network.module(_component(tensors, "policy"))
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path} is not a whole policy: its tensors do not make its network ({error})") from error
+    return (module if rank is None else factored(module, rank)).eval()
 
 
 def _component(tensors: Layers, component: str) -> Layers:

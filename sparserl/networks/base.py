@@ -22,6 +22,10 @@ class Network(ABC):
     def __call__(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
         """Run every member's network on its own batch."""
 
+    def positions(self, observation_shape: tuple[int, ...]) -> dict[str, int]:
+        """At how many places of one observation a weight is applied: a kernel's output positions. 1 where it is not named."""
+        return {}
+
     @abstractmethod
     def module(self, layers: Layers) -> nn.Module:
         """One member's network (``layers`` without the member axis) as an ordinary module of ``[batch, *obs]``."""

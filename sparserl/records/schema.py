@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 StatusName = Literal["running", "interrupted", "done", "failed"]
+Rank: TypeAlias = int | Literal["full"]
+"""The k at which a policy is cut; ``full`` leaves it whole."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,35 @@ class Result:
     versions: str
     commit: str | None
     command: str
+
+
+@dataclass(frozen=True)
+class RankRow:
+    """A line of ``lowrank.csv``: the policy cut at one rank. ``energy`` is of all layers, so that of ``full`` is 1."""
+
+    rank: Rank
+    return_mean: float
+    return_std: float
+    episodes: int
+    retention: float | None
+    compression: float
+    parameters: int
+    bytes: int
+    macs: int
+    csr_bytes: int
+    """Of the sparse weights, the alternative to factors: the same at every rank."""
+    energy: float
+
+
+@dataclass(frozen=True)
+class SingularValue:
+    """A line of ``spectrum.csv``. ``effective_rank`` and ``dead_units`` (among its outputs) are of the whole layer."""
+
+    layer: str
+    index: int
+    singular_value: float
+    effective_rank: float
+    dead_units: int
 
 
 def as_json(value: Any) -> Any:

@@ -1,0 +1,112 @@
+"""Matrices of a policy cut to a rank, and the factors that are stored in their place.
+
+A linear layer is a matrix ``[out, in]``, a kernel ``[out, in, height, width]`` is ``[out, in * height * width]``. One k holds
+for all layers: a matrix m x n with k(m + n) >= mn would not become smaller, so it stays whole; every other one is cut at k, or
+at its numerical rank where that is lower. Eckart and Young 1936: no matrix of that rank is nearer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def as_matrix(weight: Tensor) -> Float[Tensor, "out inputs"]:
+    """A weight of Layers, without the member axis, as a matrix: a linear one is stored ``[in, out]``."""
+    return weight.T if weight.dim() == 2 else weight.flatten(1)
+
+
+def as_weight(matrix: Float[Tensor, "out inputs"], like: Tensor) -> Tensor:
+    """The inverse of ``as_matrix`` for a weight of the shape of ``like``."""
+    return matrix.T if like.dim() == 2 else matrix.view(like.shape)
+
+
+def break_even(rows: int, columns: int) -> int:
+    """The largest rank at which two factors hold fewer numbers than the matrix; 0 where even rank 1 does not."""
+    return (rows * columns - 1) // (rows + columns)
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """The singular value decomposition of one matrix, in float64; ``q`` is the smaller of its sides."""
+
+    left: Float[Tensor, "out q"]
+    singular_values: Float[Tensor, "q"]
+    right: Float[Tensor, "q inputs"]
+
+    @classmethod
+    def of(cls, matrix: Float[Tensor, "out inputs"]) -> Decomposition:
+        """Decompose a matrix. One that is not finite has no decomposition: what is made of it is nan, like it."""
+        exact = matrix.detach().cpu().double()
+        if not exact.isfinite().all():
+            q, nan = min(exact.shape), float("nan")
+            return cls(
+                exact.new_full((len(exact), q), nan), exact.new_full((q,), nan), exact.new_full((q, exact.shape[1]), nan)
+            )
+        return cls(*torch.linalg.svd(exact, full_matrices=False))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.left), self.right.shape[1]
+
+    @cached_property
+    def numerical_rank(self) -> int:
+        """The number of singular values that are more than the rounding of float32 weights.
+
+        At least 1, of zeros too: frameworks have no layer of rank 0.
+        """
+        rounding = self.singular_values[0] * max(self.shape) * torch.finfo(torch.float32).eps
+        return max(1, int((~(self.singular_values <= rounding)).sum()))  # nan counts: it must not be cut away
+
+    @property
+    def effective_rank(self) -> float:
+        """The exponential of the entropy of the normalised singular values (Roy, Vetterli 2007); of zeros it is 0."""
+        total = self.singular_values.sum()
+        return 0.0 if total == 0 else float(torch.special.entr(self.singular_values / total).sum().exp())
+
+    def cut(self, k: int) -> int | None:
+        """The rank of this layer where the policy is cut at ``k``, or None where the layer stays whole."""
+        return min(k, self.numerical_rank) if k <= break_even(*self.shape) else None
+
+    def factors(self, rank: int) -> tuple[Float[Tensor, "out rank"], Float[Tensor, "rank inputs"]]:
+        """What is stored at a rank, in float32: two matrices whose product is the nearest of that rank."""
+        root = self.singular_values[:rank].sqrt()
+        return (self.left[:, :rank] * root).float(), (root.unsqueeze(1) * self.right[:rank]).float()
+
+
+def factored(module: nn.Module, k: int) -> nn.Module:
+    """``module`` with ``nn.Sequential`` of two layers in the place of each linear or convolutional one that is cut at ``k``.
+
+    The first of the two has no bias. The module's own children are replaced.
+    """
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        return _pair(module, k)
+    for name, child in module.named_children():
+        module.register_module(name, factored(child, k))
+    return module
+
+
+def _pair(layer: nn.Linear | nn.Conv2d, k: int) -> nn.Module:
+    decomposition = Decomposition.of(layer.weight.flatten(1))
+    rank = decomposition.cut(k)
+    if rank is None:
+        return layer
+    first: nn.Linear | nn.Conv2d
+    second: nn.Linear | nn.Conv2d
+    if isinstance(layer, nn.Linear):
+        first = nn.Linear(layer.in_features, rank, bias=False)
+        second = nn.Linear(rank, layer.out_features, bias=False)
+    else:
+        window = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+        first = nn.Conv2d(layer.in_channels, rank, bias=False, **window)
+        second = nn.Conv2d(rank, layer.out_channels, kernel_size=1, bias=False)
+    left, right = decomposition.factors(rank)
+    with torch.no_grad():
+        first.weight.copy_(right.view(first.weight.shape))
+        second.weight.copy_(left.view(second.weight.shape))
+    second.bias = layer.bias
+    return nn.Sequential(first, second)

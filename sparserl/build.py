@@ -29,6 +29,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sparserl.algorithms.base import Algorithm
 from sparserl.environments.base import Environment
 from sparserl.experience.base import Experience
+from sparserl.lowrank.sweep import Sweep
 from sparserl.networks.base import Network
 from sparserl.population import Population
 from sparserl.records.schema import Result
@@ -68,6 +69,7 @@ class Schema:
     algorithm: Algorithm
     experience: Experience
     regularizer: Regularizer
+    lowrank: Sweep
     names: Names
     seed: Annotated[int, Ge(0)]
     device: Literal["auto", "cpu", "cuda"]
@@ -160,8 +162,9 @@ def _check_plain(path: str, hint: Any, value: Any) -> Any:
         adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
         return adapter.validate_json(json.dumps(int(value) if whole else value), strict=True)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].replace("Input should", "it must")
-        raise ConfigError(f"{path} is {value!r}; {reason[0].lower() + reason[1:]}") from error
+        # one for each kind of value that is allowed, each item of a list
+        reasons = dict.fromkeys(found["msg"].replace("Input should", "it must") for found in error.errors())
+        raise ConfigError(f"{path} is {value!r}; {', or '.join(r[0].lower() + r[1:] for r in reasons)}") from error
 
 
 def _contract(hint: Any) -> Any:
@@ -268,6 +271,12 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
         _instantiate([first["experience"]], device),
     )
     return _instantiate([first["trainer"]], device), parts
+
+
+def build_sweep(config: Config) -> Sweep:
+    """What is done with a population after it was trained, from the config of any member."""
+    sweep: Sweep = _instantiate([config["lowrank"]], torch.device("cpu"))
+    return sweep
 
 
 def _instantiate(nodes: Sequence[Config], device: torch.device) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparserl.build import Config
 from sparserl.diagnostics import Signatures, observe
+from sparserl.lowrank.sweep import Swept
 from sparserl.population import State, split
 from sparserl.records import provenance
 from sparserl.records.disk import RunFolder
@@ -60,14 +61,17 @@ class Recorder:
         self._folder.timing({"env_step": event.env_step, **event.seconds})
         return row
 
-    def finish(self, event: Finished, random: Tensor, device: str) -> Result:
-        """Write the policy and the result of a whole run. ``random``: returns of the random policy ``[episode]``."""
+    def finish(self, event: Finished, random: Tensor, swept: Swept, device: str) -> Result:
+        """Write the policy, its ranks and the result of a whole run. ``random``: returns of the random policy ``[episode]``."""
+        self._folder.table("lowrank", swept.rows)
+        self._folder.table("spectrum", swept.spectrum)
         hardened = split(event.learner.hardened(), self._member)
         returns, config = event.evaluation.returns[self._member], self.config
         self._folder.policy(
             {f"{component}/{name}": tensor for component, layers in hardened.items() for name, tensor in layers.items()},
             {"config": config, "network": config["network"], "versions": provenance.versions()},
         )
+        selected = swept.selected
         seen = {name: float(value[self._member]) for name, value in observe(event.learner).items()}
         weights = torch.cat([weight.flatten() for weight in regularized(hardened["policy"]).values()])
         result = Result(
@@ -94,6 +98,12 @@ class Recorder:
             sparsity_thresholded=seen["sparsity/thresholded"],
             nonzero_weights=int((weights != 0).sum()),
             policy_weights=weights.numel(),
+            rank=selected.rank if selected else None,
+            rank_reason=None if selected else "not_learned",
+            compression=selected.compression if selected else None,
+            return_lowrank=selected.return_lowrank if selected else None,
+            retention=selected.retention if selected else None,
+            csr_bytes=swept.rows[-1].csr_bytes,
             warnings=self._signatures.said,
             status="done",
             wall_seconds=self._seconds,

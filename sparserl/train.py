@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparserl import process
-from sparserl.build import CONF, Config, ConfigError, build, identity, nearest_key, resolve, without_hydra
+from sparserl.build import CONF, Config, ConfigError, build, build_sweep, identity, nearest_key, resolve, without_hydra
 from sparserl.evaluation import random_returns
 from sparserl.population import State, split, stack
 from sparserl.recorder import Recorder
@@ -75,6 +75,7 @@ def _train(
     live: bool,
 ) -> list[Result]:
     title = ", ".join(dict.fromkeys(_name(recorder.config) for recorder in recorders))
+    sweep = build_sweep(recorders[0].config)
     state = stack([saved["trainer"] for saved in states]) if states else None
     for member, recorder in enumerate(recorders):
         recorder.begin(states[member]["records"] if states else None)
@@ -99,9 +100,13 @@ def _train(
                     checkpoint.save(paths, event.env_step, members)
                 case Finished():
                     random = random_returns(parts.environment, trainer.eval_episodes)
-                    return [recorder.finish(event, random, parts.members.device.type) for recorder in recorders]
-            if interrupts.received is not None:
-                raise KeyboardInterrupt(interrupts.received)
+                    display.say("trained; now the ranks are evaluated")
+                    found = sweep(parts.environment, parts.algorithm, event.learner.hardened(), random, interrupts.heed)
+                    device = parts.members.device.type
+                    return [
+                        recorder.finish(event, random, swept, device) for recorder, swept in zip(recorders, found, strict=True)
+                    ]
+            interrupts.heed()
     raise AssertionError("a trainer's last event is Finished")
 
 

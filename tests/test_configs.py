@@ -60,7 +60,7 @@ def parts(path: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_the_groups_are_found() -> None:
-    assert {"algorithm", "environment", "network", "experience", "regularizer", "trainer"} <= set(GROUPS)
+    assert {"algorithm", "environment", "network", "experience", "regularizer", "trainer", "lowrank"} <= set(GROUPS)
     assert all(options(group) for group in GROUPS)
 
 
@@ -236,6 +236,14 @@ WRONG = [
     (["network.hidden=[0]"], ["network.hidden", "0", "greater than or equal to 1"]),
     (["network.hidden=64"], ["network.hidden", "64"]),
     (["experience.capacity=0"], ["experience.capacity", "0", "greater than or equal to 1"]),
+    (["lowrank.ranks=[0]"], ["lowrank.ranks", "[0]", "greater than or equal to 1", "'all' or 'ladder'"]),
+    (["lowrank.ranks=[4,-1]"], ["lowrank.ranks", "-1", "greater than or equal to 1"]),
+    (["lowrank.ranks=[1.5]"], ["lowrank.ranks", "1.5", "integer"]),
+    (["lowrank.ranks=some"], ["lowrank.ranks", "some", "'all' or 'ladder'"]),
+    (["lowrank.ranks=4"], ["lowrank.ranks", "4", "valid array"]),
+    (["lowrank.retention=0"], ["lowrank.retention", "0", "greater than 0"]),
+    (["lowrank.retention=1.01"], ["lowrank.retention", "1.01", "less than or equal to 1"]),
+    (["lowrank.episodes=0"], ["lowrank.episodes", "0", "greater than or equal to 1"]),
     (["objective=speed"], ["objective", "speed", "return_mean"]),
     (["environment._target_=sparserl.environments.gymnasium.Gymnasia"], ["environment._target_", "Gymnasia"]),
     (["environment._target_=os.system"], ["environment._target_", "os.system"]),
@@ -256,6 +264,7 @@ def test_what_is_wrong_is_said_before_training(overrides: list[str], words: list
 
 def test_right_values_at_the_ends_of_their_ranges_pass() -> None:
     ends = ["seed=0", "regularizer.lambda_c=0", "algorithm.epsilon=1", "algorithm.discount=0", "network.hidden=[]"]
+    ends += ["lowrank.ranks=[]", "lowrank.retention=1", "lowrank.episodes=1"]
     config = compose(*ends, "trainer.total_steps=1e6", "trainer.envs=1", "algorithm.target_rate=1")
     assert config["trainer"]["total_steps"] == 1_000_000
     assert config["network"]["hidden"] == []

@@ -60,8 +60,8 @@ def test_a_log_gets_plain_lines(tmp_path: Path) -> None:
 
 
 def test_a_table_is_whole_where_no_terminal_says_how_wide_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """Six columns of 15 characters fit in 120, but not in the 80 that are assumed otherwise."""
-    headers = [f"a long header {index}" for index in range(6)]
+    """Seven columns of 15 characters fit in 140, but not in the 80 that are assumed otherwise."""
+    headers = [f"a long header {index}" for index in range(7)]
     print_table(Table(*headers))
     printed = capsys.readouterr().out
     assert all(header in printed for header in headers)

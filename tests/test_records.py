@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pickle
@@ -15,7 +16,7 @@ import torch
 from sparserl.population import State
 from sparserl.records import checkpoint
 from sparserl.records.disk import RunFolder, read_json, replace, write_json
-from sparserl.records.schema import as_json
+from sparserl.records.schema import RankRow, SingularValue, as_json
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +144,21 @@ def test_numbers_that_are_not_finite_become_null_however_deep(tmp_path: Path) ->
     write_json(tmp_path / "whole.json", row)
     assert rows(tmp_path / "metrics.jsonl") == rows(tmp_path / "timing.jsonl") == [expected]
     assert json.loads((tmp_path / "whole.json").read_text(), parse_constant=refuse) == expected
+
+
+def test_a_table_reads_back_exactly_and_null_is_an_empty_cell(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, total_steps=100)
+    third, nan = 1 / 3, float("nan")
+    folder.table("lowrank", [RankRow(1, 0.1 + 0.2, 1e-300, 2, None, -third, 3, 12, 3, 44, nan)])
+    folder.table("lowrank", [RankRow("full", third, 0.0, 2, 1.0, 0.0, 3, 12, 3, 44, 1.0)])
+    folder.table("spectrum", [SingularValue("0", 1, 0.1 + 0.2, third, 0), SingularValue("1", 1, nan, 1e-300, 2)])
+    folder.close()
+    names = "rank,return_mean,return_std,episodes,retention,compression,parameters,bytes,macs,csr_bytes,energy"
+    assert (tmp_path / "lowrank.csv").read_text() == f"{names}\nfull,{third!r},0.0,2,1.0,0.0,3,12,3,44,1.0\n"
+    first, second = list(csv.DictReader((tmp_path / "spectrum.csv").open(newline="")))
+    assert (float(first["singular_value"]), float(first["effective_rank"])) == (0.1 + 0.2, third)
+    assert (second["layer"], second["singular_value"], second["dead_units"]) == ("1", "", "2")
+    assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["lowrank.csv", "spectrum.csv"]
 
 
 def test_status_is_replaced_and_keeps_the_traceback(tmp_path: Path) -> None:

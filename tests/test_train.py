@@ -44,6 +44,7 @@ def test_a_run_leaves_what_the_readme_lists(tmp_path: Path) -> None:
     (result,) = run([config], [tmp_path])
     assert {path.name for path in tmp_path.iterdir()} >= {
         "config.json", "metrics.jsonl", "timing.jsonl", "result.json", "policy.safetensors", "checkpoint.json", "status.json",
+        "lowrank.csv", "spectrum.csv",
     }  # fmt: skip
     assert json.loads((tmp_path / "config.json").read_text()) == config
     written = json.loads((tmp_path / "result.json").read_text())

@@ -13,6 +13,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from sparserl.networks.base import Network
 from sparserl.population import Population, Uniforms
 from sparserl.schedules import Schedule
 from sparserl.types import Action, Batch, Loss, Metrics, Spec, Weights
@@ -23,6 +24,9 @@ class Algorithm(ABC):
 
     actions: ClassVar[str]
     """``discrete`` or ``continuous``: the action spaces it is made for."""
+
+    network: Network
+    """What the component ``policy`` runs in."""
 
     max_grad_norm: float | None
     """The largest norm of one member's gradient in one component, or None to leave gradients as they are."""

@@ -73,7 +73,8 @@ class Display:
 
 def print_results(results: Sequence[Result]) -> None:
     """The table at the end of a run."""
-    table = Table("regularizer", "lambda_c", "seed", "return", "random", "sparsity", "nonzero", "weights", "steps/s")
+    columns = "regularizer", "lambda_c", "seed", "return", "random", "sparsity", "weights left", "steps/s"
+    table = Table(*columns, "rank", "compression", "return at it")
     for r in results:
         table.add_row(
             r.regularizer,
@@ -82,9 +83,11 @@ def print_results(results: Sequence[Result]) -> None:
             f"{r.return_mean:.1f} ± {r.return_std:.1f}",
             f"{r.return_random:.1f}",
             f"{r.sparsity:.1%}",
-            str(r.nonzero_weights),
-            str(r.policy_weights),
+            f"{r.nonzero_weights} of {r.policy_weights}",
             f"{r.steps_per_second:.0f}",
+            "-" if r.rank is None else str(r.rank),
+            "-" if r.compression is None else f"{r.compression:.1%}",
+            "-" if r.return_lowrank is None else f"{r.return_lowrank:.1f}",
         )
     print_table(table)
 
@@ -92,4 +95,4 @@ def print_results(results: Sequence[Result]) -> None:
 def print_table(table: Table) -> None:
     """Whole, also where no terminal says how wide it is."""
     console = Console()
-    Console(width=None if console.is_terminal else 120).print(table)
+    Console(width=None if console.is_terminal else 140).print(table)

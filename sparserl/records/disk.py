@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from safetensors.torch import save
 from torch import Tensor
 
-from sparserl.records.schema import Result, Status, StatusName, as_json
+from sparserl.records.schema import RankRow, Result, SingularValue, Status, StatusName, as_json
 
 POLICY_METADATA = "sparserl"
 """The key under which policy.safetensors describes its network and its run, as JSON."""
@@ -55,6 +58,14 @@ class RunFolder:
     def result(self, row: Result) -> None:
         """Write result.json."""
         write_json(self.path / "result.json", row)
+
+    def table(self, name: str, rows: Sequence[RankRow] | Sequence[SingularValue]) -> None:
+        """Write ``name``.csv, a line for each row; there must be one. Numbers read back exactly, null is an empty cell."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(as_json(row) for row in rows)
+        replace(self.path / f"{name}.csv", lambda file: file.write(text.getvalue().encode()))
 
     def policy(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
         """Write policy.safetensors: the tensors, and in its metadata whatever is needed to rebuild the network."""

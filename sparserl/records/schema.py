@@ -50,6 +50,12 @@ class Result:
     sparsity_thresholded: float
     nonzero_weights: int
     policy_weights: int
+    rank: Rank | None
+    rank_reason: Literal["not_learned"] | None
+    compression: float | None
+    return_lowrank: float | None
+    retention: float | None
+    csr_bytes: int
     warnings: list[str]
     status: StatusName
     wall_seconds: float

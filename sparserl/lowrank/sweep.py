@@ -1,0 +1,189 @@
+"""The rank sweep: how good the policies of a population are at each rank, and the lowest rank that keeps what was learned.
+
+All ranks of all members are played as one larger population, on the seeds of every other evaluation. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparserl.algorithms.base import Algorithm
+from sparserl.environments.base import Environment
+from sparserl.evaluation import CONFIRMATION, EVALUATION, Evaluator
+from sparserl.lowrank.accounting import Cut, DecomposedPolicy
+from sparserl.population import split
+from sparserl.records.schema import Rank, RankRow, SingularValue
+from sparserl.settings import Count, OpenFraction
+from sparserl.types import Weights
+
+SUB_ENVIRONMENTS = 4096
+"""At most so many play at once (or one network, if it has more episodes): that bounds the memory, and what stays in a cache
+is played faster."""
+
+Candidate: TypeAlias = tuple[int, Cut]
+"""A member and what its policy is cut to."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What was learned, as a scale: 0 is the random policy's return, 1 that of the whole policy."""
+
+    random: Float[Tensor, "_random"]
+    full: Float[Tensor, "_full"]
+
+    @property
+    def learned(self) -> bool:
+        """Whether the whole policy exceeds the random one by two standard errors of the difference of their means.
+
+        Their episodes count as independent; with only one there is no error to go by, and nothing counts as learned.
+        """
+        variance = sum(
+            float(returns.var()) / len(returns) if len(returns) > 1 else math.nan for returns in (self.random, self.full)
+        )
+        return float(self.full.mean() - self.random.mean()) > 2 * math.sqrt(variance)
+
+    def retention(self, returns: Float[Tensor, "_episode"]) -> float | None:
+        """Where the mean of ``returns`` lies on the scale; None where nothing was learned."""
+        if not self.learned:
+            return None
+        random = self.random.mean()
+        return float((returns.mean() - random) / (self.full.mean() - random))
+
+
+def select(rows: Sequence[RankRow], retention: float) -> RankRow | None:
+    """Of rows in increasing order of rank, the first from which on all keep at least ``retention``.
+
+    The last, ``full``, keeps all, so it is chosen where no rank is good enough. None where nothing was learned.
+    """
+    selected = None
+    for row in reversed(rows):
+        if row.retention is None or row.retention < retention:
+            break
+        selected = row
+    return selected
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The selected rank, and what it keeps on other seeds than it was selected by: being selected flatters a return."""
+
+    rank: Rank
+    compression: float
+    return_lowrank: float
+    retention: float | None
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What the sweep found of one member. ``selected`` is None where nothing was learned that a rank could keep."""
+
+    rows: list[RankRow]
+    spectrum: list[SingularValue]
+    selected: Selected | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where networks are played: the policies of a population, cut."""
+
+    environment: Environment
+    algorithm: Algorithm
+    weights: Weights
+    policies: Sequence[DecomposedPolicy]
+    episodes: int
+    heed: Callable[[], object]
+
+    def play(self, candidates: Iterable[Candidate], stream: str) -> dict[Candidate, Float[Tensor, "episode"]]:
+        """The returns of each network on the episodes of ``stream``. Equal networks are played once."""
+        distinct = list(dict.fromkeys(candidates))
+        returns: list[Tensor] = []
+        size = max(1, SUB_ENVIRONMENTS // self.episodes)
+        for start in range(0, len(distinct), size):
+            returns += self._play(distinct[start : start + size], stream)
+        return dict(zip(distinct, returns, strict=True))
+
+    def _play(self, candidates: Sequence[Candidate], stream: str) -> Float[Tensor, "network episode"]:
+        """As one population, in which each network is a member."""
+        device = next(iter(self.weights["policy"].values())).device
+        members = torch.tensor([member for member, _ in candidates], device=device)
+        weights = {c: {name: tensor[members] for name, tensor in layers.items()} for c, layers in self.weights.items()}
+        for row, (member, cut) in enumerate(candidates):
+            for name, truncated in self.policies[member].truncated(cut).items():
+                weights["policy"][name][row] = truncated
+
+        def act(observation: Tensor) -> Tensor:
+            self.heed()
+            return self.algorithm.greedy(weights, observation)
+
+        evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream)
+        try:
+            return evaluator(act).returns
+        finally:
+            evaluator.close()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The keys are described in ``conf/lowrank/default.yaml``."""
+
+    ranks: Literal["all", "ladder"] | Sequence[Count]
+    retention: OpenFraction
+    episodes: Count
+
+    def __call__(
+        self,
+        environment: Environment,
+        algorithm: Algorithm,
+        weights: Weights,
+        random: Float[Tensor, "_random"],
+        heed: Callable[[], object],
+    ) -> list[Swept]:
+        """Evaluate the policy of every member at every rank.
+
+        ``weights`` are the hardened ones of all members, ``random`` the returns of the random policy. ``heed`` is called at
+        every step of every evaluation; what it raises ends the sweep.
+        """
+        positions = algorithm.network.positions(environment.spec().observation_shape)
+        size = len(next(iter(weights["policy"].values())))
+        policies = [DecomposedPolicy(split(weights["policy"], member), positions) for member in range(size)]
+        ranks: list[Rank] = [*self.numbers(policies[0].largest_rank), "full"]
+        stage = Stage(environment, algorithm, weights, policies, self.episodes, heed)
+
+        def candidate(member: int, rank: Rank) -> Candidate:
+            return member, policies[member].cut(rank)
+
+        # rank by rank, not member by member: low ranks fail early, and what plays together ends with its longest episode
+        returns = stage.play([candidate(member, rank) for rank in ranks for member in range(size)], EVALUATION)
+        scales = [Scale(random, returns[candidate(member, "full")]) for member in range(size)]
+        tables: list[list[RankRow]] = [[] for _ in range(size)]
+        for rank in ranks:
+            for member, (policy, scale) in enumerate(zip(policies, scales, strict=True)):
+                played = returns[candidate(member, rank)]
+                tables[member].append(policy.row(rank, played, scale.retention(played)))
+
+        chosen = [select(rows, self.retention) for rows in tables]
+        again = stage.play([candidate(member, row.rank) for member, row in enumerate(chosen) if row], CONFIRMATION)
+        swept = []
+        for member, row in enumerate(chosen):
+            selected = None
+            if row:
+                confirmed = again[candidate(member, row.rank)]
+                kept = scales[member].retention(confirmed)
+                selected = Selected(row.rank, row.compression, float(confirmed.mean()), kept)
+            swept.append(Swept(tables[member], policies[member].spectrum(), selected))
+        return swept
+
+    def numbers(self, largest: int) -> list[int]:
+        """The ranks but for ``full``, in increasing order; ``largest`` is the largest at which any layer becomes smaller."""
+        if self.ranks == "all":
+            return list(range(1, largest + 1))
+        if self.ranks == "ladder":
+            return sorted({*(2**power for power in range(largest.bit_length())), largest} - {0})
+        return sorted(set(self.ranks))

@@ -7,6 +7,7 @@ import importlib
 import json
 import pkgutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -30,6 +31,20 @@ def load_policy(folder: str | Path, rank: int | None = None) -> nn.Module:
     """
     if rank is not None and rank < 1:
         raise ValueError(f"rank is {rank}; it must be 1 or more, or None for the whole policy")
+    path, description, tensors = read_policy(folder)
+    network: Network = described(description, "network", networks, Network, path)
+    try:
+        module = network.module(_component(tensors, "policy"))
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a whole policy: its tensors do not make its network ({error})") from error
+    return (module if rank is None else factored(module, rank)).eval()
+
+
+def read_policy(folder: str | Path) -> tuple[Path, Any, Layers]:
+    """A policy's file, what it says of itself (``config``, ``network``, ``versions``), and its tensors.
+
+    Raises FileNotFoundError and ValueError as ``load_policy`` does.
+    """
     path = Path(folder) / "policy.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: the run has not finished, or this is not a run's folder")
@@ -39,27 +54,25 @@ def load_policy(folder: str | Path, rank: int | None = None) -> nn.Module:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"{path} is not a whole policy: {error}") from error
-    network = _network(path, description)
-    try:
-        module = network.module(_component(tensors, "policy"))
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a whole policy: its tensors do not make its network ({error})") from error
-    return (module if rank is None else factored(module, rank)).eval()
+    return path, description, tensors
 
 
 def _component(tensors: Layers, component: str) -> Layers:
     return {name.removeprefix(f"{component}/"): t for name, t in tensors.items() if name.startswith(f"{component}/")}
 
 
-def _network(path: Path, description: Any) -> Network:
-    """The network that a file describes. Nothing is imported or called but the networks of sparserl."""
+def described(description: Any, part: str, package: ModuleType, contract: type, path: Path) -> Any:
+    """The ``part`` (``network``, say) that the file at ``path`` describes, of a class of ``package`` that keeps ``contract``.
+
+    Nothing else is imported or called. Raises ValueError where what is described is not such a class, or not its fields.
+    """
     try:
-        fields = dict(description["network"])
+        fields = dict(description[part])
         module, _, name = fields.pop("_target_").rpartition(".")
-        known = {f"sparserl.networks.{found.name}" for found in pkgutil.iter_modules(networks.__path__)}
+        known = {f"{package.__name__}.{found.name}" for found in pkgutil.iter_modules(package.__path__)}
         cls = getattr(importlib.import_module(module), name, None) if module in known else None
-        if not (isinstance(cls, type) and issubclass(cls, Network) and dataclasses.is_dataclass(cls)):
-            raise ValueError(f"{module}.{name} is not a network, or not one of sparserl's")
+        if not (isinstance(cls, type) and issubclass(cls, contract) and dataclasses.is_dataclass(cls)):
+            raise ValueError(f"{module}.{name} is not a {part}, or not one of sparserl's")
         return cls(**fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a whole policy, what it describes is not a network: {error}") from error
+        raise ValueError(f"{path} is not a whole policy, what it describes is not a {part}: {error}") from error

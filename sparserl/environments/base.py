@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -72,3 +74,11 @@ class Environment(ABC):
     @abstractmethod
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         """``envs`` sub-environments for each member that ``generators`` has one for."""
+
+    def single(self, generator: torch.Generator, render_mode: str) -> gymnasium.Env[Any, Any]:
+        """One sub-environment by itself, to be looked at: what it shows and does is what members meet.
+
+        Each reset begins the episode that a sub-environment would whose member draws from ``generator``. Raises
+        ModuleNotFoundError or ValueError, in a sentence for the user, where it cannot be made or has nothing to show.
+        """
+        raise ValueError(f"{type(self).__name__} has nothing to show")

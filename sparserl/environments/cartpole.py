@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
@@ -25,6 +27,22 @@ class CartPole(Environment):
 
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         return VectorCartPole(generators, envs, self.max_episode_steps)
+
+    def single(self, generator: torch.Generator, render_mode: str) -> gymnasium.Env[Any, Any]:
+        env = gymnasium.make("CartPole-v1", max_episode_steps=self.max_episode_steps, render_mode=render_mode)
+        env.unwrapped.np_random = _States(generator)  # type: ignore[assignment]
+        return env
+
+
+class _States:
+    """In the place of the numpy generator of one CartPole: draws its first states as VectorCartPole does."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def uniform(self, low: float, high: float, size: tuple[int, ...]) -> np.ndarray:
+        state: np.ndarray = low + (high - low) * torch.rand(*size, generator=self._generator, dtype=torch.float64).numpy()
+        return state
 
 
 class VectorCartPole(VectorEnvironment):

@@ -25,9 +25,9 @@ class Gymnasium(Environment):
     extra: str | None
     arguments: dict[str, Any]
 
-    def _make(self) -> gymnasium.Env[Any, Any]:
+    def _make(self, **more: Any) -> gymnasium.Env[Any, Any]:
         try:
-            return gymnasium.make(self.id, **self.arguments)
+            return gymnasium.make(self.id, **self.arguments | more)
         except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
             remedy = f": pip install 'sparserl[{self.extra}]'" if self.extra else f": {error}"
             raise ModuleNotFoundError(f"{self.id} needs a package that is not installed{remedy}") from error
@@ -49,6 +49,24 @@ class Gymnasium(Environment):
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         vector = SyncVectorEnv([self._make] * (len(generators) * envs), autoreset_mode=AutoresetMode.DISABLED)
         return VectorGymnasium(vector, generators, envs)
+
+    def single(self, generator: torch.Generator, render_mode: str) -> gymnasium.Env[Any, Any]:
+        return _Seeded(self._make(render_mode=render_mode), generator)
+
+
+class _Seeded(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Seeds every episode anew, as VectorGymnasium does."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], generator: torch.Generator) -> None:
+        super().__init__(env)
+        self._generator = generator
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self.env.reset(seed=_seed(self._generator), options=options)
+
+
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (), generator=generator))
 
 
 class VectorGymnasium(VectorEnvironment):
@@ -80,7 +98,6 @@ class VectorGymnasium(VectorEnvironment):
     def _restart(self, which: np.ndarray) -> np.ndarray:
         seeds: list[int | None] = [None] * which.size
         for member, env in zip(*np.nonzero(which), strict=True):
-            seed = torch.randint(2**31, (), generator=self.generators[int(member)])
-            seeds[int(member) * self.shape[1] + int(env)] = int(seed)
+            seeds[int(member) * self.shape[1] + int(env)] = _seed(self.generators[int(member)])
         observation, _ = self._vector.reset(seed=seeds, options={"reset_mask": which.reshape(-1)})
         return np.asarray(observation)

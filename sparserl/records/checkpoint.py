@@ -15,6 +15,7 @@ import torch
 
 from sparserl.population import State
 from sparserl.records.disk import read_json, replace, write_json
+from sparserl.types import Layers
 
 GENERATIONS = 2
 MANIFEST = "checkpoint.json"
@@ -50,6 +51,16 @@ def load(folders: Sequence[Path]) -> list[State] | None:
             "take the damaged folders away to train them from the start"
         )
     return None
+
+
+def raw_policy(folder: Path) -> Layers | None:
+    """The acting network at the last checkpoint as it is trained: not hardened, its gates apart. None without a checkpoint.
+
+    Raises ValueError where there were checkpoints and none of them can be read.
+    """
+    states = load([folder])
+    layers: Layers | None = states[0]["trainer"]["learner"]["weights"]["policy"] if states else None
+    return layers
 
 
 def steps(folder: Path) -> list[int]:

@@ -95,4 +95,4 @@ def print_results(results: Sequence[Result]) -> None:
 def print_table(table: Table) -> None:
     """Whole, also where no terminal says how wide it is."""
     console = Console()
-    Console(width=None if console.is_terminal else 140).print(table)
+    Console(width=None if console.is_terminal else 1000).print(table)  # a table takes no more than it needs

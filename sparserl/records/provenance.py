@@ -16,7 +16,7 @@ def command() -> str:
     program = Path(sys.argv[0])
     if program.name == "__main__.py" or program.suffix == ".py":
         spec = getattr(sys.modules["__main__"], "__spec__", None)
-        head = ["python", "-m", spec.name] if spec else ["python", str(program)]
+        head = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else ["python", str(program)]
     else:
         head = [program.name]
     return shlex.join([*head, *sys.argv[1:]])
@@ -43,9 +43,9 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 @cache
-def versions() -> str:
-    """Of Python and of the packages that decide a result."""
-    packages = ("sparserl", "torch", "gymnasium", "numpy", "hydra-core")
+def versions(*more: str) -> str:
+    """Of Python, of the packages that decide a result, and of whichever ``more``."""
+    packages = ("sparserl", "torch", "gymnasium", "numpy", "hydra-core", *more)
     found = []
     for package in packages:
         try:

@@ -1,0 +1,172 @@
+"""Watch or film a trained policy: ``python -m sparserl.play RUN``.
+
+Unless a seed is given it plays the episodes that every run is evaluated on, from the first: what is seen is what
+``return_mean`` is the mean of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparserl import environments, networks, process
+from sparserl.deploy import described, load_policy, read_policy
+from sparserl.environments.base import Environment
+from sparserl.evaluation import EVALUATION, EVALUATION_SEED
+from sparserl.networks.base import Network
+from sparserl.population import Population
+from sparserl.records import checkpoint
+
+FILMS = {".mp4": "imageio_ffmpeg", ".gif": "imageio"}
+"""The endings that a film may have, and the package that writes each."""
+
+Show = Callable[[np.ndarray], None]
+
+
+def main() -> None:
+    """The console script. Errors of the user's end with one sentence."""
+    process.prepare()
+    arguments = _arguments()
+    try:
+        _check(arguments)
+        policy = load_dense(arguments.run) if arguments.dense else load_policy(arguments.run, rank=arguments.rank)
+        env = load_environment(arguments.run, arguments.seed, "rgb_array" if arguments.video else "human")
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        sys.exit(f"sparserl: {' '.join(str(error).split())}")
+    try:
+        with _film(arguments.video, env) as show:
+            returns = [_told(episode, play(policy, env, show)) for episode in range(1, arguments.episodes + 1)]
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        env.close()
+    print(f"mean of {len(returns)}: {fmean(returns):.1f}")
+    if arguments.video:
+        print(f"film: {arguments.video}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("sparserl-play", description="Watch or film a trained policy.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--rank", type=int, metavar="K", help="the hardened policy with its layers truncated at this rank")
+    which.add_argument(
+        "--dense", action="store_true", help="the raw weights of the last checkpoint instead of the hardened ones"
+    )
+    parser.add_argument("--episodes", type=int, default=1, metavar="N", help="how many episodes (1)")
+    parser.add_argument("--seed", type=int, default=EVALUATION_SEED, metavar="S", help="of the episodes (the evaluation's)")
+    parser.add_argument("--video", type=Path, metavar="FILE", help="film into this .mp4 or .gif instead of showing")
+    return parser.parse_args()
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises ValueError or ModuleNotFoundError, before anything is loaded, where a film or a window cannot be."""
+    for name, lowest in (("rank", 1), ("episodes", 1), ("seed", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < lowest:
+            raise ValueError(f"--{name} is {value}; it must be {lowest} or more")
+    video = arguments.video
+    if video is None:
+        if sys.platform == "linux" and not any(os.environ.get(k) for k in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
+            raise ValueError("there is no display to show it on; film it with --video FILE.mp4")
+        return
+    if video.suffix not in FILMS:
+        raise ValueError(f"--video is {str(video)!r}; it must end with {' or '.join(FILMS)}")
+    if not video.parent.is_dir():
+        raise ValueError(f"--video is {str(video)!r}, but there is no folder {video.parent}")
+    if any(importlib.util.find_spec(package) is None for package in ("imageio", FILMS[video.suffix])):
+        raise ModuleNotFoundError("--video needs a package that is not installed: pip install 'sparserl[video]'")
+    if sys.platform == "linux":  # to draw where nobody looks
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def load_dense(folder: Path) -> nn.Module:
+    """The policy of a run as it was trained, at the last checkpoint: its weights before hardening, called like load_policy's.
+
+    Raises FileNotFoundError where there is none, and ValueError where a file is damaged.
+    """
+    path, description, _ = read_policy(folder)
+    layers = checkpoint.raw_policy(folder)
+    if layers is None:
+        raise FileNotFoundError(f"{folder} has no checkpoint any more, so the weights before hardening are gone")
+    network: Network = described(description, "network", networks, Network, path)
+    return network.module(layers).eval()
+
+
+def load_environment(folder: Path, seed: int, render_mode: str) -> gymnasium.Env[Any, Any]:
+    """The environment that a run was trained in. With the seed of the evaluation, its resets begin the evaluation's episodes.
+
+    Raises FileNotFoundError without a policy, ModuleNotFoundError without a package that the environment needs, and
+    ValueError where the file is damaged, names what is not sparserl's, or has an environment with nothing to show.
+    """
+    path, description, _ = read_policy(folder)
+    environment: Environment = described(description.get("config"), "environment", environments, Environment, path)
+    if ":" in getattr(environment, "id", ""):  # for Gymnasium that is a module to import, and a stranger's file runs no code
+        raise ValueError(f"{path} has an environment that would import a module of its own, which is not done for a file")
+    return environment.single(Population((seed,)).generators(EVALUATION)[0], render_mode)
+
+
+@torch.no_grad()
+def play(policy: nn.Module, env: gymnasium.Env[Any, Any], show: Show) -> list[float]:
+    """Play one episode greedily and ``show`` what is seen before each step and at the end; the reward of each step."""
+    rewards: list[float] = []
+    observation, _ = env.reset()
+    ended = False
+    _show(env, show)
+    while not ended:
+        # float32, as members see it
+        output = policy(torch.from_numpy(np.asarray(observation, dtype=np.float32)).unsqueeze(0))[0]
+        observation, reward, terminated, truncated, _ = env.step(_action(env, output))
+        rewards.append(float(reward))
+        ended = bool(terminated or truncated)
+        _show(env, show)
+    return rewards
+
+
+def _action(env: gymnasium.Env[Any, Any], output: Tensor) -> Any:
+    """What a policy's output says to do: the best of discrete actions, or itself."""
+    return int(output.argmax()) if isinstance(env.action_space, gymnasium.spaces.Discrete) else output.numpy()
+
+
+def _show(env: gymnasium.Env[Any, Any], show: Show) -> None:
+    if env.render_mode == "rgb_array":  # a window shows itself
+        show(np.asarray(env.render()))
+
+
+def _told(episode: int, rewards: list[float]) -> float:
+    print(f"episode {episode}: return {sum(rewards):.1f}, steps {len(rewards)}", flush=True)
+    return sum(rewards)
+
+
+@contextmanager
+def _film(path: Path | None, env: gymnasium.Env[Any, Any]) -> Iterator[Show]:
+    """What takes the frames of all episodes and, without a film, drops them."""
+    if path is None:
+        yield lambda _: None
+        return
+    import imageio.v2 as imageio  # an extra
+
+    rate = env.metadata.get("render_fps", 30)
+    # even sides are all that the codec of mp4 asks for
+    how: dict[str, Any] = (
+        {"duration": 1000 / rate, "loop": 0} if path.suffix == ".gif" else {"fps": rate, "macro_block_size": 2}
+    )
+    with closing(imageio.get_writer(path, **how)) as writer:
+        yield writer.append_data
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""``python -m sparserl.report FOLDER...``: one table of all runs below some folders, and a figure that compares them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.table import Table
+
+from sparserl.records import provenance
+from sparserl.records.console import print_table
+from sparserl.records.disk import replace
+from sparserl.report import figures, runs, tables
+
+
+def main() -> None:
+    """The console script."""
+    parser = argparse.ArgumentParser("sparserl-report", description="One table of all runs below some folders, and a figure.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's folder, or one with runs below it")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where the files go; by default the first folder")
+    arguments = parser.parse_args()
+    for folder in arguments.folders:
+        if not folder.is_dir():
+            _say(f"{folder} is not a folder")
+    found = runs.find(arguments.folders)
+    if not found:
+        sys.exit(f"sparserl: there is no run in {', '.join(map(str, arguments.folders))}")
+    try:
+        _report(found, arguments.folders, arguments.to or arguments.folders[0])
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
+
+
+def _report(found: list[runs.Run], folders: list[Path], to: Path) -> None:
+    kept, repeats = runs.without_repeats(found)
+    for sentence in (*(problem for run in found for problem in run.problems), *repeats):
+        _say(sentence)
+    without_result = [f"{run.folder}: {_end(run)}" for run in kept if not run.result or run.status == "failed"]
+    summary = tables.table(kept)
+    shown = tables.cells(summary)
+    title = f"{_common(kept)}{len(found)} run{'s' * (len(found) > 1)}"
+    origin = {
+        "command": provenance.command(),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(*figures.PACKAGES),
+    }
+
+    table = Table(*shown[0], title=title)
+    for row in shown:
+        table.add_row(*row.values())
+    print_table(table)
+    print("\n".join([tables.CAPTION, *without_result]))
+
+    to.mkdir(parents=True, exist_ok=True)
+    made_by = {f"report_{key}": value for key, value in origin.items()}
+    _write(to / "rows.csv", tables.rows(found, kept).assign(**made_by).to_csv(index=False))
+    _write(to / "table.csv", summary.assign(**made_by).to_csv(index=False))
+    lines = [f"# {title}", "", tables.markdown(shown), tables.CAPTION, ""]
+    lines += ["Without a result:", "", *(f"* {line}" for line in without_result), ""] * bool(without_result)
+    lines += [f"* {key}: `{value}`" for key, value in origin.items()]
+    _write(to / "table.md", "\n".join(lines) + "\n")
+    written = ["rows.csv", "table.csv", "table.md"]
+    if any(run.result for run in kept):
+        written.append(figures.compare(folders, to / "comparison.png").name)
+    print(f"{', '.join(written)}: {to}")
+
+
+def _common(kept: list[runs.Run]) -> str:
+    """The names that all runs share."""
+    names = [{str(run.settings[key]) for run in kept} for key in ("algorithm", "environment", "regularizer")]
+    shared = ", ".join(next(iter(values)) for values in names if len(values) == 1)
+    return f"{shared}: " if shared else ""
+
+
+def _end(run: runs.Run) -> str:
+    """How a run ended that has no result."""
+    step, total = run.status_file.get("env_step"), run.status_file.get("total_steps")
+    how_far = "" if step is None else f" at step {step} of {total}"
+    return f"{run.status}{how_far}{f', {run.error}' if run.error else ''}"
+
+
+def _write(path: Path, text: str) -> None:
+    replace(path, lambda file: file.write(text.encode()))
+
+
+def _say(sentence: str) -> None:
+    print(f"sparserl: {sentence}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""What the figures are made of: one function for each panel, and the two that choose and arrange them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
+
+from sparserl.records import checkpoint
+from sparserl.records.disk import replace
+from sparserl.report.runs import NAMED, Run, distinguishing, groups
+from sparserl.types import Layers, is_weight
+
+# told apart also by those who do not see red or green as others do (Okabe and Ito 2008)
+BLUE, RED, GREEN, PURPLE, ORANGE, SKY = COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+GREY = "0.45"
+
+PANEL = 4.4, 3.3
+"""Width and height of one panel, in inches."""
+
+SMALLEST_SINGULAR_VALUE = 1e-5
+"""Of a layer's largest: what is smaller is rounding, and is not drawn."""
+
+
+# ---------------------------------------------------------------- one run
+
+
+def of_run(run: Run) -> Figure:
+    """The panels that a run has something for. Raises ValueError where it has nothing for any."""
+    raw = checkpoint.raw_policy(run.folder)
+    tests: list[tuple[Callable[[Axes], None], Any]] = [
+        (lambda axes: learning(axes, run), run.curve("train/return")[0] or run.curve("eval/return_mean")[0]),
+        (lambda axes: sparsity(axes, run), run.curve("sparsity/exact")[0]),
+        (lambda axes: gates(axes, run), run.curve("gates/open")[0]),
+        (lambda axes: spectrum(axes, run, raw), run.spectrum or raw),
+        (lambda axes: rank(axes, run), run.swept),
+        (lambda axes: compression(axes, run), run.swept),
+    ]
+    panels = [panel for panel, there in tests if there]
+    if not panels:
+        raise ValueError(f"{run.folder} holds nothing to draw: it is not a run's folder, or the run has just begun")
+    figure = _arranged(panels)
+    figure.suptitle(f"{_title(run)}\n{_summary(run)}", fontsize=12)
+    return figure
+
+
+def _arranged(panels: Sequence[Callable[[Axes], None]]) -> Figure:
+    """Up to three panels in a row; those of a shorter last row are wider, so that no place is empty."""
+    rows = math.ceil(len(panels) / 3)
+    columns = math.ceil(len(panels) / rows)
+    last = len(panels) - columns * (rows - 1)
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.7), layout="constrained")
+    grid = figure.add_gridspec(rows, columns * last)
+    for index, panel in enumerate(panels):
+        row, place = divmod(index, columns)
+        width = last if row < rows - 1 else columns
+        panel(figure.add_subplot(grid[row, place * width : (place + 1) * width]))
+    return figure
+
+
+def _title(run: Run) -> str:
+    named = run.settings
+    values = [f"{key} {named[key]:.3g}" for key in ("lambda_c", "beta") if named.get(key) is not None]
+    return ", ".join(
+        [f"{named['algorithm']} on {named['environment']}", f"{named['regularizer']}", *values, f"seed {run.seed}"]
+    )
+
+
+def _summary(run: Run) -> str:
+    """The numbers that a reader came for."""
+    row = run.result
+    if not row:
+        return run.status
+    told = [f"return {row['return_mean']:.1f} (random policy {row['return_random']:.1f})"]
+    told.append(f"{row['sparsity']:.1%} sparse: {row['nonzero_weights']} of {row['policy_weights']} weights left")
+    if row.get("rank") is not None:
+        told.append(f"rank {row['rank']}: return {row['return_lowrank']:.1f}, compression {row['compression']:.1%}")
+    return " · ".join([*told, "it did not learn"] if run.learned is False else told)
+
+
+def learning(axes: Axes, run: Run) -> None:
+    """Returns by environment step, of training episodes and of evaluations."""
+    axes.plot(*run.curve("train/return"), color=SKY, linewidth=1, label="training episodes")
+    axes.plot(*run.curve("eval/return_mean"), color=BLUE, marker="o", markersize=3, label="evaluation (hardened, greedy)")
+    _random_line(axes, run)
+    _by_step(axes, "Learning curve", "return")
+
+
+def sparsity(axes: Axes, run: Run) -> None:
+    """Shares of zeros among the policy weights by environment step."""
+    shown = (
+        ("sparsity/exact", "exact zeros", BLUE, "-"),
+        ("sparsity/thresholded", "below threshold", ORANGE, "--"),
+        ("sparsity/expected", "expected: 1 - P(gate open)", GREEN, ":"),
+    )
+    for key, label, colour, style in shown:
+        if run.curve(key)[0]:
+            axes.plot(*run.curve(key), color=colour, linestyle=style, linewidth=2, label=label)
+    _share(axes)
+    _by_step(axes, "Sparsity", "share of policy weights")
+
+
+def gates(axes: Axes, run: Run) -> None:
+    """Shares of gates open, closed and undecided by environment step."""
+    for key, colour, style in (("open", GREEN, "-"), ("closed", RED, "--"), ("undecided", PURPLE, ":")):
+        axes.plot(*run.curve(f"gates/{key}"), color=colour, linestyle=style, linewidth=2, label=key)
+    _share(axes)
+    _by_step(axes, "Gates", "share of gates")
+
+
+def spectrum(axes: Axes, run: Run, raw: Layers | None) -> None:
+    """Singular values by layer: of the raw weights ``raw``, dashed, and of the hardened ones that spectrum.csv has.
+
+    Raw ones that hardening left as they were are left out.
+    """
+    hardened: dict[str, list[float]] = {}
+    effective_rank: dict[str, float] = {}
+    for row in run.spectrum:
+        hardened.setdefault(row["layer"], []).append(row["singular_value"])
+        effective_rank[row["layer"]] = row["effective_rank"]
+    dense = {
+        name.removesuffix(".weight"): torch.linalg.svdvals(weight.flatten(1)).tolist()
+        for name, weight in (raw or {}).items()
+        if is_weight(name)
+    }
+    for colour, layer in zip(cycle(COLOURS), dense | hardened, strict=False):
+        if layer in dense and not np.allclose(dense[layer], hardened.get(layer, 0.0), rtol=1e-3, atol=1e-5):
+            _spectrum_line(axes, dense[layer], color=colour, linestyle="--", label=f"layer {layer}: before hardening")
+        if layer in hardened:
+            label = f"layer {layer}: hardened, effective rank {effective_rank[layer]:.1f}"
+            _spectrum_line(axes, hardened[layer], color=colour, marker=".", markersize=3, label=label)
+    axes.set_yscale("log")
+    _finish(axes, "Singular values of the weights", "index", "singular value")
+
+
+def _spectrum_line(axes: Axes, values: Sequence[float], **style: Any) -> None:
+    shown = [value for value in values if value > SMALLEST_SINGULAR_VALUE * values[0]]
+    axes.plot(range(1, len(shown) + 1), shown, **style)
+
+
+def rank(axes: Axes, run: Run) -> None:
+    """Return by the rank at which the layers are truncated."""
+    _lowrank(axes, run, "rank")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    _finish(axes, "Return by rank", "rank, for all layers", "return")
+
+
+def compression(axes: Axes, run: Run) -> None:
+    """Return by the share of the policy weights that factors save; the lines are those of the panel by rank."""
+    _lowrank(axes, run, "compression")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _finish(axes, "Return by compression (the same lines)", "compression: 1 - stored / dense weights", "return", legend=False)
+
+
+def _lowrank(axes: Axes, run: Run, column: str) -> None:
+    x = [row[column] for row in run.swept]
+    returns = np.array([row["return_mean"] for row in run.swept])
+    errors = [row["return_std"] / math.sqrt(row["episodes"]) for row in run.swept]
+    axes.fill_between(x, returns - errors, returns + errors, color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(x, returns, color=BLUE, marker=".", label="truncated (band: standard error)")
+    retention, chosen = run.config.get("lowrank", {}).get("retention"), run.result.get("rank")
+    for full in (row["return_mean"] for row in run.lowrank if row not in run.swept):
+        label = "full rank (selected)" if chosen == "full" else "full rank"
+        axes.axhline(full, color=GREEN, linestyle="--", label=label)
+        if chosen is not None and retention is not None:
+            random = run.result["return_random"]
+            label = f"{retention:.0%} of it retained"
+            axes.axhline(random + retention * (full - random), color=ORANGE, linestyle=":", label=label)
+    for row in run.swept:
+        if row["rank"] == chosen:
+            style: dict[str, Any] = {"color": RED, "markersize": 14, "linestyle": "", "label": f"selected: rank {chosen}"}
+            axes.plot([row[column]], [row["return_mean"]], marker="*", **style)
+    _random_line(axes, run)
+
+
+def _random_line(axes: Axes, run: Run) -> None:
+    if run.result:
+        axes.axhline(run.result["return_random"], color=GREY, linestyle="-.", linewidth=1, label="random policy")
+
+
+# ---------------------------------------------------------------- many runs
+
+
+def of_many(runs: Sequence[Run]) -> Figure:
+    """A row of panels for each environment: learning curves, return by rank, return by weights left.
+
+    Raises ValueError where there are no runs.
+    """
+    if not runs:
+        raise ValueError("no run has finished, so there is nothing to compare")
+    environments = sorted({str(run.settings["environment"]) for run in runs})
+    figure = Figure(figsize=(PANEL[0] * 3, PANEL[1] * len(environments) + 1.2), layout="constrained")
+    rows = figure.subfigures(len(environments), 1, squeeze=False)[:, 0]
+    for row, environment in zip(rows, environments, strict=True):
+        here = [run for run in runs if run.settings["environment"] == environment]
+        columns = distinguishing(here)
+        named = {_label(columns, values, here): members for values, members in groups(here).items()}
+        panels: list[Callable[[Axes, dict[str, list[Run]]], None]] = [compare_learning]
+        panels += [compare_rank] * any(run.lowrank for run in here) + [compare_weights]
+        for place, panel in enumerate(panels, start=1):
+            panel(row.add_subplot(1, len(panels), place), named)
+        row.suptitle(environment, fontsize=12, fontweight="bold")
+        handles, labels = row.axes[0].get_legend_handles_labels()
+        row.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8)
+    return figure
+
+
+def _label(columns: Sequence[str], values: Sequence[Any], runs: Sequence[Run]) -> str:
+    """What tells a group from the others, in the fewest words: the names of options speak for themselves."""
+    words = [
+        value if column in NAMED and isinstance(value, str) else f"{column.split('.')[-1]} {_short(value)}"
+        for column, value in zip(columns, values, strict=True)
+        if value is not None
+    ]
+    return ", ".join(words) or f"{runs[0].settings['algorithm']}, {runs[0].settings['regularizer']}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _styles() -> Any:
+    """A colour for each group, and another line once the colours are used up."""
+    return ({"color": colour, "linestyle": style} for style in cycle(("-", "--", ":")) for colour in COLOURS)
+
+
+def compare_learning(axes: Axes, named: dict[str, list[Run]]) -> None:
+    """Evaluated returns by environment step: the mean over seeds, from the lowest to the highest."""
+    for (label, runs), style in zip(named.items(), _styles(), strict=False):
+        curves = [dict(zip(*run.curve("eval/return_mean"), strict=True)) for run in runs]
+        _mean_and_band(axes, curves, f"{label} (seeds: {len(runs)})", style)
+    _by_step(axes, "Evaluation: mean, lowest and highest seed", "return", legend=False)
+
+
+def compare_rank(axes: Axes, named: dict[str, list[Run]]) -> None:
+    """Return by rank: the mean over seeds, from the lowest to the highest, and the mean at full rank."""
+    for (label, runs), style in zip(named.items(), _styles(), strict=False):
+        swept = [{row["rank"]: row["return_mean"] for row in run.lowrank} for run in runs if run.lowrank]
+        full = [returns.pop(math.inf) for returns in swept if math.inf in returns]
+        _mean_and_band(axes, swept, label, style)
+        if full:
+            axes.axhline(fmean(full), color=style["color"], linestyle=(0, (1, 3)), linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    _finish(axes, "Return by rank (dotted: full rank)", "rank, for all layers", "return", legend=False)
+
+
+def compare_weights(axes: Axes, named: dict[str, list[Run]]) -> None:
+    """Return by weights left: every run, the mean of each group, and the best mean that so many weights or fewer reach."""
+    means = []
+    for (label, runs), style in zip(named.items(), _styles(), strict=False):
+        left = [1 - run.result["sparsity"] for run in runs]
+        returns = [run.result["return_mean"] for run in runs]
+        axes.plot(left, returns, "o", color=style["color"], markersize=4, alpha=0.5)
+        axes.plot(
+            [fmean(left)], [fmean(returns)], "D", color=style["color"], markersize=9, markeredgecolor="black", label=label
+        )
+        means.append((fmean(left), fmean(returns)))
+    front: list[tuple[float, float]] = []
+    for left_, return_ in sorted(means):
+        if not front or return_ > front[-1][1]:
+            front.append((left_, return_))
+    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=0)
+    axes.set_xscale("symlog", linthresh=1e-3)  # an empty policy has a place too
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    _finish(axes, "Return by size: runs, means (diamonds), best means", "share of policy weights left", "return", legend=False)
+
+
+def _mean_and_band(axes: Axes, curves: Sequence[dict[Any, float]], label: str, style: dict[str, Any]) -> None:
+    """Over what all curves have."""
+    x = sorted(set.intersection(*map(set, curves))) if curves else []
+    at = [[curve[value] for curve in curves] for value in x]
+    if len(curves) > 1:
+        axes.fill_between(x, list(map(min, at)), list(map(max, at)), color=style["color"], alpha=0.2, linewidth=0)
+    axes.plot(x, list(map(fmean, at)), label=label, marker=".", markersize=4, **style)
+
+
+# ---------------------------------------------------------------- style
+
+
+def save(figure: Figure, path: Path, footer: str) -> Path:
+    """Write a PNG whose last lines are ``footer``; returns its path."""
+    figure.supxlabel(footer, fontsize=6, color=GREY)
+    replace(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    return path
+
+
+def _by_step(axes: Axes, title: str, y: str, legend: bool = True) -> None:
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _finish(axes, title, "environment steps", y, legend)
+
+
+def _share(axes: Axes) -> None:
+    axes.set_ylim(-0.03, 1.03)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _finish(axes: Axes, title: str, x: str, y: str, legend: bool = True) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if legend:
+        axes.margins(y=0.15)  # room for it
+        axes.legend(fontsize=7, framealpha=0.8, edgecolor="none")

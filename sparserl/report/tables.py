@@ -1,0 +1,145 @@
+"""The rows of all runs, and one row for all that differ in nothing but their seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from sparserl.report.runs import NAMED, OF_REGULARIZER, Row, Run, distinguishing, groups
+
+CONFIDENCE = 0.95
+
+
+def rows(runs: Sequence[Run], counted: Sequence[Run]) -> pd.DataFrame:
+    """Every run, with every field of its result: also those that have none, and those that are not ``counted``."""
+    columns = distinguishing(runs)
+    return pd.DataFrame(
+        {
+            "folder": str(run.folder),
+            "status": run.status,
+            "error": run.error,
+            "counted": run in counted,
+            "learned": run.learned,
+            "seed": run.seed,
+        }
+        | {key: run.settings.get(key) for key in (*NAMED, *OF_REGULARIZER, *columns)}
+        | {key: "; ".join(value) if isinstance(value, list) else value for key, value in run.result.items() if key != "status"}
+        for run in runs
+    ).convert_dtypes()
+
+
+def table(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row for each group, by what distinguishes it.
+
+    Returns are means over seeds, between the ends of their interval; sizes, compression and retention are means over the
+    runs that have them. Columns that no run has anything for are left out.
+    """
+    columns = distinguishing(runs)
+    found = [dict(zip(columns, values, strict=True)) | _summary(members) for values, members in groups(runs).items()]
+    return pd.DataFrame(found).dropna(axis="columns", how="all").convert_dtypes()
+
+
+def _summary(runs: Sequence[Run]) -> Row:
+    done = [run for run in runs if run.result]
+    returns = [run.result["return_mean"] for run in done]
+    low, high = interval(returns)
+
+    def mean(field: str) -> float | None:
+        known = [run.result[field] for run in done if run.result.get(field) is not None]
+        return fmean(known) if known else None
+
+    ranks = [run.result["rank"] for run in done if run.result.get("rank") is not None]
+    ranks.sort(key=lambda rank: math.inf if rank == "full" else rank)
+    learned = [run.learned for run in done if run.learned is not None]
+    return {
+        "seeds": len(done),
+        "seed_list": _listed(sorted(run.seed for run in done if run.seed is not None)),
+        "return_mean": mean("return_mean"),
+        "return_low": low,
+        "return_high": high,
+        "return_random": mean("return_random"),
+        "sparsity": mean("sparsity"),
+        "nonzero_weights": mean("nonzero_weights"),
+        "policy_weights": mean("policy_weights"),
+        "ranks": ", ".join(map(str, ranks)) or None,
+        "compression": mean("compression"),
+        "return_lowrank": mean("return_lowrank"),
+        "retention": mean("retention"),
+        "learned": sum(learned) if learned else None,
+        "failed": sum(run.status == "failed" for run in runs),
+        "unfinished": sum(not run.result and run.status != "failed" for run in runs),
+        "with_warnings": sum(bool(run.result.get("warnings")) for run in done),
+    }
+
+
+def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Student's t-interval of the mean of independent values; None twice for fewer than two.
+
+    It assumes that means of so few values are normal: where returns pile up at a limit, it may reach beyond that.
+    """
+    if len(values) < 2:
+        return None, None
+    sample = pd.Series(values)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1)) * float(sample.sem())
+    return float(sample.mean()) - half, float(sample.mean()) + half
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """``0-2, 5``: numbers in order, with those that follow each other as a range."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], number]
+        else:
+            ranges.append([number])
+    return ", ".join("-".join(map(str, ends)) for ends in ranges)
+
+
+# ---------------------------------------------------------------- for a reader
+
+CAPTION = (
+    f"Means over seeds of the last policy, hardened and greedy; in brackets the {CONFIDENCE:.0%} t-interval over seeds. "
+    "Rank: the selected one of each run; return at it, compression and retention: means over the runs that learned."
+)
+
+
+def cells(summary: pd.DataFrame) -> list[dict[str, str]]:
+    """The rows of a table as text by header, all with the same headers; one that no row has anything for is left out."""
+    settings = [str(column) for column in summary.columns[: summary.columns.get_indexer(["seeds"])[0]]]
+    found = [_cells({k: v for k, v in row.items() if not pd.isna(v)}, settings) for row in summary.to_dict("records")]
+    headers = [header for header in found[0] if any(row[header] != "-" for row in found)]
+    return [{header: row[header] for header in headers} for row in found]
+
+
+def _cells(row: dict[Any, Any], settings: Sequence[str]) -> dict[str, str]:
+    def shown(key: str, form: str) -> str:
+        return format(row[key], form) if key in row else "-"
+
+    ends = f" [{row['return_low']:.1f}, {row['return_high']:.1f}]" if "return_low" in row else ""
+    return {key: str(row.get(key, "-")) for key in settings} | {
+        "seeds": f"{row['seeds']}: {row['seed_list']}" if row["seeds"] else "0",
+        "return": f"{shown('return_mean', '.1f')}{ends}",
+        "random": shown("return_random", ".1f"),
+        "sparsity": shown("sparsity", ".1%"),
+        "weights left": " of ".join(format(row[key], ".0f") for key in ("nonzero_weights", "policy_weights") if key in row)
+        or "-",
+        "rank": shown("ranks", ""),
+        "return at it": shown("return_lowrank", ".1f"),
+        "compression": shown("compression", ".1%"),
+        "retention": shown("retention", ".1%"),
+        "learned": f"{row['learned']} of {row['seeds']}" if "learned" in row else "-",
+        "failed": str(row["failed"]),
+        "unfinished": str(row["unfinished"]),
+        "warned": str(row["with_warnings"]),
+    }
+
+
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """A table for a README."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sparserl import load_policy, play
+from sparserl.build import build, compose
+from sparserl.environments.base import Environment
+from sparserl.environments.cartpole import CartPole
+from sparserl.environments.gymnasium import Gymnasium
+from sparserl.evaluation import EVALUATION, EVALUATION_SEED, Evaluator
+from sparserl.population import Population
+from sparserl.records import checkpoint
+from sparserl.records.disk import POLICY_METADATA
+from sparserl.train import run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sparse run of a few hundred steps."""
+    folder = tmp_path_factory.mktemp("run")
+    closing = "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.initial_open=0.5", "regularizer.lambda_c=8"
+    run([compose("trainer=smoke", *closing, "regularizer.gate_learning_rate=0.05", "trainer.eval_episodes=5")], [folder])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _headless(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", "egl"))
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["sparserl-play", *map(str, arguments)])
+    play.main()
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> tuple[list[float], list[int], float]:
+    """The returns and steps of the episodes that were printed, and their mean."""
+    lines = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()]
+    episodes = [line for line in lines if line[0] == "episode"]
+    (mean,) = [float(line[-1]) for line in lines if line[0] == "mean"]
+    return [float(line[3]) for line in episodes], [int(line[5]) for line in episodes], mean
+
+
+def evaluated(folder: Path, policy: nn.Module, episodes: int) -> list[float]:
+    """The returns of the evaluation's episodes."""
+    _, parts = build([json.loads((folder / "config.json").read_text())])
+    evaluator = Evaluator(parts.environment, 1, episodes, CPU)
+    returns = evaluator(lambda seen: policy(seen.flatten(0, 1)).argmax(dim=-1).view(seen.shape[:2])).returns[0].tolist()
+    evaluator.close()
+    return returns
+
+
+# ---------------------------------------------------------------- one environment, as members meet it
+
+PUSH: dict[str, tuple[Environment, Callable[[Tensor], Tensor]]] = {
+    "CartPole": (CartPole(60), lambda seen: (seen[..., 2] + seen[..., 3] > 0).long()),
+    "Acrobot-v1": (Gymnasium("Acrobot-v1", None, {"max_episode_steps": 30}), lambda seen: (seen[..., 4] > 0).long() * 2),
+    "Pendulum-v1": (Gymnasium("Pendulum-v1", None, {"max_episode_steps": 30}), lambda seen: seen[..., 2:].clamp(-2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", PUSH)
+def test_its_episodes_are_those_of_the_evaluation(name: str) -> None:
+    """The first three, seen from the first observation to the last, step for step."""
+    environment, act = PUSH[name]
+    generators = Population((EVALUATION_SEED,)).generators(EVALUATION)
+    vector = environment.open(generators, 3)
+    env = environment.single(Population((EVALUATION_SEED,)).generators(EVALUATION)[0], "rgb_array")
+    together = vector.reset()[0]
+    alone = [env.reset()[0]]
+    assert np.array_equal(alone[0], together[0])
+    for _ in range(10):
+        action = act(together.unsqueeze(0))
+        outcome = vector.step(action)
+        assert not (outcome.terminated + outcome.truncated).any(), "too short to compare"
+        observation, reward, *_ = env.step(action[0, 0].numpy() if action.dim() > 2 else int(action[0, 0]))
+        together = outcome.next_observation[0]
+        # the vectorised equations may round otherwise in the last bits
+        np.testing.assert_allclose(observation, together[0], rtol=1e-5, atol=1e-6)
+        assert float(reward) == pytest.approx(float(outcome.reward[0, 0]), rel=1e-5)
+    for episode in (1, 2):
+        start = environment.open(Population((EVALUATION_SEED,)).generators(EVALUATION), 3)
+        assert np.array_equal(env.reset()[0], start.reset()[0, episode])
+        start.close()
+    vector.close()
+    env.close()
+
+
+def test_the_limit_of_steps_is_that_of_the_config() -> None:
+    env = CartPole(5).single(torch.Generator().manual_seed(0), "rgb_array")
+    env.reset()
+    ended = [env.step(step % 2)[3] for step in range(5)]
+    env.close()
+    assert ended == [False] * 4 + [True]
+
+
+# ---------------------------------------------------------------- films
+
+
+def test_a_film_shows_the_start_and_what_followed_each_step(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = tmp_path / "film.mp4"
+    command(monkeypatch, trained, "--episodes", "2", "--video", film)
+    returns, steps, mean = told(capsys)
+    assert returns == [float(count) for count in steps]  # CartPole gives 1 a step
+    assert mean == pytest.approx(sum(returns) / 2, abs=0.05)
+    frames = imageio.mimread(film)
+    assert len(frames) == sum(count + 1 for count in steps)
+    assert frames[0].shape[:2] == (400, 600)
+    assert (frames[0] != frames[-1]).any()
+
+
+def test_a_gif_lasts_as_long_as_its_episode(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Frames that look the same are stored as one that lasts longer."""
+    film = tmp_path / "film.gif"
+    command(monkeypatch, trained, "--video", film)
+    _, (steps,), _ = told(capsys)
+    with imageio.get_reader(film) as reader:
+        milliseconds = sum(reader.get_meta_data(index)["duration"] for index in range(reader.get_length()))
+    assert milliseconds == 20 * (steps + 1)  # 50 frames a second
+
+
+def test_it_plays_the_episodes_of_the_evaluation(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, trained, "--episodes", "5", "--video", tmp_path / "film.mp4")
+    returns, _, mean = told(capsys)
+    assert returns == evaluated(trained, load_policy(trained), 5)
+    assert mean == pytest.approx(json.loads((trained / "result.json").read_text())["return_mean"], abs=0.05)
+    assert len(set(returns)) > 1, "and they differ"
+
+
+def test_another_seed_plays_other_episodes(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = [play.load_environment(trained, seed, "rgb_array").reset()[0].tolist() for seed in (0, 1, 1)]
+    assert starts[0] != starts[1] == starts[2]
+
+
+def test_the_actions_are_those_of_the_policy(trained: Path) -> None:
+    policy, seen, taken = load_policy(trained), [], []
+    env = play.load_environment(trained, 7, "rgb_array")
+    step = env.step
+
+    def watched(action: Any) -> Any:
+        taken.append(action)
+        following = step(action)
+        seen.append(following[0])
+        return following
+
+    env.step = watched  # type: ignore[method-assign]
+    play.play(policy, env, lambda _: None)
+    env.close()
+    first = play.load_environment(trained, 7, "rgb_array").reset()[0]
+    assert taken == policy(torch.tensor(np.array([first, *seen[:-1]]))).argmax(dim=1).tolist()
+
+
+# ---------------------------------------------------------------- which policy
+
+
+def test_dense_is_the_policy_before_hardening(trained: Path) -> None:
+    states = checkpoint.load([trained])
+    assert states is not None
+    raw = states[0]["trainer"]["learner"]["weights"]["policy"]
+    dense = [part for part in play.load_dense(trained).modules() if isinstance(part, nn.Linear)]
+    for index, part in enumerate(dense):
+        assert torch.equal(part.weight.T, raw[f"{index}.weight"])
+    assert all((part.weight != 0).all() for part in dense)
+    hardened = load_file(trained / "policy.safetensors")
+    assert (hardened["policy/1.weight"] == 0).any(), "the same policy hardened is sparse, or this test shows nothing"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--rank", "3"), ("--dense",)])
+def test_the_policy_that_was_asked_for_is_played(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    asked = []
+    monkeypatch.setattr(play, "load_policy", lambda folder, rank=None: asked.append(rank))
+    monkeypatch.setattr(play, "load_dense", lambda folder: asked.append("dense"))
+    monkeypatch.setattr(play, "play", lambda *_: [1.0])
+    monkeypatch.setattr(play, "_check", lambda _: None)
+    command(monkeypatch, trained, *arguments, "--video", tmp_path / "film.gif")
+    assert asked == [{"()": None, "('--rank', '3')": 3, "('--dense',)": "dense"}[str(arguments)]]
+
+
+def test_a_rank_above_every_break_even_is_the_whole_policy(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, trained, "--rank", "1000", "--episodes", "3", "--video", tmp_path / "film.mp4")
+    assert told(capsys)[0] == evaluated(trained, load_policy(trained), 3)
+
+
+def test_a_policy_without_a_checkpoint_has_no_dense_one(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "policy.safetensors").write_bytes((trained / "policy.safetensors").read_bytes())
+    with pytest.raises(SystemExit, match="no checkpoint any more"):
+        command(monkeypatch, tmp_path, "--dense", "--video", tmp_path / "film.mp4")
+
+
+# ---------------------------------------------------------------- what is refused, in one sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "no display.*--video"),
+        (("--video", "film.avi"), "must end with .mp4 or .gif"),
+        (("--video", "nowhere/film.mp4"), "no folder nowhere"),
+        (("--rank", "0"), "--rank is 0; it must be 1 or more"),
+        (("--episodes", "0"), "--episodes is 0"),
+        (("--seed", "-1"), "--seed is -1"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(SystemExit, match=f"^sparserl: .*{sentence}") as caught:
+        command(monkeypatch, trained, *arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_runs_is_said_to_be_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="not a run's folder"):
+        command(monkeypatch, tmp_path, "--video", tmp_path / "film.mp4")
+
+
+def test_a_missing_package_is_named_with_its_remedy(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "imageio_ffmpeg" else find(name))
+    with pytest.raises(SystemExit, match=r"pip install 'sparserl\[video\]'"):
+        command(monkeypatch, trained, "--video", tmp_path / "film.mp4")
+
+
+def with_environment(trained: Path, folder: Path, environment: dict[str, Any]) -> Path:
+    """The same policy, said to be of another environment."""
+    config = json.loads((trained / "config.json").read_text()) | {"environment": environment}
+    description = json.dumps({"network": config["network"], "config": config})
+    save_file(load_file(trained / "policy.safetensors"), folder / "policy.safetensors", {POLICY_METADATA: description})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"_target_": "stranger.World"},
+        {"_target_": "sparserl.environments.stranger.World"},
+        {"_target_": "sparserl.environments.cartpole.VectorCartPole", "generators": 1, "envs": 1, "max_episode_steps": 1},
+        {"_target_": "sparserl.environments.gymnasium.Gymnasium", "id": "stranger:World-v0", "extra": None, "arguments": {}},
+    ],
+    ids=["another package", "an unknown module", "not a recipe", "an id with a module"],
+)
+def test_a_file_from_a_stranger_runs_no_code(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, Any]
+) -> None:
+    """The stranger's module lies on the path, and importing it leaves a trace."""
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = with_environment(trained, tmp_path, environment)
+    with pytest.raises(SystemExit, match=r"^sparserl: "):
+        command(monkeypatch, folder, "--video", tmp_path / "film.mp4")
+    assert not (tmp_path / "trace").exists()
+    assert not (tmp_path / "film.mp4").exists()
+
+
+def test_an_environment_that_cannot_be_made_is_one_sentence(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = {"_target_": "sparserl.environments.gymnasium.Gymnasium", "id": "Nowhere-v0", "extra": None, "arguments": {}}
+    with pytest.raises(SystemExit, match="Gymnasium cannot make 'Nowhere-v0'"):
+        command(monkeypatch, with_environment(trained, tmp_path, unknown), "--video", tmp_path / "film.mp4")
+
+
+def test_a_window_shows_itself(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # as good as a screen that nobody looks at
+    command(monkeypatch, trained)
+    returns, steps, mean = told(capsys)
+    assert returns == [steps[0]] == [mean]

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
+from glob import glob
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -32,10 +33,12 @@ from sparserl.experience.base import Experience
 from sparserl.lowrank.sweep import Sweep
 from sparserl.networks.base import Network
 from sparserl.population import Population
+from sparserl.records.disk import component, read_policy
 from sparserl.records.schema import Result
 from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import Constant, Schedule
 from sparserl.trainer import Parts, Trainer
+from sparserl.types import Layers
 
 Config: TypeAlias = dict[str, Any]
 """A resolved config: plain containers and numbers only."""
@@ -75,6 +78,7 @@ class Schema:
     device: Literal["auto", "cpu", "cuda"]
     sweep: str
     objective: str
+    init_from: str | None
     resume: str | None
 
 
@@ -241,6 +245,7 @@ def _check_together(config: Config) -> None:
             f"algorithm={config['names']['algorithm']} is for {algorithm.actions} actions, "
             f"but those of environment={config['names']['environment']} are {kind}"
         )
+    _start(config)
     if config["trainer"]["compile"] and not _has_compiler():
         raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
 
@@ -269,6 +274,7 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
         _instantiate([config["algorithm"] for config in configs], device),
         _instantiate([config["regularizer"] for config in configs], device),
         _instantiate([first["experience"]], device),
+        [_start(config) for config in configs],
     )
     return _instantiate([first["trainer"]], device), parts
 
@@ -295,9 +301,29 @@ def _per_member(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls) if "per_member" in field.metadata]
 
 
+def _start(config: Config) -> Layers | None:
+    """The weights that ``init_from`` names. Raises ConfigError where they are not those of a policy that fits."""
+    pattern = config["init_from"]
+    if pattern is None:
+        return None
+    found = [Path(path).parent for path in glob(f"{pattern}/policy.safetensors")]  # noqa: PTH207 (absolute patterns too)
+    if len(found) != 1:
+        many = f"matches {len(found)} finished runs" if found else "matches no finished run"
+        raise ConfigError(f"init_from is {pattern!r}, which {many}; name the folder of one")
+    try:
+        _, description, tensors = read_policy(found[0])
+    except ValueError as error:
+        raise ConfigError(f"init_from is {pattern!r}: {error}") from error
+    if description["network"] != config["network"] or description["config"]["environment"] != config["environment"]:
+        raise ConfigError(
+            f"init_from is {pattern!r}, a policy of another network or environment; choose those it was trained with"
+        )
+    return component(tensors, "policy")
+
+
 def structure(config: Config) -> Config:
     """A config without what may differ between the members of one population."""
-    common = {key: value for key, value in identity(config).items() if key != "seed"}
+    common = {key: value for key, value in identity(config).items() if key not in ("seed", "init_from")}
     for group in ("algorithm", "regularizer"):
         varying = _per_member(hydra.utils.get_class(config[group]["_target_"]))
         common[group] = {key: value for key, value in config[group].items() if key not in varying}

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import pkgutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sparserl import networks
 from sparserl.lowrank.truncation import factored
 from sparserl.networks.base import Network
-from sparserl.records.disk import POLICY_METADATA
-from sparserl.types import Layers
+from sparserl.records.disk import component, read_policy
 
 
 def load_policy(folder: str | Path, rank: int | None = None) -> nn.Module:
@@ -34,31 +31,10 @@ def load_policy(folder: str | Path, rank: int | None = None) -> nn.Module:
     path, description, tensors = read_policy(folder)
     network: Network = described(description, "network", networks, Network, path)
     try:
-        module = network.module(_component(tensors, "policy"))
+        module = network.module(component(tensors, "policy"))
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path} is not a whole policy: its tensors do not make its network ({error})") from error
     return (module if rank is None else factored(module, rank)).eval()
-
-
-def read_policy(folder: str | Path) -> tuple[Path, Any, Layers]:
-    """A policy's file, what it says of itself (``config``, ``network``, ``versions``), and its tensors.
-
-    Raises FileNotFoundError and ValueError as ``load_policy`` does.
-    """
-    path = Path(folder) / "policy.safetensors"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: the run has not finished, or this is not a run's folder")
-    try:
-        with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {})[POLICY_METADATA])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{path} is not a whole policy: {error}") from error
-    return path, description, tensors
-
-
-def _component(tensors: Layers, component: str) -> Layers:
-    return {name.removeprefix(f"{component}/"): t for name, t in tensors.items() if name.startswith(f"{component}/")}
 
 
 def described(description: Any, part: str, package: ModuleType, contract: type, path: Path) -> Any:

@@ -7,6 +7,7 @@ it would have alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from sparserl.algorithms.base import Algorithm
 from sparserl.packing import Packed, row_norm
 from sparserl.population import Population, State
 from sparserl.regularizers.base import Regularizer
-from sparserl.types import Batch, Gates, Loss, Metrics, Noise, Penalty, Spec, Weights
+from sparserl.types import Batch, Gates, Layers, Loss, Metrics, Noise, Penalty, Spec, Weights
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,16 @@ class Learner:
         self._scales: dict[Packed, Tensor] = {}
         self._terms = torch.compile(self._compute_terms) if compiled else self._compute_terms
         self._hardened: Weights | None = None
+
+    def start_from(self, policies: Sequence[Layers | None]) -> None:
+        """Give members the weights of a trained policy (without the member axis), and its targets too; None leaves a member."""
+        followers = ["policy", *(t for t, leader in self.algorithm.targets.items() if leader == "policy")]
+        with torch.no_grad():
+            for member, layers in enumerate(policies):
+                for name, tensor in (layers or {}).items():
+                    for component in followers:
+                        self.weights[component][name][member] = tensor
+        self._hardened = None
 
     def _packed(self, component: str) -> list[Packed]:
         """The weights of a component, then its gates if it has any: the optimiser's parameter groups."""

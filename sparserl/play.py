@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from sparserl import environments, networks, process
-from sparserl.deploy import described, load_policy, read_policy
+from sparserl.deploy import described, load_policy
 from sparserl.environments.base import Environment
 from sparserl.evaluation import EVALUATION, EVALUATION_SEED
 from sparserl.networks.base import Network
 from sparserl.population import Population
 from sparserl.records import checkpoint
+from sparserl.records.disk import read_policy
 
 FILMS = {".mp4": "imageio_ffmpeg", ".gif": "imageio"}
 """The endings that a film may have, and the package that writes each."""

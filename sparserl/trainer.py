@@ -7,7 +7,7 @@ generator records what it yields; a checkpoint taken when a Snapshot is yielded 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from sparserl.learner import Learner
 from sparserl.population import Population, State
 from sparserl.regularizers.base import Regularizer
 from sparserl.settings import Count
-from sparserl.types import Metrics
+from sparserl.types import Layers, Metrics
 
 PROGRESS_EACH_ROW = 50
 """How often the consumer hears that time has passed: often enough for a bar and for a signal, not at each step."""
@@ -37,6 +37,8 @@ class Parts:
     algorithm: Algorithm
     regularizer: Regularizer
     experience: Experience
+    start: Sequence[Layers | None]
+    """Of each member the weights of a trained policy to begin with (without the member axis), or None for fresh ones."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Trainer:
         vector = parts.environment.open(members.generators("environment"), self.envs)
         evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device)
         learner = Learner(algorithm, parts.regularizer, parts.environment.spec(), members, self.compile)
+        learner.start_from(parts.start)
         exploration = members.uniforms("exploration")
         experience.begin(members)
         step, evaluation = 0, None

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -77,6 +78,28 @@ class RunFolder:
     def close(self) -> None:
         self._metrics.close()
         self._timing.close()
+
+
+def read_policy(folder: str | Path) -> tuple[Path, Any, dict[str, Tensor]]:
+    """A policy's file, what it says of itself (``config``, ``network``, ``versions``), and its tensors; it runs no code.
+
+    Raises FileNotFoundError where there is none and ValueError where it is damaged.
+    """
+    path = Path(folder) / "policy.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: the run has not finished, or this is not a run's folder")
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {})[POLICY_METADATA])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"{path} is not a whole policy: {error}") from error
+    return path, description, tensors
+
+
+def component(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The layers of one component among the tensors of a policy's file."""
+    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
 
 
 def read_json(path: Path) -> Any:

@@ -14,3 +14,5 @@ class NoRegularizer(Regularizer):
 
     lambda_c: None = meaningless()
     beta: None = meaningless()
+    scope: None = meaningless()
+    reduction: None = meaningless()

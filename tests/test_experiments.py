@@ -19,7 +19,19 @@ NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_says_how_it_is_run_and_keeps_its_runs_in_one_folder(name: str) -> None:
     assert f"python -m sparserl.train -m experiment={name}" in (CONF / "experiment" / f"{name}.yaml").read_text()
-    assert compose(f"experiment={name}", "init_from=null")["sweep"] != "sweep"
+    assert compose(f"experiment={name}", "init_from=null", "trainer=smoke")["sweep"] not in ("sweep", None)
+
+
+def test_settings_of_a_pair_give_way_to_experiments_and_those_to_the_command_line(tmp_path: Path) -> None:
+    for name, text in {
+        "tuned/dqn-cartpole": "device: cpu\nseed: 1\nobjective: sparsity",  # train.yaml: auto, 0, return_mean
+        "experiment/mine": "seed: 2\nobjective: sparsity",
+    }.items():
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir()
+        path.write_text(f"# @package _global_\n{text}\n")
+    config = compose(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "objective=return_std")
+    assert (config["device"], config["seed"], config["objective"]) == ("cpu", 2, "return_std")
 
 
 @pytest.mark.slow  # eight jobs, each a small training with its ranks and its picture

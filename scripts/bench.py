@@ -42,6 +42,7 @@ def measure_ours(members: int, regularizer: str, envs: int, compiled: bool, seco
         f"regularizer={regularizer}",
         f"trainer.envs={envs}",
         f"trainer.compile={str(compiled).lower()}",
+        "logger=disk",
         "trainer.log_every=500",
         "trainer.eval_every=1000000000",
         "trainer.checkpoint_every=1000000000",

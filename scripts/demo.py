@@ -33,7 +33,7 @@ def folder(root: Path, regularizer: str, seed: int) -> Path:
 
 def train(root: Path, regularizer: str, overrides: list[str]) -> list[Result]:
     """One population: a regulariser's seeds."""
-    configs = [compose(f"regularizer={regularizer}", f"seed={seed}", *overrides) for seed in SEEDS]
+    configs = [compose(f"regularizer={regularizer}", f"seed={seed}", "logger=disk", *overrides) for seed in SEEDS]
     return run(configs, [folder(root, regularizer, seed) for seed in SEEDS], live=False)
 
 

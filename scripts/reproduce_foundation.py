@@ -53,7 +53,7 @@ def jobs() -> list[Job]:
 
 def train(job: Job) -> list[Result]:
     """Train one population, or go on with it."""
-    common = f"algorithm={job.algorithm}", f"regularizer={job.regularizer}", "sweep=foundation"
+    common = f"algorithm={job.algorithm}", f"regularizer={job.regularizer}", "sweep=foundation", "logger=disk"
     configs, folders = [], []
     for seed, lambda_c in job.members:
         value = [] if lambda_c is None else [f"regularizer.lambda_c={lambda_c}"]

@@ -23,6 +23,7 @@ import torch
 from annotated_types import Ge
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -34,6 +35,7 @@ from sparserl.lowrank.sweep import Sweep
 from sparserl.networks.base import Network
 from sparserl.population import Population
 from sparserl.records.disk import component, read_policy
+from sparserl.records.logger import Logger
 from sparserl.records.schema import Result
 from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import Constant, Schedule
@@ -73,6 +75,7 @@ class Schema:
     experience: Experience
     regularizer: Regularizer
     lowrank: Sweep
+    logger: Logger
     names: Names
     seed: Annotated[int, Ge(0)]
     device: Literal["auto", "cpu", "cuda"]
@@ -93,7 +96,13 @@ def _of_total(fraction: float, *, _root_: DictConfig) -> int:
     return round(fraction * total)
 
 
+def _sweep_group(*, _root_: DictConfig) -> str | None:
+    """``${sweep_group:}``: the sweep in a multirun, null in a single run."""
+    return str(_root_.sweep) if HydraConfig.get().mode is RunMode.MULTIRUN else None
+
+
 OmegaConf.register_new_resolver("of_total", _of_total, replace=True)
+OmegaConf.register_new_resolver("sweep_group", _sweep_group, replace=True)
 
 
 def compose(*overrides: str) -> Config:
@@ -285,6 +294,12 @@ def build_sweep(config: Config) -> Sweep:
     return sweep
 
 
+def build_logger(config: Config) -> Logger:
+    """Where the rows of a population go besides the disk. Raises ConfigError where they cannot go there."""
+    logger: Logger = _instantiate([config["logger"]], torch.device("cpu"))
+    return logger
+
+
 def _instantiate(nodes: Sequence[Config], device: torch.device) -> Any:
     """One object for all members: the fields that may differ hold tensors [member]."""
     cls = hydra.utils.get_class(nodes[0]["_target_"])
@@ -324,6 +339,7 @@ def _start(config: Config) -> Layers | None:
 def structure(config: Config) -> Config:
     """A config without what may differ between the members of one population."""
     common = {key: value for key, value in identity(config).items() if key not in ("seed", "init_from")}
+    common["logger"] = config["logger"]
     for group in ("algorithm", "regularizer"):
         varying = _per_member(hydra.utils.get_class(config[group]["_target_"]))
         common[group] = {key: value for key, value in config[group].items() if key not in varying}
@@ -332,4 +348,4 @@ def structure(config: Config) -> Config:
 
 def identity(config: Config) -> Config:
     """What makes two runs the same run: everything but where it is kept and what is reported of it."""
-    return {key: value for key, value in config.items() if key not in ("sweep", "objective", "resume")}
+    return {key: value for key, value in config.items() if key not in ("sweep", "objective", "resume", "logger")}

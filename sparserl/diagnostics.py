@@ -50,6 +50,18 @@ def observe(learner: Learner) -> Metrics:
     return metrics
 
 
+@torch.no_grad()
+def distributions(learner: Learner) -> dict[str, Tensor]:
+    """The values to draw histograms of: the hardened weights of each layer and its gates, ``[member, ...]``."""
+    values: dict[str, Tensor] = {}
+    for component in learner.learned:
+        gates = learner.gates[component]
+        opened = learner.regularizer.gate_values(gates) if gates else {}
+        for kind, tensors in (("weights", regularized(learner.hardened()[component])), ("gates", opened)):
+            values |= {f"{kind}/{component}.{name}": tensor for name, tensor in tensors.items()}
+    return values
+
+
 def _gates(learner: Learner, component: str) -> Metrics:
     gates = learner.gates[component]
     if not gates:

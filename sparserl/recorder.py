@@ -1,4 +1,4 @@
-"""From the events of a population to the files of one member."""
+"""From the events of a population to the files and the log of one member."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import torch
 from torch import Tensor
 
 from sparserl.build import Config
-from sparserl.diagnostics import Signatures, observe
+from sparserl.diagnostics import Signatures, distributions, observe
 from sparserl.lowrank.sweep import Swept
 from sparserl.population import State, split
 from sparserl.records import provenance
 from sparserl.records.disk import RunFolder
-from sparserl.records.schema import Result, StatusName
+from sparserl.records.logger import Log
+from sparserl.records.schema import Result, StatusName, as_json
 from sparserl.regularizers.base import regularized
+from sparserl.report.figures import draw
 from sparserl.trainer import Finished, Row
 
 
 class Recorder:
-    """Records member number ``member`` of a population into its folder."""
+    """Records member number ``member`` of a population into its folder, and then tells its log."""
 
-    def __init__(self, folder: Path, config: Config, member: int) -> None:
-        self.config, self._member = config, member
+    def __init__(self, folder: Path, config: Config, member: int, log: Log) -> None:
+        self.config, self._member, self._log = config, member, log
         self._folder = RunFolder(folder, config["trainer"]["total_steps"])
         self._signatures = Signatures()
         self._env_step = 0
@@ -38,6 +40,8 @@ class Recorder:
             self._env_step, self._seconds = state["env_step"], state["seconds"]
             self._folder.cut(state["offsets"])
         self._folder.status("running", self._env_step)
+        for row in self._folder.rows():
+            self._log.row(row)
 
     def state_dict(self) -> State:
         """What the checkpoint of this member keeps of its records."""
@@ -57,12 +61,16 @@ class Recorder:
         if warnings:
             row["warnings"] = warnings
         self._folder.metrics(row)
+        self._log.row(row)
         self._seconds += sum(event.seconds.values())
         self._folder.timing({"env_step": event.env_step, **event.seconds})
         return row
 
     def finish(self, event: Finished, random: Tensor, swept: Swept, device: str) -> Result:
-        """Write the policy, its ranks and the result of a whole run. ``random``: returns of the random policy ``[episode]``."""
+        """Write the policy, its ranks, the result and the picture of a whole run.
+
+        ``random`` are the returns of the random policy ``[episode]``, ``swept`` what the rank sweep found of this member.
+        """
         self._folder.table("lowrank", swept.rows)
         self._folder.table("spectrum", swept.spectrum)
         hardened = split(event.learner.hardened(), self._member)
@@ -113,6 +121,9 @@ class Recorder:
             command=provenance.command(),
         )
         self._folder.result(result)
+        draw(self._folder.path)
+        self._log.sweep([as_json(row) for row in swept.rows])
+        self._log.finish(result, {name: values[self._member] for name, values in distributions(event.learner).items()})
         self.end("done")
         return result
 
@@ -120,3 +131,4 @@ class Recorder:
         """Close the rows and say how the run ended."""
         self._folder.status(status, self._env_step, error)
         self._folder.close()
+        self._log.end(status)

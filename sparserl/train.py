@@ -24,13 +24,24 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparserl import process
-from sparserl.build import CONF, Config, ConfigError, build, build_sweep, identity, nearest_key, resolve, without_hydra
+from sparserl.build import (
+    CONF,
+    Config,
+    ConfigError,
+    build,
+    build_logger,
+    build_sweep,
+    identity,
+    nearest_key,
+    resolve,
+    without_hydra,
+)
 from sparserl.evaluation import random_returns
 from sparserl.population import State, split, stack
 from sparserl.recorder import Recorder
 from sparserl.records import checkpoint
 from sparserl.records.console import Display, print_results
-from sparserl.records.disk import read_json, write_json
+from sparserl.records.disk import FIGURE, read_json, write_json
 from sparserl.records.schema import Result
 from sparserl.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
 
@@ -51,9 +62,12 @@ def run(configs: Sequence[Config], folders: Sequence[str | Path], live: bool = T
     """
     process.prepare()
     trainer, parts = build(configs)
+    logger = build_logger(configs[0])
     paths = [_claim(Path(folder), config) for folder, config in zip(folders, configs, strict=True)]
     states = checkpoint.load(paths)
-    recorders = [Recorder(path, config, member) for member, (path, config) in enumerate(zip(paths, configs, strict=True))]
+    logs = logger.open(paths, configs, [_label(config) for config in configs])
+    members = range(len(configs))
+    recorders = [Recorder(*member) for member in zip(paths, configs, members, logs, strict=True)]
     try:
         return _train(trainer, parts, paths, recorders, states, live)
     except KeyboardInterrupt:
@@ -64,6 +78,8 @@ def run(configs: Sequence[Config], folders: Sequence[str | Path], live: bool = T
         for recorder in recorders:
             recorder.end("failed", traceback.format_exc())
         raise
+    finally:
+        logger.close(logs)
 
 
 def _train(
@@ -181,7 +197,7 @@ def _job(config: DictConfig) -> float | None:
             raise
         sys.exit(_sentence(error))  # before Hydra adds lines of its own
     print_results(results)
-    print(f"rows, result and policy: {folder}")
+    print(f"rows, result and policy: {folder}\nfigure: {folder / FIGURE}")
     value = getattr(results[0], resolved["objective"])
     return None if value is None else float(value)
 

@@ -1,7 +1,8 @@
-"""What every test runs under: the types and shapes in sparserl's signatures are checked at each call."""
+"""What every test runs under: the types and shapes in sparserl's signatures are checked at each call, and W&B is left alone."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 from jaxtyping import install_import_hook
@@ -10,5 +11,7 @@ assert not any(name.split(".")[0] == "sparserl" for name in sys.modules), "impor
 install_import_hook("sparserl", "beartype.beartype")
 
 from sparserl import process  # noqa: E402 (only what is imported after the hook is checked)
+
+os.environ["WANDB_MODE"] = "disabled"  # for the default logger, also in the processes that tests start
 
 process.prepare()  # before the first product of matrices, as in a training process

@@ -103,7 +103,8 @@ def test_under_random_gates_values_stay_what_they_are_worth(kind: type[DQN], low
     is some percent above their mean, which bootstrapping adds up. The right one comes within the 4 % that its gates' own
     variance, with what is left to learn, explains.
     """
-    gates = "regularizer.initial_open=0.9", "regularizer.delay_steps=0", "regularizer.gate_learning_rate=0"
+    moving = "regularizer.delay_steps=0", "regularizer.freeze_steps=null"
+    gates = "regularizer.initial_open=0.9", "regularizer.gate_learning_rate=0", *moving
     settings = "algorithm.discount=0.95", "regularizer=l0", "regularizer.lambda_c=0", *gates, "trainer.log_every=500"
     trainer, parts = build([compose(*SETTINGS, *settings, f"seed={seed}") for seed in SEEDS])
     algorithm = kind(**{field.name: getattr(parts.algorithm, field.name) for field in dataclasses.fields(DQN)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from statistics import fmean
 from typing import Any
 
@@ -69,6 +70,15 @@ class Display:
         """Environment steps of all members a second, since this process took over."""
         seconds = time.perf_counter() - self._started[0] if self._started else 0.0
         return f"{(env_step - self._started[1]) * self._members / seconds:.0f}" if self._started and seconds else "-"
+
+
+def say(sentence: str) -> None:
+    """A line of its own for whoever watches, with or without a Display."""
+    print(sentence, file=sys.stderr, flush=True)  # above a bar that is up: it catches what is written here
+
+
+say_once = cache(say)
+"""For what a process needs to say only once."""
 
 
 def print_results(results: Sequence[Result]) -> None:

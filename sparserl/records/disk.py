@@ -21,6 +21,9 @@ from sparserl.records.schema import RankRow, Result, SingularValue, Status, Stat
 POLICY_METADATA = "sparserl"
 """The key under which policy.safetensors describes its network and its run, as JSON."""
 
+FIGURE = "figure.png"
+"""The picture in a run's folder."""
+
 
 class RunFolder:
     """Writes the files of one member, described in the README. ``path`` must exist."""
@@ -34,6 +37,10 @@ class RunFolder:
     def metrics(self, row: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl; nothing in it may depend on the clock."""
         _append(self._metrics, row)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_bytes().splitlines()]
 
     def timing(self, row: Mapping[str, Any]) -> None:
         """One line of timing.jsonl."""

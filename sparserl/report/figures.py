@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparserl.records import provenance
+from sparserl.records.disk import FIGURE
 from sparserl.report import runs
 
 PACKAGES = "matplotlib", "pandas", "scipy"
@@ -26,7 +27,7 @@ def draw(folder: str | Path) -> Path:
     run = runs.read(Path(folder))
     if run.problems:
         raise ValueError("; ".join(run.problems))
-    return panels.save(panels.of_run(run), run.folder / "figure.png", _origin(run.result))
+    return panels.save(panels.of_run(run), run.folder / FIGURE, _origin(run.result))
 
 
 def compare(folders: Sequence[str | Path], path: str | Path) -> Path:

@@ -161,6 +161,12 @@ def _label(config: Config) -> str:
     return "-".join([_name(config), *(f"{name}{value:.4g}" for name, value in values.items() if value is not None)])
 
 
+def job_name(config: Config) -> str:
+    """The name of a job's folder in its sweep: readable, and the same for the same config only."""
+    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:10]
+    return f"{_label(config)}-{digest}"
+
+
 def _run_folder(*, _root_: DictConfig) -> str:
     """``${run_folder:}``: where a single run goes."""
     if _root_.resume:
@@ -178,8 +184,7 @@ def _job_folder(*, _root_: DictConfig) -> str:
     except ConfigError:  # the job itself will say so; until then it needs a folder
         text = OmegaConf.to_yaml(job)
         return f"invalid-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:10]
-    return f"{_label(config)}-{digest}"
+    return job_name(config)
 
 
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)

@@ -254,7 +254,7 @@ def _check_together(config: Config) -> None:
             f"algorithm={config['names']['algorithm']} is for {algorithm.actions} actions, "
             f"but those of environment={config['names']['environment']} are {kind}"
         )
-    _start(config)
+    build_start(config)
     if config["trainer"]["compile"] and not _has_compiler():
         raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
 
@@ -283,7 +283,6 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
         _instantiate([config["algorithm"] for config in configs], device),
         _instantiate([config["regularizer"] for config in configs], device),
         _instantiate([first["experience"]], device),
-        [_start(config) for config in configs],
     )
     return _instantiate([first["trainer"]], device), parts
 
@@ -316,12 +315,17 @@ def _per_member(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls) if "per_member" in field.metadata]
 
 
-def _start(config: Config) -> Layers | None:
-    """The weights that ``init_from`` names. Raises ConfigError where they are not those of a policy that fits."""
+def build_start(config: Config) -> Layers | None:
+    """The weights that a run begins with: those that ``init_from`` names, or None for fresh ones.
+
+    Raises ConfigError where they are not those of one policy that fits.
+    """
     pattern = config["init_from"]
     if pattern is None:
         return None
-    found = [Path(path).parent for path in glob(f"{pattern}/policy.safetensors")]  # noqa: PTH207 (absolute patterns too)
+    given = Path(pattern) / "policy.safetensors"
+    paths = [given] if given.exists() else glob(str(given))  # noqa: PTH207 (absolute patterns too)
+    found = [Path(path).parent for path in paths]
     if len(found) != 1:
         many = f"matches {len(found)} finished runs" if found else "matches no finished run"
         raise ConfigError(f"init_from is {pattern!r}, which {many}; name the folder of one")

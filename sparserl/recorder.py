@@ -13,6 +13,7 @@ from sparserl.diagnostics import Signatures, distributions, observe
 from sparserl.lowrank.sweep import Swept
 from sparserl.population import State, split
 from sparserl.records import provenance
+from sparserl.records.console import say
 from sparserl.records.disk import RunFolder
 from sparserl.records.logger import Log
 from sparserl.records.schema import Result, StatusName, as_json
@@ -30,6 +31,7 @@ class Recorder:
         self._signatures = Signatures()
         self._env_step = 0
         self._seconds = 0.0
+        self._ended = False
 
     def begin(self, state: State | None) -> None:
         """Start, or go on from what ``state_dict`` gave: whatever was written after it is cut off."""
@@ -65,6 +67,10 @@ class Recorder:
         self._seconds += sum(event.seconds.values())
         self._folder.timing({"env_step": event.env_step, **event.seconds})
         return row
+
+    def swept_in(self, seconds: float) -> None:
+        """Write how long the rank sweep of the population took: the last line of timing.jsonl."""
+        self._folder.timing({"env_step": self._env_step, "lowrank": seconds})
 
     def finish(self, event: Finished, random: Tensor, swept: Swept, device: str) -> Result:
         """Write the policy, its ranks, the result and the picture of a whole run.
@@ -121,14 +127,23 @@ class Recorder:
             command=provenance.command(),
         )
         self._folder.result(result)
-        draw(self._folder.path)
+        self._draw()
         self._log.sweep([as_json(row) for row in swept.rows])
         self._log.finish(result, {name: values[self._member] for name, values in distributions(event.learner).items()})
         self.end("done")
         return result
 
+    def _draw(self) -> None:
+        try:
+            draw(self._folder.path)
+        except Exception as error:  # noqa: BLE001 (whatever the reason, a picture is not worth the run)
+            say(f"warning: {self._folder.path} has no figure: {type(error).__name__}: {error}")
+
     def end(self, status: StatusName, error: str | None = None) -> None:
-        """Close the rows and say how the run ended."""
+        """Close the rows and say how the run ended; after the first time nothing happens."""
+        if self._ended:
+            return
+        self._ended = True
         self._folder.status(status, self._env_step, error)
         self._folder.close()
         self._log.end(status)

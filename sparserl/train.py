@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from datetime import datetime
@@ -30,6 +31,7 @@ from sparserl.build import (
     ConfigError,
     build,
     build_logger,
+    build_start,
     build_sweep,
     identity,
     nearest_key,
@@ -98,7 +100,8 @@ def _train(
     with Display(title, len(recorders), trainer.total_steps, live) as display, process.Interrupts() as interrupts:
         if state:
             display.say(f"going on from step {state['env_step']}")
-        for event in trainer.events(parts, state):
+        start = () if state else [build_start(recorder.config) for recorder in recorders]
+        for event in trainer.events(parts, state, start):
             match event:
                 case Progress():
                     display.progress(event.env_step)
@@ -117,11 +120,15 @@ def _train(
                 case Finished():
                     random = random_returns(parts.environment, trainer.eval_episodes)
                     display.say("trained; now the ranks are evaluated")
+                    started = time.perf_counter()
                     found = sweep(parts.environment, parts.algorithm, event.learner.hardened(), random, interrupts.heed)
-                    device = parts.members.device.type
-                    return [
-                        recorder.finish(event, random, swept, device) for recorder, swept in zip(recorders, found, strict=True)
-                    ]
+                    seconds = time.perf_counter() - started
+                    results = []
+                    for recorder, swept in zip(recorders, found, strict=True):
+                        recorder.swept_in(seconds)
+                        results.append(recorder.finish(event, random, swept, parts.members.device.type))
+                        interrupts.heed()
+                    return results
             interrupts.heed()
     raise AssertionError("a trainer's last event is Finished")
 
@@ -202,7 +209,9 @@ def _job(config: DictConfig) -> float | None:
             raise
         sys.exit(_sentence(error))  # before Hydra adds lines of its own
     print_results(results)
-    print(f"rows, result and policy: {folder}\nfigure: {folder / FIGURE}")
+    print(f"rows, result and policy: {folder}")
+    if (folder / FIGURE).exists():
+        print(f"figure: {folder / FIGURE}")
     value = getattr(results[0], resolved["objective"])
     return None if value is None else float(value)
 

@@ -37,8 +37,6 @@ class Parts:
     algorithm: Algorithm
     regularizer: Regularizer
     experience: Experience
-    start: Sequence[Layers | None]
-    """Of each member the weights of a trained policy to begin with (without the member axis), or None for fresh ones."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +85,18 @@ class Trainer:
     checkpoint_every: Count
     compile: bool
 
-    def events(self, parts: Parts, state: State | None = None) -> Iterator[Progress | Row | Snapshot | Finished]:
-        """Train from the start, or on from the state of a Snapshot; the last event is Finished."""
+    def events(
+        self, parts: Parts, state: State | None = None, start: Sequence[Layers | None] = ()
+    ) -> Iterator[Progress | Row | Snapshot | Finished]:
+        """Train from the start, or on from the state of a Snapshot; the last event is Finished.
+
+        ``start`` are the weights of a policy for each member to begin with (without the member axis), or None for fresh ones.
+        """
         members, algorithm, experience = parts.members, parts.algorithm, parts.experience
         vector = parts.environment.open(members.generators("environment"), self.envs)
         evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device)
         learner = Learner(algorithm, parts.regularizer, parts.environment.spec(), members, self.compile)
-        learner.start_from(parts.start)
+        learner.start_from(start)
         exploration = members.uniforms("exploration")
         experience.begin(members)
         step, evaluation = 0, None

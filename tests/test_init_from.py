@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_each_member_starts_from_its_own_policy_and_so_does_its_target(regulariz
             assert torch.equal(mine[key], given[key])
             assert torch.equal(mine[f"target_{key}"], given[key])
             assert not torch.equal(fresh[key], given[key])
+
+
+def test_a_run_that_goes_on_needs_its_start_no_more(tmp_path: Path) -> None:
+    given = compose("trainer=smoke", "regularizer=none", "lowrank.ranks=[]")
+    run([given], [tmp_path / "given"], live=False)
+    started = config("regularizer=none", "seed=1", f"init_from={tmp_path / 'given'}")
+    (first,) = run([started], [tmp_path / "mine"], live=False)
+    shutil.rmtree(tmp_path / "given")
+    (again,) = run([started], [tmp_path / "mine"], live=False)
+    assert again.return_mean == first.return_mean
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,18 @@ def test_any_other_key_that_tells_runs_apart_is_a_column(tmp_path: Path, config:
     assert found["seeds"].tolist() == [1, 1]
 
 
+def test_runs_that_each_start_from_the_policy_of_their_own_seed_are_one_row(tmp_path: Path) -> None:
+    constant = {"epsilon": {"_target_": "sparserl.schedules.Constant", "value": 0.1}}
+    for seed in (0, 1):
+        made_up(tmp_path / f"fresh{seed}", seed=seed)
+        from_dense = {"init_from": f"outputs/mine/dqn-none-seed{seed}-*", "algorithm": constant}
+        made_up(tmp_path / f"started{seed}", seed=seed, config=from_dense)
+    found = table(tmp_path)
+    assert [*found.columns[:2]] == ["init_from", "seeds"]
+    assert found["seeds"].tolist() == [2, 2]
+    assert "outputs/mine/dqn-none-seed*-*" in found["init_from"].tolist()
+
+
 def test_where_a_run_is_kept_and_who_hears_of_it_tells_no_runs_apart(tmp_path: Path) -> None:
     made_up(tmp_path / "a")
     made_up(tmp_path / "b", seed=1, config={"sweep": "other", "objective": "sparsity", "logger": {"mode": "offline"}})

@@ -16,6 +16,8 @@ from sparserl import load_policy
 from sparserl.build import ConfigError, build, compose
 from sparserl.evaluation import Evaluator
 from sparserl.learner import Learner
+from sparserl.records.disk import RunFolder, read_json
+from sparserl.records.schema import Result
 from sparserl.train import run
 
 ROOT = Path(__file__).parents[1]
@@ -127,3 +129,35 @@ def test_a_multirun_names_its_folders_by_what_is_in_them(tmp_path: Path) -> None
     both = {path.name for path in (tmp_path / "outputs/mine").glob("dqn-*")}
     assert len(both) == 3
     assert both > first
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_and_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(folder: Path) -> Path:
+        if folder.name == "b":
+            raise ValueError("no paint")
+        return folder / "figure.png"
+
+    monkeypatch.setattr("sparserl.recorder.draw", refuse)
+    run([compose(*SMOKE, f"seed={seed}") for seed in range(3)], [tmp_path / name for name in "abc"], live=False)
+    assert [line for line in capsys.readouterr().err.splitlines() if "no paint" in line] == [
+        f"warning: {tmp_path / 'b'} has no figure: ValueError: no paint"
+    ]
+    assert [read_json(tmp_path / name / "status.json")["status"] for name in "abc"] == ["done"] * 3
+
+
+def test_what_stops_one_member_at_the_end_leaves_those_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second member's result cannot be written: the first is done and stays so."""
+    written: list[object] = []
+
+    def write(folder: RunFolder, row: Result) -> None:
+        written.append(row)
+        if len(written) == 2:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(RunFolder, "result", write)
+    monkeypatch.setattr("sparserl.recorder.draw", lambda folder: folder)
+    with pytest.raises(OSError, match="the disk is full"):
+        run([compose(*SMOKE, f"seed={seed}") for seed in range(3)], [tmp_path / name for name in "abc"], live=False)
+    assert [read_json(tmp_path / name / "status.json")["status"] for name in "abc"] == ["done", "failed", "failed"]

@@ -64,7 +64,7 @@ def select(rows: Sequence[RankRow], retention: float) -> RankRow | None:
     """
     selected = None
     for row in reversed(rows):
-        if row.retention is None or row.retention < retention:
+        if row.retention is None or not row.retention >= retention:  # nan keeps nothing
             break
         selected = row
     return selected

@@ -130,7 +130,7 @@ def spectrum(axes: Axes, run: Run, raw: Layers | None) -> None:
     dense = {
         name.removesuffix(".weight"): torch.linalg.svdvals(weight.flatten(1)).tolist()
         for name, weight in (raw or {}).items()
-        if is_weight(name)
+        if is_weight(name) and weight.isfinite().all()
     }
     for colour, layer in zip(cycle(COLOURS), dense | hardened, strict=False):
         if layer in dense and not np.allclose(dense[layer], hardened.get(layer, 0.0), rtol=1e-3, atol=1e-5):

@@ -25,8 +25,8 @@ NAMED = ("algorithm", "environment", "network", "regularizer", "lambda_c")
 """The settings that a reader looks for first: a column of every table of runs that differ in them."""
 
 OF_REGULARIZER = ("lambda_c", "beta", "reduction", "scope", "threshold")
-_NO_SETTINGS = ("names", "seed", "sweep", "objective", "resume", "logger")
-"""Keys of a config that say who a run is, where it is kept and who hears of it, not how it was trained."""
+_NO_SETTINGS = ("names", "seed", "init_from", "sweep", "objective", "resume", "logger")
+"""Keys of a config that say who a run is, where it is kept and who hears of it, not how it was trained; or named apart."""
 
 _NEEDED = ("algorithm", "environment", "seed", "return_mean", "return_random", "episodes", "sparsity", "nonzero_weights")
 """Without these there is nothing to compare; what else a result may lack is null in a table."""
@@ -72,6 +72,8 @@ class Run:
         if not self.config:
             return {key: self.result.get(key) for key in dict.fromkeys((*NAMED, *OF_REGULARIZER))}
         named: Row = self.config["names"] | {key: self.config["regularizer"].get(key) for key in OF_REGULARIZER}
+        if start := self.config.get("init_from"):  # each seed from its own
+            named["init_from"] = start.replace(f"seed{self.seed}", "seed*")
         return named | dict(_flat({key: value for key, value in self.config.items() if key not in _NO_SETTINGS}))
 
     @property

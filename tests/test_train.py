@@ -57,7 +57,9 @@ def test_a_run_leaves_what_the_readme_lists(tmp_path: Path) -> None:
     assert rows(tmp_path)[-1]["eval/return_mean"] == result.return_mean
     clock = {"seconds", "time", "steps_per_second"}
     assert not any(word in key for row in rows(tmp_path) for key in row for word in clock)
-    assert set(rows(tmp_path, "timing.jsonl")[-1]) >= {"env_step", "acting", "environment", "replay", "update", "evaluation"}
+    *timing, swept = rows(tmp_path, "timing.jsonl")
+    assert set(timing[-1]) >= {"env_step", "acting", "environment", "replay", "update", "evaluation"}
+    assert swept["lowrank"] > 0
 
 
 def test_the_result_counts_the_zeros_of_the_policy_that_was_saved(tmp_path: Path) -> None:

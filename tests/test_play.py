@@ -33,8 +33,8 @@ CPU = torch.device("cpu")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sparse run of a few hundred steps."""
     folder = tmp_path_factory.mktemp("run")
-    closing = "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.initial_open=0.5", "regularizer.lambda_c=8"
-    run([compose("trainer=smoke", *closing, "regularizer.gate_learning_rate=0.05", "trainer.eval_episodes=5")], [folder])
+    closing = "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.initial_open=0.2", "regularizer.lambda_c=1"
+    run([compose("trainer=smoke", *closing, "regularizer.gate_learning_rate=0.06", "trainer.eval_episodes=5")], [folder])
     return folder
 
 

@@ -17,7 +17,7 @@ from sparserl.types import Gates, Layers, is_weight
 
 NAMES = modules("regularizers")
 MEMBERS = 3
-STEP = 350_000
+STEP = 275_000
 """Of the 500,000 of a run: every delay and ramp is over, and no gate is frozen yet."""
 
 

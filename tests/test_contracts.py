@@ -142,7 +142,7 @@ class Shown(ActorCritic):
     given: Weights = field(default_factory=dict)
 
     def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
-        self.given.update(weights)
+        self.given.update({component: copy(layers) for component, layers in weights.items()})
         return super().losses(weights, quiet, batch, step)
 
 

@@ -83,6 +83,7 @@ class Schema:
     objective: str
     init_from: str | None
     resume: str | None
+    retry_failed: bool
 
 
 # ---------------------------------------------------------------- resolve: a checked, plain config
@@ -352,4 +353,5 @@ def structure(config: Config) -> Config:
 
 def identity(config: Config) -> Config:
     """What makes two runs the same run: everything but where it is kept and what is reported of it."""
-    return {key: value for key, value in config.items() if key not in ("sweep", "objective", "resume", "logger")}
+    elsewhere = "sweep", "objective", "resume", "retry_failed", "logger"
+    return {key: value for key, value in config.items() if key not in elsewhere}

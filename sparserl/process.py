@@ -35,7 +35,8 @@ def prepare() -> None:
 class Interrupts:
     """While it is entered, SIGINT and SIGTERM only set ``received``, so that a loop can end at a clean place.
 
-    Signal handlers belong to the main thread; entered in another one it never receives any.
+    One that is ignored before stays ignored. Signal handlers belong to the main thread; entered in another one it never
+    receives any.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,8 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._receive)
         except ValueError:  # not the main thread
             self._previous = {}
         return self

@@ -23,10 +23,10 @@ from sparserl.trainer import Finished, Row
 
 
 class Recorder:
-    """Records member number ``member`` of a population into its folder, and then tells its log."""
+    """Records member number ``member`` of a population, made by ``command``, into its folder, and then tells its log."""
 
-    def __init__(self, folder: Path, config: Config, member: int, log: Log) -> None:
-        self.config, self._member, self._log = config, member, log
+    def __init__(self, folder: Path, config: Config, member: int, log: Log, command: str) -> None:
+        self.config, self._member, self._log, self._command = config, member, log, command
         self._folder = RunFolder(folder, config["trainer"]["total_steps"])
         self._signatures = Signatures()
         self._env_step = 0
@@ -124,7 +124,7 @@ class Recorder:
             steps_per_second=event.env_step / self._seconds,
             versions=provenance.versions(),
             commit=provenance.commit(),
-            command=provenance.command(),
+            command=self._command,
         )
         self._folder.result(result)
         self._draw()

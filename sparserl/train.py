@@ -5,8 +5,6 @@ A solo run is a population of one; a launcher of sweeps calls ``run`` with many.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import signal
@@ -33,43 +31,44 @@ from sparserl.build import (
     build_logger,
     build_start,
     build_sweep,
-    identity,
     nearest_key,
     resolve,
     without_hydra,
 )
 from sparserl.evaluation import random_returns
+from sparserl.jobs import CONFIG_FILE, Job, JobError, claim, digest, earlier, job_name, kind, label, objective
 from sparserl.population import State, split, stack
 from sparserl.recorder import Recorder
-from sparserl.records import checkpoint
-from sparserl.records.console import Display, print_results
-from sparserl.records.disk import FIGURE, read_json, write_json
+from sparserl.records import checkpoint, provenance
+from sparserl.records.console import Display, print_results, say
+from sparserl.records.disk import FIGURE, read_json
 from sparserl.records.schema import Result
 from sparserl.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
-
-CONFIG_FILE = "config.json"
-"""The resolved config, in every run's folder: what ``resume`` goes on with."""
-
 
 # ---------------------------------------------------------------- from Python
 
 
-def run(configs: Sequence[Config], folders: Sequence[str | Path], live: bool = True) -> list[Result]:
+def run(
+    configs: Sequence[Config], folders: Sequence[str | Path], live: bool = True, command: str | None = None
+) -> list[Result]:
     """Train a population of runs, each into its own folder, going on from the folders' checkpoints if they have any.
 
     The configs are resolved ones (``build.resolve`` or ``build.compose``) that may differ in seeds and per-member values
     only. SIGINT and SIGTERM end it with KeyboardInterrupt, all rows written; called again, it goes on from the last
-    checkpoint. Without ``live`` there are plain lines also on a terminal, for processes that share one. Raises ConfigError
-    before anything is trained.
+    checkpoint. Without ``live`` there are plain lines also on a terminal, for processes that share one. ``command`` is what
+    results say they were made with, where that is not what started this process. Raises ConfigError before anything is trained.
     """
     process.prepare()
     trainer, parts = build(configs)
     logger = build_logger(configs[0])
-    paths = [_claim(Path(folder), config) for folder, config in zip(folders, configs, strict=True)]
+    paths = [Path(folder) for folder in folders]
+    for path, config in zip(paths, configs, strict=True):
+        claim(Job(config, path))
     states = checkpoint.load(paths)
-    logs = logger.open(paths, configs, [_label(config) for config in configs])
+    logs = logger.open(paths, configs, [label(config) for config in configs])
     members = range(len(configs))
-    recorders = [Recorder(*member) for member in zip(paths, configs, members, logs, strict=True)]
+    typed = command or provenance.command()
+    recorders = [Recorder(*member, typed) for member in zip(paths, configs, members, logs, strict=True)]
     try:
         return _train(trainer, parts, paths, recorders, states, live)
     except KeyboardInterrupt:
@@ -92,7 +91,7 @@ def _train(
     states: Sequence[State] | None,
     live: bool,
 ) -> list[Result]:
-    title = ", ".join(dict.fromkeys(_name(recorder.config) for recorder in recorders))
+    title = ", ".join(dict.fromkeys(kind(recorder.config) for recorder in recorders))
     sweep = build_sweep(recorders[0].config)
     state = stack([saved["trainer"] for saved in states]) if states else None
     for member, recorder in enumerate(recorders):
@@ -110,7 +109,7 @@ def _train(
                     display.row(event.env_step, rows)
                     for recorder, row in zip(recorders, rows, strict=True):
                         for warning in row.get("warnings", []):
-                            display.say(f"warning: {_label(recorder.config)}: {warning}")
+                            display.say(f"warning: {label(recorder.config)}: {warning}")
                 case Snapshot():
                     members = [
                         {"trainer": split(event.state, member), "records": recorder.state_dict()}
@@ -133,45 +132,7 @@ def _train(
     raise AssertionError("a trainer's last event is Finished")
 
 
-def _claim(folder: Path, config: Config) -> Path:
-    """The folder, made if need be, with the config in it. Raises ConfigError where it belongs to another run."""
-    path = folder / CONFIG_FILE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            if identity(read_json(path)) != identity(config):
-                raise ConfigError(f"{folder} holds a run with another config; choose another folder or take it away")
-        else:
-            write_json(path, config)
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"the output folder {folder} cannot be used: {error}") from error
-    return folder
-
-
 # ---------------------------------------------------------------- from the command line
-
-
-def _name(config: Config) -> str:
-    names = config["names"]
-    return f"{names['algorithm']}-{names['environment']}-{names['regularizer']}"
-
-
-def _label(config: Config) -> str:
-    """A name that tells the jobs of a sweep apart for a reader, if not always for a program."""
-    values = {
-        "lambda": config["regularizer"]["lambda_c"],
-        "beta": config["regularizer"]["beta"],
-        "seed": config["seed"],
-    }
-    return "-".join([_name(config), *(f"{name}{value:.4g}" for name, value in values.items() if value is not None)])
-
-
-def job_name(config: Config) -> str:
-    """The name of a job's folder in its sweep: readable, and the same for the same config only."""
-    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:10]
-    return f"{_label(config)}-{digest}"
 
 
 def _run_folder(*, _root_: DictConfig) -> str:
@@ -189,8 +150,7 @@ def _job_folder(*, _root_: DictConfig) -> str:
     try:
         config = resolve(job)
     except ConfigError:  # the job itself will say so; until then it needs a folder
-        text = OmegaConf.to_yaml(job)
-        return f"invalid-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        return f"invalid-{digest(OmegaConf.to_yaml(job))}"
     return job_name(config)
 
 
@@ -202,18 +162,22 @@ OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 def _job(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        resolved = _config_of(folder) if config.resume else resolve(config)
-        results = run([resolved], [folder])
-    except ConfigError as error:
+        job = Job(_config_of(folder) if config.resume else resolve(config), folder)
+        claim(job)
+        result = earlier(job, retry_failed=bool(config.retry_failed or config.resume))
+        if result:
+            say(f"{folder} is done already")
+        else:
+            (result,) = run([job.config], [folder])
+        print_results([result])
+        print(f"rows, result and policy: {folder}")
+        if (folder / FIGURE).exists():
+            print(f"figure: {folder / FIGURE}")
+        return objective(job, result)
+    except (ConfigError, JobError) as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other jobs go on, and Hydra reports this one
             raise
         sys.exit(_sentence(error))  # before Hydra adds lines of its own
-    print_results(results)
-    print(f"rows, result and policy: {folder}")
-    if (folder / FIGURE).exists():
-        print(f"figure: {folder / FIGURE}")
-    value = getattr(results[0], resolved["objective"])
-    return None if value is None else float(value)
 
 
 def _config_of(folder: Path) -> Config:
@@ -231,7 +195,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _job()
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+    except (ConfigError, JobError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_sentence(error))
     except ValueError as error:
         if "Config group override" not in str(error):  # GROUP=null, which Hydra meets with a traceback
@@ -242,7 +206,9 @@ def main() -> None:
             raise
         sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
     except KeyboardInterrupt as interrupt:
-        print("sparserl: stopped; go on with: python -m sparserl.train resume=FOLDER", file=sys.stderr)
+        is_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+        how = "the same command again" if is_sweep else "python -m sparserl.train resume=FOLDER"
+        print(f"sparserl: stopped; go on with: {how}", file=sys.stderr)
         sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 
 

@@ -10,6 +10,7 @@ import pytest
 from folders import made_up, unfinished
 
 from sparserl.records import provenance
+from sparserl.records.disk import write_json
 from sparserl.report import figures, runs, tables
 from sparserl.report.__main__ import main
 
@@ -60,6 +61,14 @@ def test_runs_that_differ_in_their_seed_only_are_one_row(tmp_path: Path) -> None
     assert row["return_high"] - 100 == pytest.approx(3.1824 * (200 / 3 / 4) ** 0.5, rel=1e-4)
     assert row["nonzero_weights"] == 2.0
     assert not {"algorithm", "regularizer", "lambda_c", "seed"} & set(row), "nothing differs that would need a column"
+
+
+def test_a_job_that_is_the_same_run_as_another_is_no_run(tmp_path: Path) -> None:
+    made_up(tmp_path / "a")
+    (tmp_path / "a-again").mkdir()
+    write_json(tmp_path / "a-again/status.json", {"status": "duplicate", "of": "a"})
+    (run,) = runs.find([tmp_path])
+    assert run.folder == tmp_path / "a"
 
 
 def test_only_what_differs_is_a_column(tmp_path: Path) -> None:

@@ -44,13 +44,36 @@ def load(folders: Sequence[Path]) -> list[State] | None:
         states = [_read(_file(folder, step)) for folder in folders]
         if all(state is not None for state in states):
             return states
-    # files without any manifest are of a first generation that was never finished
+    _refuse_damaged(folders)
+    return None
+
+
+def _refuse_damaged(folders: Sequence[Path]) -> None:
+    """Raises ValueError where a checkpoint was once made: files without any manifest are of a generation never finished."""
     if any((folder / MANIFEST).exists() for folder in folders):
         raise ValueError(
             f"no checkpoint that all of {', '.join(map(str, folders))} name can be read: "
             "take the damaged folders away to train them from the start"
         )
-    return None
+
+
+def newest(folder: Path) -> int:
+    """The newest step that a folder has a whole checkpoint of; 0 where none was made yet.
+
+    Raises ValueError where there were checkpoints and none of them is whole.
+    """
+    for step in reversed(steps(folder) or _files(folder)):
+        if _is_whole(_file(folder, step)):
+            return step
+    _refuse_damaged([folder])
+    return 0
+
+
+def remove(folder: Path) -> None:
+    """Forget all checkpoints of a folder, so that its run begins at its start."""
+    for step in _files(folder):
+        _file(folder, step).unlink()
+    (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def raw_policy(folder: Path) -> Layers | None:
@@ -78,13 +101,21 @@ def _files(folder: Path) -> list[int]:
 
 def _read(path: Path) -> State | None:
     """A state, or None where the file is missing or damaged. Only tensors and plain containers are ever loaded."""
+    if not _is_whole(path):
+        return None
     try:
-        with zipfile.ZipFile(path) as archive:  # torch reads past a flipped bit; the archive's checksums do not
-            if archive.testzip() is not None:
-                return None
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # noqa: BLE001 (a damaged file makes torch's unpickler raise whatever its bytes lead it to)
         return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there and keeps its checksums: torch reads past a flipped bit."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # noqa: BLE001 (as of torch, of damaged bytes)
+        return False
 
 
 def _file(folder: Path, step: int) -> Path:

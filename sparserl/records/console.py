@@ -102,6 +102,19 @@ def print_results(results: Sequence[Result]) -> None:
     print_table(table)
 
 
+def print_jobs(rows: Sequence[tuple[str, str, Result | None, str]]) -> None:
+    """The table at the end of a sweep: the name of each job, how it ended, its result, and whatever there is to say of it."""
+    table = Table("job", "", "return", "sparsity", "weights left", "rank", "compression", "return at it", "")
+    for name, status, r, remark in rows:
+        found = ["-"] * 6
+        if r:
+            found[:3] = f"{r.return_mean:.1f} ± {r.return_std:.1f}", f"{r.sparsity:.1%}", str(r.nonzero_weights)
+        if r and r.rank is not None:
+            found[3:] = str(r.rank), f"{r.compression:.1%}", f"{r.return_lowrank:.1f}"
+        table.add_row(name, status, *found, remark)
+    print_table(table)
+
+
 def print_table(table: Table) -> None:
     """Whole, also where no terminal says how wide it is."""
     console = Console()

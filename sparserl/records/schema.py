@@ -6,14 +6,16 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-StatusName = Literal["running", "interrupted", "done", "failed"]
+StatusName = Literal["waiting", "running", "interrupted", "done", "failed", "duplicate"]
 Rank: TypeAlias = int | Literal["full"]
 """The k at which a policy is cut; ``full`` leaves it whole."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """``status.json``: how far a run is, and with ``failed`` the traceback of what stopped it."""
+    """``status.json``: how far a run is, with ``failed`` the traceback of what stopped it, and with ``duplicate`` the folder
+    of the job that is the same run.
+    """
 
     status: StatusName
     env_step: int
@@ -21,6 +23,7 @@ class Status:
     process: int
     host: str
     error: str | None = None
+    of: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter, SymmetricalLogLocator
 
 from sparserl.records import checkpoint
 from sparserl.records.disk import replace
@@ -272,6 +272,7 @@ def compare_weights(axes: Axes, named: dict[str, list[Run]]) -> None:
             front.append((left_, return_))
     axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=0)
     axes.set_xscale("symlog", linthresh=1e-3)  # an empty policy has a place too
+    axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1e-3, subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     _finish(axes, "Return by size: runs, means (diamonds), best means", "share of policy weights left", "return", legend=False)
 

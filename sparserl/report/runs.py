@@ -25,7 +25,7 @@ NAMED = ("algorithm", "environment", "network", "regularizer", "lambda_c")
 """The settings that a reader looks for first: a column of every table of runs that differ in them."""
 
 OF_REGULARIZER = ("lambda_c", "beta", "reduction", "scope", "threshold")
-_NO_SETTINGS = ("names", "seed", "init_from", "sweep", "objective", "resume", "logger")
+_NO_SETTINGS = ("names", "seed", "init_from", "sweep", "objective", "resume", "retry_failed", "logger")
 """Keys of a config that say who a run is, where it is kept and who hears of it, not how it was trained; or named apart."""
 
 _NEEDED = ("algorithm", "environment", "seed", "return_mean", "return_random", "episodes", "sparsity", "nonzero_weights")
@@ -93,13 +93,13 @@ class Run:
 
 
 def find(folders: Sequence[Path]) -> list[Run]:
-    """The runs in these folders and below them, each once."""
+    """The runs in these folders and below them, each once: a job of a sweep that is the same run as another is none."""
     found: dict[Path, Path] = {}
     for folder in folders:
         for path, _, names in os.walk(folder):
             if not set(MARKS).isdisjoint(names):
                 found.setdefault(Path(path).resolve(), Path(path))
-    return [read(path) for path in sorted(found.values())]
+    return [run for path in sorted(found.values()) if (run := read(path)).status != "duplicate"]
 
 
 def read(folder: Path) -> Run:

@@ -1,0 +1,30 @@
+"""Hydra looks for launchers in this namespace, and imports whatever is here at every start: so nothing heavy is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class PopulationLauncher(Launcher):
+    """Jobs of a multirun that differ only in the values of members train as one population: see sparserl/launcher.py."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+        self._context: HydraContext
+        self._config: DictConfig
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """``task_function`` would train one job; it is not asked."""
+        self._context, self._config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """What came of each job, in their order."""
+        from sparserl.launcher import Settings, launch
+
+        return launch(Settings(**self._settings), self._context, self._config, job_overrides, initial_job_idx)

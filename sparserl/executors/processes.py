@@ -1,0 +1,128 @@
+"""Several at once, in processes of this machine that take one item after another."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from threading import Thread
+from typing import Any
+
+from sparserl import process
+from sparserl.executors.base import Executor, R, T
+
+_SPAWN = multiprocessing.get_context("spawn")  # a fork would share this process's threads and locks
+
+
+class ProcessDiedError(RuntimeError):
+    """Where an item's process ended without a word."""
+
+
+class Processes(Executor):
+    """As many processes as there are ``workers`` (None: one for each core that this process may use), one thread each.
+
+    A process that dies takes only its own item along: another one comes in its place.
+    """
+
+    def __init__(self, workers: int | None) -> None:
+        self.workers = workers or len(os.sched_getaffinity(0))
+
+    def execute(self, work: Callable[[T], R], items: Sequence[T], names: Sequence[str]) -> list[R | Exception]:
+        results: dict[int, R | Exception] = {}
+        waiting = list(range(len(items)))[::-1]
+        idle: list[_Worker] = []
+        busy: dict[_Worker, int] = {}
+        told = False
+        with process.Interrupts() as interrupts:
+            while busy or (waiting and not told):
+                while waiting and not told and len(busy) < self.workers:
+                    worker = idle.pop() if idle else _Worker()
+                    busy[worker] = waiting.pop()
+                    worker.give(work, items[busy[worker]])
+                for worker in _ready(list(busy)):
+                    index = busy.pop(worker)
+                    try:
+                        results[index] = worker.take()
+                        idle.append(worker)
+                    except EOFError:
+                        results[index] = ProcessDiedError(f"the process of {names[index]} {worker.end()}")
+                if interrupts.received and not told:
+                    told = True
+                    for worker in busy:
+                        worker.stop()
+            for worker in idle:
+                worker.end()
+            interrupts.heed()
+        return [results[index] for index in range(len(items))]
+
+
+class _Worker:
+    """One process, seen from here."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=_serve, args=[theirs], daemon=False)
+        self._process.start()
+        theirs.close()
+
+    def give(self, work: Callable[[Any], Any], item: Any) -> None:
+        with suppress(BrokenPipeError):  # it died while it was idle, which take will find out
+            self.connection.send((work, item))
+
+    def take(self) -> Any:
+        """The answer. Raises EOFError where there will be none."""
+        try:
+            return self.connection.recv()
+        except ConnectionError as error:
+            raise EOFError from error
+
+    def stop(self) -> None:
+        """Ask for an orderly end."""
+        self._process.terminate()
+
+    def end(self) -> str:
+        """Let it go; how it ended."""
+        self.connection.close()
+        self._process.join()
+        code = self._process.exitcode or 0
+        return f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
+    """Those that have something to say, or nothing any more; waits a little for the first."""
+    found = wait([worker.connection for worker in workers], timeout=0.2)  # signals are heeded between two waits
+    return [worker for worker in workers if worker.connection in found]
+
+
+# ---------------------------------------------------------------- in the process
+
+
+def _serve(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; who is to end is told by SIGTERM
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    Thread(target=_follow_parent, daemon=True).start()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    process.prepare()
+    while True:
+        try:
+            work, item = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = work(item)
+        except Exception as error:  # noqa: BLE001 (it is the answer)
+            answer = error
+        except KeyboardInterrupt:
+            return
+        connection.send(answer)
+
+
+def _follow_parent() -> None:
+    """End this process in its orderly way once the one that started it is gone: nobody would hear what it has to say."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

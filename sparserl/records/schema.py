@@ -13,8 +13,9 @@ Rank: TypeAlias = int | Literal["full"]
 
 @dataclass(frozen=True)
 class Status:
-    """``status.json``: how far a run is, with ``failed`` the traceback of what stopped it, and with ``duplicate`` the folder
-    of the job that is the same run.
+    """``status.json``: how far a run is.
+
+    With ``failed`` comes the traceback of what stopped it, with ``duplicate`` the folder of the job that is the same run.
     """
 
     status: StatusName

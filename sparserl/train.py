@@ -35,6 +35,7 @@ from sparserl.build import (
     build_sweep,
     identity,
     nearest_key,
+    read_back,
     resolve,
     without_hydra,
 )
@@ -66,7 +67,10 @@ def run(configs: Sequence[Config], folders: Sequence[str | Path], live: bool = T
     trainer, parts = build(configs)
     logger = build_logger(configs[0])
     paths = [_claim(Path(folder), config) for folder, config in zip(folders, configs, strict=True)]
-    states = checkpoint.load(paths)
+    try:
+        states = checkpoint.load(paths)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     logs = logger.open(paths, configs, [_label(config) for config in configs])
     members = range(len(configs))
     recorders = [Recorder(*member) for member in zip(paths, configs, members, logs, strict=True)]
@@ -202,7 +206,7 @@ OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 def _job(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        resolved = _config_of(folder) if config.resume else resolve(config)
+        resolved = _config_of(folder, config.trust is True) if config.resume else resolve(config)
         results = run([resolved], [folder])
     except ConfigError as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other jobs go on, and Hydra reports this one
@@ -216,13 +220,12 @@ def _job(config: DictConfig) -> float | None:
     return None if value is None else float(value)
 
 
-def _config_of(folder: Path) -> Config:
+def _config_of(folder: Path, trust: bool) -> Config:
     """The config that a run was started with. Raises ConfigError where ``folder`` is no run's."""
     try:
-        config: Config = read_json(folder / CONFIG_FILE)
-    except (OSError, ValueError) as error:
+        return read_back(folder / CONFIG_FILE, trust)
+    except OSError as error:
         raise ConfigError(f"resume={folder}: there is no run to go on with ({error})") from error
-    return config
 
 
 def main() -> None:

@@ -16,15 +16,18 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
 from sparserl.build import compose
 from sparserl.records import provenance
-from sparserl.records.schema import Result
+from sparserl.report import tables
+from sparserl.report.runs import Run, find, groups
 from sparserl.train import run
+
+OUTPUTS = Path("outputs/foundation")
 
 SEEDS = range(20, 28)
 """New ones: the settings were found on seeds 0-17, 100-107, 200-215 and 300-307."""
@@ -51,7 +54,7 @@ def jobs() -> list[Job]:
     return [*sparse, *(Job(algorithm, "none", tuple((seed, None) for seed in SEEDS)) for algorithm in LAMBDAS)]
 
 
-def train(job: Job) -> list[Result]:
+def train(job: Job) -> None:
     """Train one population, or go on with it."""
     common = f"algorithm={job.algorithm}", f"regularizer={job.regularizer}", "sweep=foundation", "logger=disk"
     configs, folders = [], []
@@ -59,48 +62,28 @@ def train(job: Job) -> list[Result]:
         value = [] if lambda_c is None else [f"regularizer.lambda_c={lambda_c}"]
         configs.append(compose(*common, *value, f"seed={seed}"))
         name = [job.algorithm, job.regularizer, *([] if lambda_c is None else [str(lambda_c)]), str(seed)]
-        folders.append(Path("outputs/foundation") / "-".join(name))
-    return run(configs, folders, live=False)
+        folders.append(OUTPUTS / "-".join(name))
+    run(configs, folders, live=False)
 
 
-def table(rows: Sequence[Result]) -> Table:
-    """A row for each algorithm, regulariser and lambda_c; every seed counts."""
-    columns = (
-        "algorithm",
-        "regularizer",
-        "lambda_c",
-        "seeds",
-        "return: mean",
-        "median",
-        "lowest",
-        ">= 475",
-        "sparsity",
-        "weights left",
-    )
-    summary = Table(*columns, title="CartPole-v1, 500k steps, last policy, hardened, greedy, 100 episodes")
-    groups: dict[tuple[str, str, float], list[Result]] = {}
-    for row in rows:
-        groups.setdefault((row.algorithm, row.regularizer, row.lambda_c or 0.0), []).append(row)
-    for (algorithm, regularizer, lambda_c), group in sorted(groups.items()):
-        returns = [row.return_mean for row in group]
-        summary.add_row(
-            algorithm,
-            regularizer,
-            f"{lambda_c:g}" if lambda_c else "-",
-            ", ".join(str(row.seed) for row in group),
-            f"{fmean(returns):.1f}",
-            f"{median(returns):.1f}",
-            f"{min(returns):.1f}",
-            f"{sum(value >= 475 for value in returns)} of {len(returns)}",
-            f"{fmean(row.sparsity for row in group):.1%}",
-            f"{fmean(row.nonzero_weights for row in group):.0f} of {group[0].policy_weights}",
-        )
-    return summary
+def table(found: Sequence[Run]) -> list[dict[str, str]]:
+    """The report's rows, with how the returns of each spread: they end at 500, so an interval of their mean says little."""
+    shown = []
+    for row, members in zip(tables.cells(tables.table(found)), groups(found).values(), strict=True):
+        returns = [run.result["return_mean"] for run in members]
+        spread = {
+            "median": f"{median(returns):.1f}",
+            "lowest": f"{min(returns):.1f}",
+            ">= 475": f"{sum(value >= 475 for value in returns)} of {len(returns)}",
+        }
+        before, after = ("algorithm", "regularizer", "lambda_c", "seeds", "return"), ("sparsity", "weights left")
+        shown.append({key: row[key] for key in before} | spread | {key: row[key] for key in after})
+    return shown
 
 
-def q_values(root: Path) -> Iterator[tuple[str, int, float]]:
+def q_values() -> Iterator[tuple[str, int, float]]:
     """The mean action value of each run at each of its evaluations; no true value is above 100 (1 / (1 - discount))."""
-    for path in sorted(root.glob("*/metrics.jsonl")):
+    for path in sorted(OUTPUTS.glob("*/metrics.jsonl")):
         for row in map(json.loads, path.read_text().splitlines()):
             if "eval/return_mean" in row:
                 yield path.parent.name, row["env_step"], row["policy/q_value"]
@@ -109,20 +92,24 @@ def q_values(root: Path) -> Iterator[tuple[str, int, float]]:
 def main() -> None:
     """Train, and keep tables, rows and figure."""
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        rows = [row for results in pool.map(train, jobs()) for row in results]
+        list(pool.map(train, jobs()))
     folder = Path("results") / f"{date.today()}-foundation"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "q_values.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["run", "env_step", "q_value"])
-        writer.writerows(q_values(Path("outputs/foundation")))
+        writer.writerows(q_values())
+    shown = table(find([OUTPUTS]))
+    printed = Table(*shown[0], title="CartPole-v1, 500k steps, last policy, hardened, greedy, 100 episodes")
+    for row in shown:
+        printed.add_row(*row.values())
     with (folder / "table.txt").open("w") as file:
         for console in (Console(width=140), Console(file=file, width=140)):
             console.print(
                 f"command: python scripts/reproduce_foundation.py\ncommit: {provenance.commit()}\n{provenance.versions()}"
             )
-            console.print(table(rows))
-    subprocess.run([sys.executable, "-m", "sparserl.report", "outputs/foundation", "--to", str(folder)], check=True)
+            console.print(printed)
+    subprocess.run([sys.executable, "-m", "sparserl.report", str(OUTPUTS), "--to", str(folder)], check=True)
 
 
 if __name__ == "__main__":

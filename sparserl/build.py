@@ -34,12 +34,13 @@ from sparserl.experience.base import Experience
 from sparserl.lowrank.sweep import Sweep
 from sparserl.networks.base import Network
 from sparserl.population import Population
-from sparserl.records.disk import component, read_policy
+from sparserl.records.disk import component, read_json, read_policy
 from sparserl.records.logger import Logger
 from sparserl.records.schema import Result
 from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import Constant, Schedule
 from sparserl.trainer import Parts, Trainer
+from sparserl.trust import check
 from sparserl.types import Layers
 
 Config: TypeAlias = dict[str, Any]
@@ -84,6 +85,7 @@ class Schema:
     init_from: str | None
     resume: str | None
     retry_failed: bool
+    trust: bool
 
 
 # ---------------------------------------------------------------- resolve: a checked, plain config
@@ -129,7 +131,27 @@ def resolve(config: DictConfig) -> Config:
     assert isinstance(plain, dict)
     resolved = _check_fields("", Schema, {str(key): value for key, value in plain.items()})
     _check_together(resolved)
+    build_start(resolved)
     return resolved
+
+
+def read_back(path: Path, trust: bool) -> Config:
+    """The config that a run was started with, out of its folder; edited or a stranger's, it is checked again.
+
+    Whether it may name what is not sparserl's is for ``trust`` to say: the file's own ``trust`` counts for nothing. Raises
+    OSError where it cannot be read, and ConfigError where it is damaged or wrong.
+    """
+    try:
+        config = read_json(path)
+        if not isinstance(config, dict):
+            raise ConfigError("a config is needed")
+        if not trust:
+            check("", config)
+        config = _check_fields("", Schema, {"trust": False} | config)
+        _check_together(config)
+    except ValueError as error:
+        raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    return config
 
 
 def _check_fields(path: str, cls: type, values: dict[str, Any]) -> Config:
@@ -255,7 +277,6 @@ def _check_together(config: Config) -> None:
             f"algorithm={config['names']['algorithm']} is for {algorithm.actions} actions, "
             f"but those of environment={config['names']['environment']} are {kind}"
         )
-    build_start(config)
     if config["trainer"]["compile"] and not _has_compiler():
         raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
 
@@ -331,10 +352,14 @@ def build_start(config: Config) -> Layers | None:
         many = f"matches {len(found)} finished runs" if found else "matches no finished run"
         raise ConfigError(f"init_from is {pattern!r}, which {many}; name the folder of one")
     try:
-        _, description, tensors = read_policy(found[0])
+        path, description, tensors = read_policy(found[0])
     except ValueError as error:
         raise ConfigError(f"init_from is {pattern!r}: {error}") from error
-    if description["network"] != config["network"] or description["config"]["environment"] != config["environment"]:
+    try:
+        trained_with = description["network"], description["config"]["environment"]
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"init_from is {pattern!r}: {path} does not say what it was trained with") from error
+    if trained_with != (config["network"], config["environment"]):
         raise ConfigError(
             f"init_from is {pattern!r}, a policy of another network or environment; choose those it was trained with"
         )
@@ -353,5 +378,5 @@ def structure(config: Config) -> Config:
 
 def identity(config: Config) -> Config:
     """What makes two runs the same run: everything but where it is kept and what is reported of it."""
-    elsewhere = "sweep", "objective", "resume", "retry_failed", "logger"
+    elsewhere = "sweep", "objective", "resume", "retry_failed", "trust", "logger"
     return {key: value for key, value in config.items() if key not in elsewhere}

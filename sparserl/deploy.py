@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import pkgutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from sparserl import networks
 from sparserl.lowrank.truncation import factored
 from sparserl.networks.base import Network
 from sparserl.records.disk import component, read_policy
+from sparserl.trust import UntrustedError, check, find_class
 
 
-def load_policy(folder: str | Path, rank: int | None = None) -> nn.Module:
+def load_policy(folder: str | Path, rank: int | None = None, trust: bool = False) -> nn.Module:
     """The policy of a finished run, hardened: its zeros are zeros.
 
     Called with observations ``[batch, *obs]`` it returns what the algorithm acts by (action values for DQN). Weights live
     in ``nn.Linear`` only. With a ``rank`` the policy is cut at it, as in ``lowrank.csv``: there are two layers, without an
     activation between them, in the place of each one that becomes smaller so. Raises FileNotFoundError where the run left no
     policy and ValueError where the rank is below 1, or the file is damaged or names a class that is not sparserl's: a file
-    from a stranger runs no code.
+    from a stranger runs no code. With ``trust`` such a class is built too, which runs the code of whoever wrote it.
     """
     if rank is not None and rank < 1:
         raise ValueError(f"rank is {rank}; it must be 1 or more, or None for the whole policy")
     path, description, tensors = read_policy(folder)
-    network: Network = described(description, "network", networks, Network, path)
+    network: Network = described(description, "network", Network, path, trust)
     try:
         module = network.module(component(tensors, "policy"))
     except (KeyError, RuntimeError) as error:
@@ -37,18 +33,21 @@ def load_policy(folder: str | Path, rank: int | None = None) -> nn.Module:
     return (module if rank is None else factored(module, rank)).eval()
 
 
-def described(description: Any, part: str, package: ModuleType, contract: type, path: Path) -> Any:
-    """The ``part`` (``network``, say) that the file at ``path`` describes, of a class of ``package`` that keeps ``contract``.
+def described(description: Any, part: str, contract: type, path: Path, trust: bool) -> Any:
+    """The ``part`` (``network``, say) that the file at ``path`` describes, of a class that keeps ``contract``.
 
-    Nothing else is imported or called. Raises ValueError where what is described is not such a class, or not its fields.
+    Unless the file is trusted, of one of sparserl's: nothing else is imported or called. Raises ValueError where what is
+    described is not such a class, or not its fields.
     """
     try:
         fields = dict(description[part])
-        module, _, name = fields.pop("_target_").rpartition(".")
-        known = {f"{package.__name__}.{found.name}" for found in pkgutil.iter_modules(package.__path__)}
-        cls = getattr(importlib.import_module(module), name, None) if module in known else None
-        if not (isinstance(cls, type) and issubclass(cls, contract) and dataclasses.is_dataclass(cls)):
-            raise ValueError(f"{module}.{name} is not a {part}, or not one of sparserl's")
+        if not trust:
+            check(part, fields)
+        cls = find_class(fields.pop("_target_"))
+        if not issubclass(cls, contract):
+            raise ValueError(f"{cls.__module__}.{cls.__name__} is not a {part}")
         return cls(**fields)
+    except UntrustedError as error:
+        raise UntrustedError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not a whole policy, what it describes is not a {part}: {error}") from error

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparserl import environments, networks, process
+from sparserl import process
 from sparserl.deploy import described, load_policy
 from sparserl.environments.base import Environment
 from sparserl.evaluation import EVALUATION, EVALUATION_SEED
@@ -42,8 +42,9 @@ def main() -> None:
     arguments = _arguments()
     try:
         _check(arguments)
-        policy = load_dense(arguments.run) if arguments.dense else load_policy(arguments.run, rank=arguments.rank)
-        env = load_environment(arguments.run, arguments.seed, "rgb_array" if arguments.video else "human")
+        run, trust = arguments.run, arguments.trust
+        policy = load_dense(run, trust) if arguments.dense else load_policy(run, rank=arguments.rank, trust=trust)
+        env = load_environment(run, arguments.seed, "rgb_array" if arguments.video else "human", trust)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(f"sparserl: {' '.join(str(error).split())}")
     try:
@@ -69,6 +70,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=1, metavar="N", help="how many episodes (1)")
     parser.add_argument("--seed", type=int, default=EVALUATION_SEED, metavar="S", help="of the episodes (the evaluation's)")
     parser.add_argument("--video", type=Path, metavar="FILE", help="film into this .mp4 or .gif instead of showing")
+    parser.add_argument(
+        "--trust", action="store_true", help="build what is not sparserl's too, which runs the code of whoever wrote it"
+    )
     return parser.parse_args()
 
 
@@ -94,29 +98,29 @@ def _check(arguments: argparse.Namespace) -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-def load_dense(folder: Path) -> nn.Module:
+def load_dense(folder: Path, trust: bool = False) -> nn.Module:
     """The policy of a run as it was trained, at the last checkpoint: its weights before hardening, called like load_policy's.
 
-    Raises FileNotFoundError where there is none, and ValueError where a file is damaged.
+    Raises FileNotFoundError where there is none, and ValueError where a file is damaged or, unless it is trusted, names what
+    is not sparserl's.
     """
     path, description, _ = read_policy(folder)
     layers = checkpoint.raw_policy(folder)
     if layers is None:
         raise FileNotFoundError(f"{folder} has no checkpoint any more, so the weights before hardening are gone")
-    network: Network = described(description, "network", networks, Network, path)
+    network: Network = described(description, "network", Network, path, trust)
     return network.module(layers).eval()
 
 
-def load_environment(folder: Path, seed: int, render_mode: str) -> gymnasium.Env[Any, Any]:
+def load_environment(folder: Path, seed: int, render_mode: str, trust: bool = False) -> gymnasium.Env[Any, Any]:
     """The environment that a run was trained in. With the seed of the evaluation, its resets begin the evaluation's episodes.
 
     Raises FileNotFoundError without a policy, ModuleNotFoundError without a package that the environment needs, and
-    ValueError where the file is damaged, names what is not sparserl's, or has an environment with nothing to show.
+    ValueError where the file is damaged, has an environment with nothing to show or, unless it is trusted, names what is not
+    sparserl's.
     """
     path, description, _ = read_policy(folder)
-    environment: Environment = described(description.get("config"), "environment", environments, Environment, path)
-    if ":" in getattr(environment, "id", ""):  # for Gymnasium that is a module to import, and a stranger's file runs no code
-        raise ValueError(f"{path} has an environment that would import a module of its own, which is not done for a file")
+    environment: Environment = described(description.get("config"), "environment", Environment, path, trust)
     return environment.single(Population((seed,)).generators(EVALUATION)[0], render_mode)
 
 

@@ -32,6 +32,7 @@ from sparserl.build import (
     build_start,
     build_sweep,
     nearest_key,
+    read_back,
     resolve,
     without_hydra,
 )
@@ -41,7 +42,7 @@ from sparserl.population import State, split, stack
 from sparserl.recorder import Recorder
 from sparserl.records import checkpoint, provenance
 from sparserl.records.console import Display, print_results, say
-from sparserl.records.disk import FIGURE, read_json
+from sparserl.records.disk import FIGURE
 from sparserl.records.schema import Result
 from sparserl.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
 
@@ -64,7 +65,10 @@ def run(
     paths = [Path(folder) for folder in folders]
     for path, config in zip(paths, configs, strict=True):
         claim(Job(config, path))
-    states = checkpoint.load(paths)
+    try:
+        states = checkpoint.load(paths)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     logs = logger.open(paths, configs, [label(config) for config in configs])
     members = range(len(configs))
     typed = command or provenance.command()
@@ -162,7 +166,7 @@ OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 def _job(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        job = Job(_config_of(folder) if config.resume else resolve(config), folder)
+        job = Job(_config_of(folder, config.trust is True) if config.resume else resolve(config), folder)
         claim(job)
         result = earlier(job, retry_failed=bool(config.retry_failed or config.resume))
         if result:
@@ -180,13 +184,12 @@ def _job(config: DictConfig) -> float | None:
         sys.exit(_sentence(error))  # before Hydra adds lines of its own
 
 
-def _config_of(folder: Path) -> Config:
+def _config_of(folder: Path, trust: bool) -> Config:
     """The config that a run was started with. Raises ConfigError where ``folder`` is no run's."""
     try:
-        config: Config = read_json(folder / CONFIG_FILE)
-    except (OSError, ValueError) as error:
+        return read_back(folder / CONFIG_FILE, trust)
+    except OSError as error:
         raise ConfigError(f"resume={folder}: there is no run to go on with ({error})") from error
-    return config
 
 
 def main() -> None:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import pytest
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from wandb_server import Server
 
 assert not any(name.split(".")[0] == "sparserl" for name in sys.modules), "imported too early for its calls to be checked"
 install_import_hook("sparserl", "beartype.beartype")
@@ -15,3 +21,36 @@ from sparserl import process  # noqa: E402 (only what is imported after the hook
 os.environ["WANDB_MODE"] = "disabled"  # for the default logger, also in the processes that tests start
 
 process.prepare()  # before the first product of matrices, as in a training process
+
+
+@pytest.fixture
+def logged_out(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """W&B has no key of whoever runs the tests, and no answer of an earlier test."""
+    import wandb
+
+    from sparserl.records import console
+
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    for variable in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC"):
+        monkeypatch.delenv(variable, raising=False)
+    console.say_once.cache_clear()
+    yield
+    wandb.teardown()
+    assert not list((home / ".local").rglob("*")), "what W&B keeps belongs into the run's folder"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of W&B's that W&B has a key of and that it does not wait for long."""
+    from wandb_runs import KEY
+    from wandb_server import Server
+
+    from sparserl.records import wandb as ours
+
+    with Server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setattr(ours, "INIT_SECONDS", 1.0)
+        monkeypatch.setattr(ours, "FINISH_SECONDS", 1.0)
+        yield server

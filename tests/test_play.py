@@ -193,8 +193,8 @@ def test_the_policy_that_was_asked_for_is_played(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     asked = []
-    monkeypatch.setattr(play, "load_policy", lambda folder, rank=None: asked.append(rank))
-    monkeypatch.setattr(play, "load_dense", lambda folder: asked.append("dense"))
+    monkeypatch.setattr(play, "load_policy", lambda folder, rank, trust: asked.append(rank))
+    monkeypatch.setattr(play, "load_dense", lambda folder, trust: asked.append("dense"))
     monkeypatch.setattr(play, "play", lambda *_: [1.0])
     monkeypatch.setattr(play, "_check", lambda _: None)
     command(monkeypatch, trained, *arguments, "--video", tmp_path / "film.gif")

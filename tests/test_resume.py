@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sparserl.build import Config, ConfigError, compose, read_back
 from sparserl.records import checkpoint
 
 SETTINGS = (
@@ -128,3 +131,49 @@ def test_a_signal_closes_the_rows_and_resume_goes_on(number: signal.Signals, tmp
     assert process.wait(timeout=300) == 0
     assert outcome(stopped) == outcome(whole)
     assert json.loads((stopped / "status.json").read_text())["status"] == "done"
+
+
+# ---------------------------------------------------------------- the config that it goes on with
+
+
+def edited(config: Config, **changes: Any) -> str:
+    return json.dumps(config | changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda config: "", ["is not whole"]),
+        (lambda config: json.dumps(config)[:100], ["is not whole"]),
+        (lambda config: "[]", ["a config is needed"]),
+        (lambda config: "{}", ["trainer is missing"]),
+        (lambda config: edited(config, seeds=[1]), ["seeds is not a key of the config"]),
+        (lambda config: edited(config, trainer=5), ["trainer is 5"]),
+        (
+            lambda config: edited(config, trainer=config["trainer"] | {"envs": 0}),
+            ["trainer.envs is 0", "greater than or equal"],
+        ),
+        (lambda config: edited(config, network=config["network"] | {"width": 3}), ["network.width is not a key of MLP"]),
+        (lambda config: edited(config, seed=1.5), ["seed is 1.5", "integer"]),
+        (lambda config: edited(config, environment={"_target_": "sparserl.environments.nothing.X"}), ["cannot be imported"]),
+        (lambda config: edited(config, environment=config["network"]), ["environment._target_", "not a dataclass that is an"]),
+    ],
+)
+def test_a_config_that_was_damaged_or_edited_is_one_sentence(
+    content: Callable[[Config], str], words: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(content(compose("trainer=smoke")))
+    with pytest.raises(ConfigError) as caught:
+        read_back(path, trust=False)
+    sentence = str(caught.value)
+    assert [word for word in [str(path), *words] if word not in sentence] == [], sentence
+    assert len(sentence.splitlines()) == 1
+
+
+def test_a_config_of_before_there_was_trust_is_as_good(tmp_path: Path) -> None:
+    config = compose("trainer=smoke")
+    (tmp_path / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != "trust"}))
+    assert read_back(tmp_path / "config.json", trust=False) == config
+    with pytest.raises(FileNotFoundError):
+        read_back(tmp_path / "nowhere.json", trust=False)

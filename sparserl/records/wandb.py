@@ -330,18 +330,19 @@ def _synced(path: Path) -> Path:
     return path.with_name(f"{path.name}.synced")
 
 
-def _last_step(folder: Path) -> int:
-    """The last step in the files of earlier processes, -1 where there is none.
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """What one process wrote for W&B, by W&B's own reader, which goes as far as a killed process came."""
+    reader = [_wandb().util.get_core_path(), "leet", "inspect", "--no-observability", "--json"]
+    command = [*reader, "--run-file", path, path.parent]
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return [json.loads(line) for line in output.splitlines()]
 
-    They are read by W&B's own reader, which goes as far as a killed process came.
-    """
+
+def _last_step(folder: Path) -> int:
+    """The last step in the files of earlier processes, -1 where there is none."""
     last = -1
     for path in _files(folder):
-        reader = [_wandb().util.get_core_path(), "leet", "inspect", "--no-observability", "--json"]
-        command = [*reader, "--run-file", path, path.parent]
-        output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        records = [json.loads(line) for line in output.splitlines()]
-        steps = [record["history"]["item"]["_step"] for record in records if record["type"] == "history"]
+        steps = [record["history"]["item"]["_step"] for record in read_records(path) if record["type"] == "history"]
         if not steps:
             _synced(path).touch()  # of a process that came to nothing: `wandb sync` might stop at it
         last = max([last, *steps])

@@ -25,7 +25,7 @@ NAMED = ("algorithm", "environment", "network", "regularizer", "lambda_c")
 """The settings that a reader looks for first: a column of every table of runs that differ in them."""
 
 OF_REGULARIZER = ("lambda_c", "beta", "reduction", "scope", "threshold")
-_NO_SETTINGS = ("names", "seed", "init_from", "sweep", "objective", "resume", "retry_failed", "logger")
+_NO_SETTINGS = ("names", "seed", "init_from", "sweep", "objective", "resume", "retry_failed", "trust", "logger")
 """Keys of a config that say who a run is, where it is kept and who hears of it, not how it was trained; or named apart."""
 
 _NEEDED = ("algorithm", "environment", "seed", "return_mean", "return_random", "episodes", "sparsity", "nonzero_weights")

@@ -6,14 +6,17 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-StatusName = Literal["running", "interrupted", "done", "failed"]
+StatusName = Literal["running", "interrupted", "done", "failed", "duplicate", "waiting"]
 Rank: TypeAlias = int | Literal["full"]
 """The k at which a policy is cut; ``full`` leaves it whole."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """``status.json``: how far a run is, and with ``failed`` the traceback of what stopped it."""
+    """``status.json``: how far a run is, and with ``failed`` the traceback of what stopped it.
+
+    A job of a sweep is ``waiting`` until it begins, and a ``duplicate`` where another one has the same config.
+    """
 
     status: StatusName
     env_step: int
@@ -21,6 +24,8 @@ class Status:
     process: int
     host: str
     error: str | None = None
+    of: str | None = None
+    """The folder's name of the job that a duplicate is the same as."""
 
 
 @dataclass(frozen=True)

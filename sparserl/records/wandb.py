@@ -113,8 +113,13 @@ class Wandb(Logger):
             mode = "online" if self._has_key() else "offline"
             if mode == "offline":
                 say_once("W&B has no key (`wandb login` stores one): runs are kept on the disk for it, to be uploaded later")
+        if len(folders) > 1 and _of_agent():
+            say_once("warning: an agent of W&B has begun one run: it is told of the first member only")
         logs: list[Log] = []
         for folder, config, name in zip(folders, configs, names, strict=True):
+            if logs and _of_agent():
+                logs.append(Log())
+                continue
             log = self._try_to_begin(folder, config, name, mode)
             if log is None and mode == "online":
                 mode = "offline"  # for the other members too: they do not wait for the same again
@@ -311,12 +316,17 @@ class WandbLog(Log):
         return True
 
 
+def _of_agent() -> str | None:
+    """The id of the run that ``wandb agent`` started this process for: within a sweep of its own, W&B takes no other."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
 def _id(folder: Path) -> tuple[str, bool]:
-    """The id of the folder's run, the same after every restart and in no other folder, and whether it is drawn just now."""
+    """The id of the folder's run, the same after every restart and in no other folder, and whether it is given just now."""
     path = folder / ID_FILE
     is_new = not path.exists()
     if is_new:
-        write_json(path, {"id": secrets.token_hex(4)})
+        write_json(path, {"id": _of_agent() or secrets.token_hex(4)})
     return str(read_json(path)["id"]), is_new
 
 

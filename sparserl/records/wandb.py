@@ -54,6 +54,17 @@ def _wandb() -> ModuleType:
     return wandb
 
 
+def has_key(mode: str) -> bool:
+    """Whether W&B finds a key, in WANDB_API_KEY, in netrc or in its own settings; asks nobody, neither user nor server."""
+    wandb = _wandb()
+    asked = {} if mode == "auto" else {"mode": mode}  # stronger than WANDB_MODE
+    try:
+        wandb.setup(wandb.Settings(silent=True, **asked))
+        return bool(wandb.login(prompt=False, verify=False))
+    except Exception:  # noqa: BLE001 (a key that is none, settings that are wrong: the first run will say so, and go on)
+        return True
+
+
 def _tear_down() -> None:
     """End W&B's threads and process, unless a run is open that is another member's or one of the caller's own."""
     with suppress(Exception):
@@ -85,7 +96,7 @@ class Wandb(Logger):
     tags: list[str]
 
     def __post_init__(self) -> None:
-        if self._asked() == "online" and not self._has_key():
+        if self._asked() == "online" and not has_key(self.mode):
             raise ValueError(
                 "logger.mode is 'online', but W&B has no key: run `wandb login`, set WANDB_API_KEY, or use logger.mode=offline"
             )
@@ -95,22 +106,12 @@ class Wandb(Logger):
         asked = os.environ.get("WANDB_MODE", "auto") if self.mode == "auto" else self.mode
         return asked if asked in ("online", "offline", "disabled") else "auto"
 
-    def _has_key(self) -> bool:
-        """Whether W&B finds a key, in WANDB_API_KEY, in netrc or in its own settings; asks nobody, neither user nor server."""
-        wandb = _wandb()
-        asked = {} if self.mode == "auto" else {"mode": self.mode}  # stronger than WANDB_MODE
-        try:
-            wandb.setup(wandb.Settings(silent=True, **asked))
-            return bool(wandb.login(prompt=False, verify=False))
-        except Exception:  # noqa: BLE001 (a key that is none, settings that are wrong: the first run will say so, and go on)
-            return True
-
     def open(self, folders: Sequence[Path], configs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Sequence[Log]:
         mode = self._asked()
         if mode == "disabled":
             return super().open(folders, configs, names)
         if mode == "auto":
-            mode = "online" if self._has_key() else "offline"
+            mode = "online" if has_key(self.mode) else "offline"
             if mode == "offline":
                 say_once("W&B has no key (`wandb login` stores one): runs are kept on the disk for it, to be uploaded later")
         if len(folders) > 1 and _of_agent():

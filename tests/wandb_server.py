@@ -11,11 +11,14 @@ from typing import Any
 
 
 class Server:
-    """Keeps the history of each run, by the run's id. A context manager: it is there while it is entered."""
+    """Keeps the history of each run, by the run's id, and workspaces. A context manager: it is there while it is entered."""
 
     def __init__(self, away_after: int | None = None) -> None:
         """``away_after``: how many uploads of history it takes before it goes away; None never."""
         self.history: dict[str, list[dict[str, Any]]] = {}
+        self.job_types: dict[str, str | None] = {}
+        """The runs that there are for who asks for a project's, by their id."""
+        self.workspaces: list[dict[str, Any]] = []
         self.away_after = away_after
         self.uploads = 0
         server = self
@@ -96,6 +99,17 @@ class _Handler(BaseHTTPRequestHandler):
             case "CreateArtifact":
                 artifact = {"id": "YQ==", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "YQ=="}}}
                 return {"createArtifact": {"artifact": artifact}}
+            case "GetDefaultEntity":
+                return {"viewer": {"id": "dQ==", "entity": "me"}}
+            case "Runs":
+                pages = {
+                    "edges": [*map(_listed, self.kept.job_types.items())],
+                    "pageInfo": {"endCursor": "", "hasNextPage": False},
+                }
+                return {"project": {"internalId": "1", "runCount": len(pages["edges"]), "readOnly": False, "runs": pages}}
+            case "UpsertView2":
+                self.kept.workspaces.append(given | {"spec": json.loads(given["spec"])})
+                return {"upsertView": {"view": {"id": "dg==", "name": given["name"]}, "inserted": True}}
             case "NotifyScriptableRunAlert":
                 return {"notifyScriptableRunAlert": {"success": True}}
         return {}
@@ -117,3 +131,12 @@ class _Handler(BaseHTTPRequestHandler):
             "notes": None,
         }
         return {**about, **lines, **tails, "wandbConfig": '{"t": 1}'}
+
+
+def _listed(run: tuple[str, str | None]) -> Any:
+    """A run in the list of a project's."""
+    name, job_type = run
+    unknown = dict.fromkeys(("sweepName", "group", "commit", "heartbeatAt", "description", "notes"))
+    about = {"id": "aWQ=", "projectId": "1", "name": name, "displayName": name, "jobType": job_type, "state": "finished"}
+    more = {"tags": [], "readOnly": False, "createdAt": "2026-01-01T00:00:00", "historyLineCount": 1}
+    return {"node": unknown | about | more | {"user": {"name": "me", "username": "me"}}, "cursor": name}

@@ -10,13 +10,16 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from sparserl.records.schema import RankRow, Result, SingularValue, Status, StatusName, as_json
+
+if TYPE_CHECKING:
+    import torch
+
+Tensor: TypeAlias = "torch.Tensor"  # by its name: who only reads rows does not wait seconds for torch
 
 POLICY_METADATA = "sparserl"
 """The key under which policy.safetensors describes its network and its run, as JSON."""
@@ -77,6 +80,8 @@ class RunFolder:
 
     def policy(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
         """Write policy.safetensors: the tensors, and in its metadata whatever is needed to rebuild the network."""
+        from safetensors.torch import save  # brings torch
+
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # one entry: safetensors writes several in an order that changes, and equal policies are to be equal files
         metadata = {POLICY_METADATA: json.dumps(description)}

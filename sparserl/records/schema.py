@@ -13,9 +13,9 @@ Rank: TypeAlias = int | Literal["full"]
 
 @dataclass(frozen=True)
 class Status:
-    """``status.json``: how far a run is.
+    """``status.json``: how far a run is, and with ``failed`` the traceback of what stopped it.
 
-    With ``failed`` comes the traceback of what stopped it, with ``duplicate`` the folder of the job that is the same run.
+    A job of a sweep is ``waiting`` until it begins, and a ``duplicate`` where another one has the same config.
     """
 
     status: StatusName
@@ -25,6 +25,7 @@ class Status:
     host: str
     error: str | None = None
     of: str | None = None
+    """The folder's name of the job that a duplicate is the same as."""
 
 
 @dataclass(frozen=True)

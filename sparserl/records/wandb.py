@@ -54,6 +54,17 @@ def _wandb() -> ModuleType:
     return wandb
 
 
+def has_key(mode: str) -> bool:
+    """Whether W&B finds a key, in WANDB_API_KEY, in netrc or in its own settings; asks nobody, neither user nor server."""
+    wandb = _wandb()
+    asked = {} if mode == "auto" else {"mode": mode}  # stronger than WANDB_MODE
+    try:
+        wandb.setup(wandb.Settings(silent=True, **asked))
+        return bool(wandb.login(prompt=False, verify=False))
+    except Exception:  # noqa: BLE001 (a key that is none, settings that are wrong: the first run will say so, and go on)
+        return True
+
+
 def _tear_down() -> None:
     """End W&B's threads and process, unless a run is open that is another member's or one of the caller's own."""
     with suppress(Exception):
@@ -85,7 +96,7 @@ class Wandb(Logger):
     tags: list[str]
 
     def __post_init__(self) -> None:
-        if self._asked() == "online" and not self._has_key():
+        if self._asked() == "online" and not has_key(self.mode):
             raise ValueError(
                 "logger.mode is 'online', but W&B has no key: run `wandb login`, set WANDB_API_KEY, or use logger.mode=offline"
             )
@@ -95,26 +106,21 @@ class Wandb(Logger):
         asked = os.environ.get("WANDB_MODE", "auto") if self.mode == "auto" else self.mode
         return asked if asked in ("online", "offline", "disabled") else "auto"
 
-    def _has_key(self) -> bool:
-        """Whether W&B finds a key, in WANDB_API_KEY, in netrc or in its own settings; asks nobody, neither user nor server."""
-        wandb = _wandb()
-        asked = {} if self.mode == "auto" else {"mode": self.mode}  # stronger than WANDB_MODE
-        try:
-            wandb.setup(wandb.Settings(silent=True, **asked))
-            return bool(wandb.login(prompt=False, verify=False))
-        except Exception:  # noqa: BLE001 (a key that is none, settings that are wrong: the first run will say so, and go on)
-            return True
-
     def open(self, folders: Sequence[Path], configs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Sequence[Log]:
         mode = self._asked()
         if mode == "disabled":
             return super().open(folders, configs, names)
         if mode == "auto":
-            mode = "online" if self._has_key() else "offline"
+            mode = "online" if has_key(self.mode) else "offline"
             if mode == "offline":
                 say_once("W&B has no key (`wandb login` stores one): runs are kept on the disk for it, to be uploaded later")
+        if len(folders) > 1 and _of_agent():
+            say_once("warning: an agent of W&B has begun one run: it is told of the first member only")
         logs: list[Log] = []
         for folder, config, name in zip(folders, configs, names, strict=True):
+            if logs and _of_agent():
+                logs.append(Log())
+                continue
             log = self._try_to_begin(folder, config, name, mode)
             if log is None and mode == "online":
                 mode = "offline"  # for the other members too: they do not wait for the same again
@@ -311,12 +317,17 @@ class WandbLog(Log):
         return True
 
 
+def _of_agent() -> str | None:
+    """The id of the run that ``wandb agent`` started this process for: within a sweep of its own, W&B takes no other."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
 def _id(folder: Path) -> tuple[str, bool]:
-    """The id of the folder's run, the same after every restart and in no other folder, and whether it is drawn just now."""
+    """The id of the folder's run, the same after every restart and in no other folder, and whether it is given just now."""
     path = folder / ID_FILE
     is_new = not path.exists()
     if is_new:
-        write_json(path, {"id": secrets.token_hex(4)})
+        write_json(path, {"id": _of_agent() or secrets.token_hex(4)})
     return str(read_json(path)["id"]), is_new
 
 

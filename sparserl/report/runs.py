@@ -92,18 +92,23 @@ class Run:
         return [row["env_step"] for row in rows], [row[key] for row in rows]
 
 
-def find(folders: Sequence[Path]) -> list[Run]:
-    """The runs in these folders and below them, each once: a job of a sweep that is the same run as another is none."""
+def folders(roots: Sequence[Path]) -> list[Path]:
+    """The folders of runs among these and below them, each once."""
     found: dict[Path, Path] = {}
-    for folder in folders:
-        for path, _, names in os.walk(folder):
+    for root in roots:
+        for path, _, names in os.walk(root):
             if not set(MARKS).isdisjoint(names):
                 found.setdefault(Path(path).resolve(), Path(path))
-    return [run for path in sorted(found.values()) if (run := read(path)).status != "duplicate"]
+    return sorted(found.values())
 
 
-def read(folder: Path) -> Run:
-    """The files of one run's folder, whole or not."""
+def find(roots: Sequence[Path]) -> list[Run]:
+    """The runs in these folders and below them, each once: a job of a sweep that is the same run as another is none."""
+    return [run for folder in folders(roots) if (run := read(folder)).status != "duplicate"]
+
+
+def read(folder: Path, rows: bool = True) -> Run:
+    """The files of one run's folder, whole or not; without ``rows`` only what is short however long the run."""
     problems: list[str] = []
 
     def attempt(name: str, reader: Callable[[Path], T], empty: T) -> T:
@@ -120,9 +125,9 @@ def read(folder: Path) -> Run:
         attempt("config.json", _config, {}),
         attempt("status.json", _object, {}),
         attempt("result.json", _result, {}),
-        attempt("metrics.jsonl", _lines, []),
-        attempt("lowrank.csv", _numbers, []),
-        attempt("spectrum.csv", _numbers, []),
+        attempt("metrics.jsonl", _lines, []) if rows else [],
+        attempt("lowrank.csv", _numbers, []) if rows else [],
+        attempt("spectrum.csv", _numbers, []) if rows else [],
         problems,
     )
 

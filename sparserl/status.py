@@ -309,7 +309,7 @@ def _cells(status: str, jobs: Sequence[Job]) -> list[Text]:
         Text(jobs[0].folder if len(jobs) == 1 else f"{len(jobs)} jobs", overflow="fold"),
         Text(status, STATUSES[status], no_wrap=True),
         *map(Text, numbers),
-        Text(note if times == len(jobs) or not note else f"{times} times: {note}", overflow="fold"),
+        Text(f"{times} times: {note}" if note and len(jobs) > 1 else note, overflow="fold"),
     ]
 
 

@@ -317,9 +317,11 @@ def test_many_jobs_of_one_status_are_one_row_unless_asked_for(
         job(tmp_path / f"seed{seed}", "failed" if seed else "running", step=200, error=f"ValueError: {seed % 7 == 3}")
     for seed in range(status.MANY + 1):
         job(tmp_path / f"waits{seed}", "waiting", step=0)
+        job(tmp_path / f"copy{seed}", "duplicate", step=0, of="one" if seed else "another")
     ask(monkeypatch, tmp_path)
     text = capsys.readouterr().out
-    assert f"{status.MANY + 1} jobs" in text
+    assert text.count(f"{status.MANY + 1} jobs") == 2
+    assert f"{status.MANY} times: the same as one" in text
     assert "waits3" not in text
     assert "seed3" in text, "there are no more than twenty of them"
     ask(monkeypatch, tmp_path, "--all")

@@ -134,9 +134,7 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    command = (
-        f"python scripts/bench_sweeps.py --steps {options.steps} --dense-steps {options.dense_steps} --envs {options.envs}"
-    )
+    given = f"--steps {options.steps} --dense-steps {options.dense_steps} --envs {options.envs}"
     with (folder / "table.txt").open("w") as file:
         for console in (Console(width=140), Console(file=file, width=140)):
             console.print(f"command: python scripts/bench_sweeps.py {given}")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
@@ -22,6 +22,7 @@ from sparserl.build import ConfigError, resolve, without_hydra
 from sparserl.executors.base import Executor
 from sparserl.executors.inline import Inline
 from sparserl.executors.processes import Processes
+from sparserl.executors.slurm import Slurm, SlurmError
 from sparserl.jobs import Job, JobError, claim, digest, earlier, has_failed, label, mark, objective, populations, result_of
 from sparserl.records import provenance
 from sparserl.records.console import print_jobs, say
@@ -41,6 +42,7 @@ class Settings:
     executor: str
     workers: int | None
     max_members: int
+    slurm: Mapping[str, Any]
 
 
 def launch(
@@ -52,17 +54,20 @@ def launch(
     """
     setup_globals()
     configure_log(sweep.hydra.hydra_logging, sweep.hydra.verbose)
-    executor = _executor(settings)
     jobs = Launch(context, [_compose(context, sweep, each, number) for number, each in enumerate(overrides, first)])
-    jobs.plan()
-    jobs.train(executor, settings.max_members)
+    try:
+        executor = _executor(settings, Path(sweep.hydra.sweep.dir).absolute())
+        jobs.plan()
+        jobs.train(executor, settings.max_members)
+    except SlurmError as error:  # before anything was trained
+        raise ConfigError(str(error)) from error
     jobs.repeat()
     configure_log(sweep.hydra.hydra_logging, sweep.hydra.verbose)
     jobs.print()
     return [jobs.returns[index] for index in range(len(overrides))]
 
 
-def _executor(settings: Settings) -> Executor:
+def _executor(settings: Settings, root: Path) -> Executor:
     if settings.max_members < 1:
         raise ConfigError(f"hydra.launcher.max_members is {settings.max_members}; it must be 1 or more")
     if settings.workers is not None and settings.workers < 1:
@@ -72,7 +77,9 @@ def _executor(settings: Settings) -> Executor:
             return Inline()
         case "processes":
             return Processes(settings.workers)
-    raise ConfigError(f"hydra.launcher.executor is {settings.executor!r}; it must be inline or processes")
+        case "slurm":
+            return Slurm(root / ".slurm", settings.slurm)
+    raise ConfigError(f"hydra.launcher.executor is {settings.executor!r}; it must be inline, processes or slurm")
 
 
 def _compose(context: HydraContext, sweep: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:

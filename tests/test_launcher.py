@@ -200,7 +200,7 @@ def test_a_file_in_the_place_of_a_folder_stops_that_job_only(sweep: Sweep, tmp_p
     [
         ("max_members=0", "hydra.launcher.max_members is 0; it must be 1 or more"),
         ("workers=0", "hydra.launcher.workers is 0; it must be 1 or more, or null"),
-        ("executor=magic", "hydra.launcher.executor is 'magic'; it must be inline or processes"),
+        ("executor=magic", "hydra.launcher.executor is 'magic'; it must be inline, processes or slurm"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(sweep: Sweep, setting: str, sentence: str) -> None:
@@ -212,5 +212,6 @@ def test_a_wrong_setting_is_one_sentence(sweep: Sweep, setting: str, sentence: s
 def test_the_settings_are_the_keys_of_the_yaml() -> None:
     path = Path(__file__).parents[1] / "conf/hydra/launcher/population.yaml"
     settings = yaml.safe_load(path.read_text())
+    del settings["_convert_"]
     assert settings.pop("_target_") == f"{PopulationLauncher.__module__}.{PopulationLauncher.__name__}"
     assert asdict(Settings(**settings)) == settings

@@ -28,13 +28,15 @@ packages() {
 }
 
 configure() {
+    set -- $(python3 -c 'import socket; free = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+print(*(each.getsockname()[1] for each in free))')
     cat >"$SLURM_CONF" <<EOF
 ClusterName=one
 SlurmctldHost=$(hostname)(127.0.0.1)
-SlurmctldPort=16817
+SlurmctldPort=$1
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge.socket
+AuthInfo=socket=$folder/munge.socket,cred_expire=5
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool.%n
 SlurmctldPidFile=$folder/slurmctld.pid
@@ -49,27 +51,18 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/linux
 SlurmdParameters=config_overrides
 MailProg=/bin/true
-# what is ended gets a while to end by itself, and what is requeued begins soon
+# what is ended gets a while to end by itself; what is requeued begins after cred_expire seconds
 KillWait=20
-SchedulerParameters=requeue_delay=1
-NodeName=n1 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=17001 CPUs=1 RealMemory=16000
-NodeName=n2 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=17002 CPUs=1 RealMemory=16000
-PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+SchedulerParameters=sched_interval=2
+NodeName=n1 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$2 CPUs=1 RealMemory=16000
+NodeName=n2 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$3 CPUs=1 RealMemory=16000
+# whatever waits in the partition urgent takes the place of what runs in the other one, which has GraceTime seconds to leave
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
+PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=2
 EOF
-    # without accounting sacct knows nothing, and submitit, which asks it, would wait for ever for a cancelled job
-    mkdir -p "$folder/bin" "$folder/state"
-    cat >"$folder/bin/sacct" <<'EOF'
-#!/bin/sh
-echo 'JobID|State|NodeList'
-scontrol show job -o | awk '{
-    delete f
-    for (i = 1; i <= NF; i++) { at = index($i, "="); f[substr($i, 1, at - 1)] = substr($i, at + 1) }
-    id = f["JobId"]
-    if ("ArrayJobId" in f) id = f["ArrayJobId"] "_" (f["ArrayTaskId"] ~ /[-,%]/ ? "[" f["ArrayTaskId"] "]" : f["ArrayTaskId"])
-    if (id) print id "|" f["JobState"] "|" f["NodeList"]
-}'
-EOF
-    chmod +x "$folder/bin/sacct"
+    mkdir -p "$folder/state"
 }
 
 up() {
@@ -87,11 +80,11 @@ up() {
         [ $tries -lt 60 ] || { say "the nodes do not come up; see $folder/*.log"; down; exit 1; }
         sleep 0.5
     done
-    echo "export SLURM_CONF=$SLURM_CONF PATH=$folder/bin:\$PATH"
+    echo "export SLURM_CONF=$SLURM_CONF"
 }
 
 down() {
-    scancel --user root 2>/dev/null || true
+    scancel --user "$(id -un)" 2>/dev/null || true
     for name in slurmd.n1 slurmd.n2 slurmctld munged; do
         pid=$(cat "$folder/$name.pid" 2>/dev/null) || continue
         kill "$pid" 2>/dev/null || true

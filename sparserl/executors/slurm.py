@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +15,8 @@ from sparserl import process
 from sparserl.executors.base import Executor, R, T
 from sparserl.records.console import say
 
-ASK_SECONDS = 20.0
-"""How often Slurm is asked for tasks that left no result: enough for a person, and little for a cluster."""
+ASK_SECONDS = 10.0
+"""How often Slurm is asked what is left in its queue: enough for a person, and little for a cluster."""
 
 
 class SlurmError(RuntimeError):
@@ -23,8 +26,9 @@ class SlurmError(RuntimeError):
 class Slurm(Executor):
     """``parameters`` are the keys of ``hydra.launcher.slurm``; what submitit writes goes into ``folder``.
 
-    A task that runs out of its time is queued again by itself, as one is that Slurm requeues: the same work on the same item,
-    which had better go on from where it was. Raises SlurmError where there is no submitit, no Slurm, or none that takes it.
+    A task that runs out of its time or is preempted queues itself again, as one is that Slurm requeues: the same work on the
+    same item, which had better go on from where it was. Raises SlurmError where there is no submitit, no Slurm, none that
+    takes the job, or where a job from the same folder is under way: two would write the same files.
     """
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
@@ -39,55 +43,109 @@ class Slurm(Executor):
             self._slurm.update_parameters(name="sparserl", **given)
         except Exception as error:
             raise SlurmError(f"hydra.launcher.slurm cannot be used: {' '.join(str(error).split())}") from error
+        under_way = [task for task in _queue() or () if self._is_ours(task)]
+        if under_way:
+            number = under_way[0].split("_")[0]
+            raise SlurmError(f"Slurm job {number} trains this sweep already; wait for it, or end it: scancel {number}")
 
     def execute(self, work: Callable[[T], R], items: Sequence[T], names: Sequence[str]) -> list[R | Exception]:
         if not items:
             return []
-        try:
-            tasks = self._slurm.map_array(Requeued(work), items)
-        except _submitit().core.utils.FailedJobError as error:
-            raise SlurmError(
-                f"Slurm does not take the job: {' '.join(str(error).split())}; see hydra.launcher.slurm"
-            ) from error
-        number = tasks[0].job_id.split("_")[0]
-        say(f"Slurm job {number}: {len(tasks)} tasks; what they say is in {self._folder}")
         with process.Interrupts() as interrupts:
-            asked = time.monotonic()
-            while waiting := [task for task in tasks if not task.paths.result_pickle.exists()]:
+            try:
+                tasks = self._slurm.map_array(Requeued(work), items)
+            except _submitit().core.utils.FailedJobError as error:
+                raise SlurmError(
+                    f"Slurm does not take the job: {' '.join(str(error).split())}; see hydra.launcher.slurm"
+                ) from error
+            number = tasks[0].job_id.split("_")[0]
+            say(f"Slurm job {number}: {len(tasks)} tasks; what they say is in {self._folder}")
+            asked, gone = time.monotonic(), 0
+            while waiting := {task.job_id for task in tasks if not task.paths.result_pickle.exists()}:
                 if time.monotonic() - asked > ASK_SECONDS:
-                    asked = time.monotonic()
-                    if all(task.done(force_check=task is waiting[0]) for task in waiting):
+                    asked, queue = time.monotonic(), _queue()
+                    gone = 0 if queue is None or waiting & queue else gone + 1
+                    if gone == 2:  # a file may be seen later than the end of the task that wrote it
                         break
                 time.sleep(0.2)
                 if interrupts.received is not None:
-                    say(f"Slurm job {number} goes on: `squeue --job {number}` shows it, `scancel {number}` ends it")
+                    say(
+                        f"Slurm job {number} goes on: `squeue --job {number}` or `python -m sparserl.status "
+                        f"{self._folder.parent}` shows it, `scancel {number}` ends it; "
+                        "when it has ended, the same command says what came of it"
+                    )
                     interrupts.heed()
         return [_result(task, name) for task, name in zip(tasks, names, strict=True)]
 
+    def _is_ours(self, task: str) -> bool:
+        """Whether a task in the queue was submitted from this folder and left no result yet."""
+        return (self._folder / f"{task}_submitted.pkl").exists() and not (self._folder / f"{task}_0_result.pkl").exists()
+
 
 class Requeued:
-    """Work that submitit queues again where its time runs out; ``checkpoint`` is submitit's word for that."""
+    """Work that goes on by itself however Slurm ends it, but for ``scancel``.
+
+    Slurm asks a task to end by SIGTERM, and submitit, when its time runs out, by a signal of its own: both end the work in its
+    orderly way. ``scontrol requeue`` has queued the task again by then. One that is preempted, or out of time, is still
+    running for Slurm; if it ended like that it would not come back, so it is queued again from here.
+    """
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
         self._work = work
 
     def __call__(self, item: Any) -> Any:
         process.prepare()
-        return self._work(item)
+        environment = _submitit().JobEnvironment()
+        out_of_time = signal.Signals[f"SIG{environment.USR_SIG}"]
+        requeue: Any = signal.signal(out_of_time, lambda *_: signal.raise_signal(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # submitit passes over it
+        try:
+            return self._work(item)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes more than once
+            if _ask("--job", environment.job_id, "--format", "%T") == ["RUNNING"]:
+                requeue(out_of_time, None)
+            sys.exit("sparserl: stopped by Slurm")
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(out_of_time, requeue)
 
     def checkpoint(self, item: Any) -> Any:
-        """The same again."""
+        """What submitit is to queue again: the same."""
         return _submitit().helpers.DelayedSubmission(self, item)
 
 
+def _queue() -> set[str] | None:
+    """The ids of all tasks of this user that wait or run; None where Slurm does not answer.
+
+    Unlike sacct, which submitit asks, squeue needs no accounting, and a task is either in it or has ended for good.
+    """
+    answer = _ask("--me", "--array", "--format", "%i")
+    return None if answer is None else set(answer)
+
+
+def _ask(*what: str) -> list[str] | None:
+    asked = subprocess.run(["squeue", "--noheader", *what], capture_output=True, text=True, check=False)
+    return asked.stdout.split() if asked.returncode == 0 else None
+
+
 def _result(task: Any, name: str) -> Any:
-    submitit = _submitit()
+    utils = _submitit().core.utils
     try:
-        return task.result()
-    except submitit.core.utils.UncompletedJobError:
-        return SlurmError(f"task {task.job_id} of Slurm ({name}) ended as {task.state} and left no result")
-    except submitit.core.utils.FailedJobError as error:
-        return SlurmError(f"task {task.job_id} of Slurm ({name}) failed: {str(error).strip().splitlines()[-1]}")
+        how, what = utils.pickle_load(task.paths.result_pickle)
+    except FileNotFoundError:
+        return SlurmError(f"task {task.job_id} of Slurm ({name}) {_end(task)} and left no result")
+    if how == "success":
+        return what
+    return SlurmError(f"task {task.job_id} of Slurm ({name}) failed: {what.strip().splitlines()[-1]}")
+
+
+def _end(task: Any) -> str:
+    """How it ended: what Slurm remembers for some minutes, and its accounting, if there is one, for longer."""
+    command = ["scontrol", "--oneliner", "show", "job", task.job_id]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    states = [word.removeprefix("JobState=") for word in shown.split() if word.startswith("JobState=")]
+    return f"ended as {states[0] if states else task.state}"
 
 
 def _submitit() -> ModuleType:

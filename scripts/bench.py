@@ -107,6 +107,41 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
     return {"checkpoint_seconds": each, "between_seconds": between, "checkpoint_share": each / (each + between)}
 
 
+def measure_sweep(members: int, seconds: float) -> dict[str, Any]:
+    """Seconds of the sweep of all ranks, and its share of the wall time of the shipped run.
+
+    It takes as long as its episodes, so these are the longest that there are: of policies made by hand, which balance the
+    pole to the limit of 500 steps at every rank. A little noise gives their layers the ranks that trained ones have.
+    """
+    from sparserl import process
+    from sparserl.build import build, build_sweep, compose
+    from sparserl.evaluation import random_returns
+
+    process.prepare()
+    configs = [compose("regularizer=none", f"seed={seed}") for seed in range(members)]
+    trainer, parts = build(configs)
+    noise = parts.algorithm.init(parts.environment.spec(), parts.members)["policy"]
+    layers = {name: 1e-3 * tensor for name, tensor in noise.items()}
+    # one unit of each layer carries how far the pole leans and falls to the right, above a level that keeps it from 0
+    level = 10.0
+    layers["0.weight"][:, :, 0] = torch.tensor([0.02, 0.1, 1.0, 0.5])
+    layers["0.bias"][:, 0, 0] = layers["2.bias"][:, 0, 0] = level
+    layers["1.weight"][:, 0, 0] = layers["2.weight"][:, 0, 1] = 1.0
+    random = random_returns(parts.environment, trainer.eval_episodes)
+    started = time.perf_counter()
+    swept = build_sweep(configs[0])(parts.environment, parts.algorithm, {"policy": layers}, random, lambda: None)
+    spent = time.perf_counter() - started
+    rate = measure_ours(members, "none", trainer.envs, compiled=False, seconds=seconds)["steps_per_second"]
+    training = trainer.total_steps * members / rate
+    return {
+        "ranks": len(swept[0].rows),
+        "lowest_return": min(row.return_mean for found in swept for row in found.rows),
+        "sweep_seconds": spent,
+        "training_seconds": training,
+        "sweep_share": spent / (spent + training),
+    }
+
+
 def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
     """Steps/s of Stable-Baselines3 with the same settings."""
     from stable_baselines3 import DQN
@@ -146,7 +181,7 @@ def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
     return {"steps_per_second": (watch.num_timesteps - watch.first) / watch.elapsed}
 
 
-MEASURES = {"ours": measure_ours, "sb3": measure_sb3, "checkpoint": measure_checkpoint}
+MEASURES = {"ours": measure_ours, "sb3": measure_sb3, "checkpoint": measure_checkpoint, "sweep": measure_sweep}
 
 
 def in_a_process(core: int, **arguments: Any) -> dict[str, Any]:
@@ -241,9 +276,15 @@ def main() -> None:
         f"a checkpoint of 8 members halfway through the shipped run takes {saved['checkpoint_seconds']:.2f} s, "
         f"{saved['checkpoint_share']:.1%} of the wall time at the default interval"
     )
+    swept = measure(kind="sweep", members=8, seconds=options.seconds)
+    sweeping = (
+        f"the sweep of {swept['ranks']} ranks of 8 members that balance to the limit takes {swept['sweep_seconds']:.0f} s, "
+        f"{swept['sweep_share']:.1%} of the wall time of the shipped run"
+    )
     folder = Path("results") / f"{date.today()}-speed"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("versus_sb3", versus_rows), ("by_members", sizes_rows), ("checkpoint", [saved])):
+    measured = {"versus_sb3": versus_rows, "by_members": sizes_rows, "checkpoint": [saved], "sweep": [swept]}
+    for name, rows in measured.items():
         with (folder / f"{name}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
             writer.writeheader()
@@ -254,6 +295,7 @@ def main() -> None:
             console.print(versus)
             console.print(sizes)
             console.print(saving)
+            console.print(sweeping)
     print(f"rows and tables: {folder}")
 
 

@@ -9,6 +9,7 @@ of its own elsewhere: who bootstraps through a termination learns values that ar
 from __future__ import annotations
 
 from abc import abstractmethod
+from copy import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -228,6 +229,56 @@ class Countdown(Probe):
     def follow(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         terminated = observation[..., 0] == 1
         return (observation - 1).clamp(min=1), terminated, torch.zeros_like(terminated)
+
+
+@dataclass(frozen=True)
+class Together(Environment):
+    """Probes that one population learns: the first one its first members, and so on, as many each.
+
+    Who shows one feature shows a 0 beside it.
+    """
+
+    probes: tuple[Probe, ...]
+
+    def spec(self) -> Spec:
+        return Spec(observation_shape=(2,), discrete_actions=2)
+
+    def open(self, generators: Generators, envs: int) -> VectorEnvironment:
+        return VectorTogether(self.probes, generators, envs)
+
+
+class VectorTogether(VectorEnvironment):
+    """N episodes for each member, of the probe that is its own."""
+
+    def __init__(self, probes: tuple[Probe, ...], generators: Generators, envs: int) -> None:
+        super().__init__(generators, envs)
+        self._each = len(generators) // len(probes)
+        self._vectors = []
+        for index, probe in enumerate(probes):
+            its_own = copy(generators)
+            its_own._generators = [generators[index * self._each + member] for member in range(self._each)]
+            self._vectors.append(probe.open(its_own, envs))
+
+    def reset(self) -> Tensor:
+        return torch.cat([two_features(vector.reset()) for vector in self._vectors])
+
+    def step(self, action: Tensor) -> Outcome:
+        outcomes = [vector.step(its_own) for vector, its_own in zip(self._vectors, action.split(self._each), strict=True)]
+        return Outcome(
+            torch.cat([two_features(outcome.observation) for outcome in outcomes]),
+            torch.cat([two_features(outcome.next_observation) for outcome in outcomes]),
+            torch.cat([outcome.reward for outcome in outcomes]),
+            torch.cat([outcome.terminated for outcome in outcomes]),
+            torch.cat([outcome.truncated for outcome in outcomes]),
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def two_features(observation: Tensor) -> Tensor:
+    """``[..., feature]`` as members of Together see it."""
+    return torch.nn.functional.pad(observation, (0, 2 - observation.shape[-1]))
 
 
 def _sign(uniforms: Tensor) -> Tensor:

@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 
 from sparserl.build import Config, ConfigError, compose, read_back
+from sparserl.lowrank.sweep import Stage
 from sparserl.records import checkpoint
+from sparserl.records.disk import read_json
+from sparserl.train import run
 
 SETTINGS = (
     "trainer=smoke",
@@ -177,3 +180,45 @@ def test_a_config_of_before_there_was_trust_is_as_good(tmp_path: Path) -> None:
     assert read_back(tmp_path / "config.json", trust=False) == config
     with pytest.raises(FileNotFoundError):
         read_back(tmp_path / "nowhere.json", trust=False)
+
+
+# ---------------------------------------------------------------- a signal after the training
+
+
+def test_a_signal_after_the_training_leaves_done_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives twice: while the ranks are evaluated, and while the second of three members has its figure drawn."""
+    configs = [compose("trainer=smoke", "network.hidden=[8]", "lowrank.ranks=[1]", f"seed={seed}") for seed in range(3)]
+    play, after = Stage.play, []
+
+    def start(name: str) -> list[str]:
+        """How each member ends."""
+        folders = [tmp_path / name / str(member) for member in range(3)]
+        try:
+            run(configs, folders, live=False)
+        except KeyboardInterrupt as interrupt:
+            after.append(interrupt.args)
+        return [read_json(folder / "status.json")["status"] for folder in folders]
+
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def draw(folder: Path) -> None:
+        if folder.name == "1":
+            stop()
+
+    monkeypatch.setattr("sparserl.recorder.draw", lambda folder: None)  # it takes a second
+    assert start("whole") == ["done"] * 3
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "play", lambda *arguments: (stop(), play(*arguments))[1])
+        assert start("stopped") == ["interrupted"] * 3
+    assert not list((tmp_path / "stopped").glob("*/result.json"))
+    with monkeypatch.context() as patch:
+        patch.setattr("sparserl.recorder.draw", draw)
+        assert start("stopped") == ["done", "done", "interrupted"]
+    assert sorted(path.parent.name for path in (tmp_path / "stopped").glob("*/result.json")) == ["0", "1"]
+    assert after == [(signal.SIGTERM,)] * 2
+    assert start("stopped") == ["done"] * 3
+    for member in "012":
+        whole, stopped = tmp_path / "whole" / member, tmp_path / "stopped" / member
+        assert outcome(stopped) == outcome(whole)
+        assert (stopped / "lowrank.csv").read_bytes() == (whole / "lowrank.csv").read_bytes()

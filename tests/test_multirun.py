@@ -1,0 +1,121 @@
+"""Hydra's multiruns from the command line: with our launcher in several processes, with Hydra's own, and with Optuna."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sparserl.records.disk import read_json
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ("-m", "trainer=smoke", "logger=disk", "sweep=mine", "lowrank.ranks=[2]", "lowrank.episodes=2")
+LONG = ("trainer.total_steps=6000", "trainer.log_every=250", "trainer.eval_every=3000", "trainer.checkpoint_every=500")
+
+
+def begin(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "sparserl.train", *SMOKE, *overrides],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def sweep(folder: Path, *overrides: str) -> Path:
+    """A sweep that is to end well; its folder."""
+    process = begin(folder, *overrides)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder / "outputs/mine"
+
+
+def outcome(root: Path) -> dict[str, tuple[bytes, bytes]]:
+    """The rows of every job, byte for byte, and its policy."""
+    return {
+        path.parent.name: (path.read_bytes(), (path.parent / "policy.safetensors").read_bytes())
+        for path in root.glob("*/metrics.jsonl")
+    }
+
+
+def wait_for(root: Path, jobs: int, rows: int) -> None:
+    """Until so many jobs have so many rows."""
+    deadline = time.monotonic() + 120
+    while sum(path.read_bytes().count(b"\n") >= rows for path in root.glob("*/metrics.jsonl")) < jobs:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_hydras_other_launchers_give_the_same(launcher: str, tmp_path: Path) -> None:
+    jobs = "regularizer=none,l1", "seed=0"
+    ours, theirs = sweep(tmp_path / "ours", *jobs), sweep(tmp_path / "theirs", *jobs, f"hydra/launcher={launcher}")
+    assert len(outcome(ours)) == 2
+    assert outcome(theirs) == outcome(ours)
+
+
+@pytest.mark.slow
+def test_optunas_batches_are_populations(tmp_path: Path) -> None:
+    root = sweep(
+        tmp_path,
+        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra.sweeper.direction=maximize"),
+        *("hydra.sweeper.sampler.seed=1", "regularizer=l1", "regularizer.lambda_c=interval(0.001, 1.0)"),
+    )
+    results = [read_json(path) for path in root.glob("*/result.json")]
+    assert len({result["lambda_c"] for result in results}) == 4
+    best = max(result["return_mean"] for result in results)
+    found = re.search(r"best_value: (\S+)", (root / "optimization_results.yaml").read_text())
+    assert found
+    assert float(found[1]) == best
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_gives_also_when_all_is_stopped_in_the_middle(tmp_path: Path) -> None:
+    """Two populations, SIGTERM to the one that started them, and the same command again."""
+    jobs = "regularizer=none,l1", "seed=0,1", *LONG
+    whole = outcome(sweep(tmp_path / "whole", *jobs))
+    assert len(whole) == 4
+    processes = "hydra.launcher.executor=processes", "hydra.launcher.workers=2"
+    process = begin(tmp_path / "stopped", *jobs, *processes)
+    root = tmp_path / "stopped/outputs/mine"
+    wait_for(root, 4, 4)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command again" in errors
+    assert "Traceback" not in errors
+    assert {read_json(path)["status"] for path in root.glob("*/status.json")} == {"interrupted"}
+    process = begin(tmp_path / "stopped", *jobs, *processes)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert len(re.findall("going on from step", errors)) == 2
+    assert outcome(root) == whole
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_a_sweep_goes_on_where_each_job_was(tmp_path: Path) -> None:
+    """The first population is done, the second under way, the third not begun."""
+    jobs = "regularizer=none,l1,l2", "seed=0", *LONG
+    whole = outcome(sweep(tmp_path / "whole", *jobs))
+    process = begin(tmp_path / "killed", *jobs)
+    root = tmp_path / "killed/outputs/mine"
+    wait_for(root, 2, 4)
+    process.kill()
+    process.communicate()
+    done = {path.parent.name for path in root.glob("*/result.json")}
+    assert len(done) == 1, "killed too late, or too early, to show anything"
+    process = begin(tmp_path / "killed", *jobs)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "2 to train, 1 ended before" in errors
+    assert outcome(root) == whole

@@ -66,6 +66,7 @@ EOF
 }
 
 up() {
+    trap '[ $? = 0 ] || down' EXIT
     packages
     configure
     [ -f "$folder/munge.key" ] || dd if=/dev/urandom of="$folder/munge.key" bs=1024 count=1 2>/dev/null
@@ -77,7 +78,7 @@ up() {
     tries=0
     until [ "$(sinfo --noheader --format %D --states idle 2>/dev/null)" = 2 ]; do
         tries=$((tries + 1))
-        [ $tries -lt 60 ] || { say "the nodes do not come up; see $folder/*.log"; down; exit 1; }
+        [ $tries -lt 60 ] || { say "the nodes do not come up; see $folder/*.log"; exit 1; }
         sleep 0.5
     done
     echo "export SLURM_CONF=$SLURM_CONF"
@@ -88,7 +89,8 @@ down() {
     for name in slurmd.n1 slurmd.n2 slurmctld munged; do
         pid=$(cat "$folder/$name.pid" 2>/dev/null) || continue
         kill "$pid" 2>/dev/null || true
-        while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+        tries=0
+        while kill -0 "$pid" 2>/dev/null && [ $tries -lt 100 ]; do tries=$((tries + 1)); sleep 0.1; done
     done
 }
 

@@ -117,6 +117,16 @@ def test_tasks_on_two_nodes_give_what_one_process_gives(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
+def test_what_slurm_does_not_take_is_one_sentence(tmp_path: Path) -> None:
+    process = begin(tmp_path, *JOBS, *SLURM, "hydra.launcher.slurm.partition=nowhere")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "invalid partition specified: nowhere" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
 def test_a_task_that_is_cancelled_has_failed_and_the_others_are_done(tmp_path: Path) -> None:
     process, root = begin(tmp_path, *JOBS, "regularizer=none,l1", *SLURM, ALONE), tmp_path / "outputs/mine"
     wait_for(root, 1, 1)
@@ -133,6 +143,21 @@ def test_a_task_that_is_cancelled_has_failed_and_the_others_are_done(tmp_path: P
     assert failed.parent.name in output, "the closing table"
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
+def test_a_task_that_runs_out_of_time_too_often_has_failed(tmp_path: Path) -> None:
+    limits = "hydra.launcher.slurm.timeout_min=5", "hydra.launcher.slurm.max_timeouts=0"
+    process, root = begin(tmp_path, *JOBS, *SLURM, *limits), tmp_path / "outputs/mine"
+    wait_for(root, 2, 1)
+    job = number()
+    ask("scancel", "--signal=USR2", job)  # which is what Slurm does shortly before the time is over
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    for path in root.glob("*/status.json"):
+        assert re.match(rf"task {job} of Slurm .* timed-out too many times", read_json(path)["error"])
+
+
 def requeue(job: str, root: Path) -> None:
     ask("scontrol", "requeue", job)
 
@@ -144,15 +169,11 @@ def preempt(job: str, root: Path) -> None:
 
 
 def let_time_run_out(job: str, root: Path) -> None:
-    """Slurm looks at its clock every 30 s, in which the run would be over: so it stands still until it is told."""
+    """Slurm looks at its clock every 30 s, in which the run would be over: so it stands still until Slurm's SIGCONT."""
     (process,) = {read_json(path)["process"] for path in root.glob("*/status.json")}
     os.kill(process, signal.SIGSTOP)
-    (task,) = shown(job)
-    hours, minutes, _ = map(int, task["RunTime"].split(":"))
+    hours, minutes, _ = map(int, shown(job)[0]["RunTime"].split(":"))
     ask("scontrol", "update", f"JobId={job}", f"TimeLimit={hours * 60 + minutes + 2}")
-    told = 1 << (signal.SIGUSR2 - 1)  # among the signals that wait for it
-    until(lambda: int(re.findall(r"ShdPnd:\s*(\w+)", Path(f"/proc/{process}/status").read_text())[0], 16) & told)
-    os.kill(process, signal.SIGCONT)
     until(lambda: shown(job)[0]["Restarts"] == "1")
     ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
 
@@ -171,7 +192,7 @@ def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(
     assert statuses(root) == ["interrupted"] * 2, "it ended in an orderly way"
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    (log,) = (root / ".slurm").glob("*.err")
+    (log,) = (root / ".slurm").glob("*/*.err")
     assert log.read_text().count("going on from step") == 1
     assert outcome(root) == whole
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,7 @@ class SlurmError(RuntimeError):
 
 
 class Slurm(Executor):
-    """``parameters`` are the keys of ``hydra.launcher.slurm``; what submitit writes goes into ``folder``.
+    """``parameters`` are the keys of ``hydra.launcher.slurm``; what submitit writes goes into a new folder in ``folder``.
 
     A task that runs out of its time or is preempted queues itself again, as one is that Slurm requeues: the same work on the
     same item, which had better go on from where it was. Raises SlurmError where there is no submitit, no Slurm, none that
@@ -32,14 +33,17 @@ class Slurm(Executor):
     """
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
-        self._folder = folder
+        self._root = folder
+        self._folder = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"  # a new Slurm begins again with job 1
         asked = dict(parameters)
         timeouts, more = asked.pop("max_timeouts"), asked.pop("more")
         asked["slurm_partition"] = asked.pop("partition")
         given = {key: value for key, value in (asked | more).items() if value is not None}
+        # where a cluster does not requeue by itself, a job may still ask for it
+        given["slurm_additional_parameters"] = {"requeue": True} | given.get("slurm_additional_parameters", {})
         submitit = _submitit()
         try:
-            self._slurm = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts)
+            self._slurm = submitit.AutoExecutor(self._folder, cluster="slurm", slurm_max_num_timeout=timeouts)
             self._slurm.update_parameters(name="sparserl", **given)
         except Exception as error:
             raise SlurmError(f"hydra.launcher.slurm cannot be used: {' '.join(str(error).split())}") from error
@@ -71,15 +75,16 @@ class Slurm(Executor):
                 if interrupts.received is not None:
                     say(
                         f"Slurm job {number} goes on: `squeue --job {number}` or `python -m sparserl.status "
-                        f"{self._folder.parent}` shows it, `scancel {number}` ends it; "
+                        f"{self._root.parent}` shows it, `scancel {number}` ends it; "
                         "when it has ended, the same command says what came of it"
                     )
                     interrupts.heed()
         return [_result(task, name) for task, name in zip(tasks, names, strict=True)]
 
     def _is_ours(self, task: str) -> bool:
-        """Whether a task in the queue was submitted from this folder and left no result yet."""
-        return (self._folder / f"{task}_submitted.pkl").exists() and not (self._folder / f"{task}_0_result.pkl").exists()
+        """Whether a task in the queue was submitted for this sweep and left no result yet."""
+        submitted = self._root.glob(f"*/{task}_submitted.pkl")
+        return any(not path.with_name(f"{task}_0_result.pkl").exists() for path in submitted)
 
 
 class Requeued:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +24,8 @@ from sparserl.trainer import Finished, Row
 class Recorder:
     """Records member number ``member`` of a population into its folder, and then tells its log."""
 
-    def __init__(self, folder: Path, config: Config, member: int, log: Log) -> None:
-        self.config, self._member, self._log = config, member, log
-        self._folder = RunFolder(folder, config["trainer"]["total_steps"])
+    def __init__(self, folder: RunFolder, config: Config, member: int, log: Log) -> None:
+        self._folder, self.config, self._member, self._log = folder, config, member, log
         self._signatures = Signatures()
         self._env_step = 0
         self._seconds = 0.0
@@ -144,6 +142,8 @@ class Recorder:
         if self._ended:
             return
         self._ended = True
-        self._folder.status(status, self._env_step, error)
-        self._folder.close()
-        self._log.end(status)
+        try:
+            self._folder.status(status, self._env_step, error)
+        finally:
+            self._folder.close()
+            self._log.end(status)

@@ -5,6 +5,7 @@ A solo run is a population of one; a launcher of sweeps calls ``run`` with many.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,8 +15,10 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -43,12 +46,16 @@ from sparserl.population import State, split, stack
 from sparserl.recorder import Recorder
 from sparserl.records import checkpoint
 from sparserl.records.console import Display, print_results
-from sparserl.records.disk import FIGURE, read_json, write_json
-from sparserl.records.schema import Result
+from sparserl.records.disk import FIGURE, DiskError, RunFolder, read_json, write_json
+from sparserl.records.schema import Result, StatusName
 from sparserl.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
 
 CONFIG_FILE = "config.json"
 """The resolved config, in every run's folder: what ``resume`` goes on with."""
+
+
+class FrozenError(Exception):
+    """A run that came to its end, but frozen."""
 
 
 # ---------------------------------------------------------------- from Python
@@ -59,29 +66,46 @@ def run(configs: Sequence[Config], folders: Sequence[str | Path], live: bool = T
 
     The configs are resolved ones (``build.resolve`` or ``build.compose``) that may differ in seeds and per-member values
     only. SIGINT and SIGTERM end it with KeyboardInterrupt, all rows written; called again, it goes on from the last
-    checkpoint. Without ``live`` there are plain lines also on a terminal, for processes that share one. Raises ConfigError
-    before anything is trained.
+    checkpoint. Without ``live`` there are plain lines also on a terminal, for processes that share one.
+
+    A member whose loss becomes non-finite is frozen, and its result has the status ``failed``; the others do not notice.
+    Raises ConfigError before anything is trained, and DiskError where a member's folder cannot be written or another process
+    writes there. Members share one loop, so that stops all of them, ``interrupted``; called again, they go on from the newest
+    checkpoint that all of them have.
     """
     process.prepare()
     trainer, parts = build(configs)
     logger = build_logger(configs[0])
-    paths = [_claim(Path(folder), config) for folder, config in zip(folders, configs, strict=True)]
-    states = checkpoint.load(paths)
-    logs = logger.open(paths, configs, [_label(config) for config in configs])
-    members = range(len(configs))
-    recorders = [Recorder(*member) for member in zip(paths, configs, members, logs, strict=True)]
-    try:
-        return _train(trainer, parts, paths, recorders, states, live)
-    except KeyboardInterrupt:
-        for recorder in recorders:
-            recorder.end("interrupted")
-        raise
-    except Exception:
-        for recorder in recorders:
-            recorder.end("failed", traceback.format_exc())
-        raise
-    finally:
-        logger.close(logs)
+    with ExitStack() as held:
+        opened = [_claim(Path(folder), config, held) for folder, config in zip(folders, configs, strict=True)]
+        paths = [folder.path for folder in opened]
+        try:
+            states = checkpoint.load(paths)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        logs = logger.open(paths, configs, [_label(config) for config in configs])
+        members = range(len(configs))
+        recorders = [Recorder(*member) for member in zip(opened, configs, members, logs, strict=True)]
+        try:
+            return _train(trainer, parts, paths, recorders, states, live)
+        except KeyboardInterrupt:
+            _end(recorders, "interrupted")
+            raise
+        except DiskError as error:
+            _end(recorders, "interrupted", str(error))
+            raise
+        except Exception:
+            _end(recorders, "failed", traceback.format_exc())
+            raise
+        finally:
+            logger.close(logs)
+
+
+def _end(recorders: Sequence[Recorder], status: StatusName, error: str | None = None) -> None:
+    """As far as the disk takes it: what goes wrong here follows from what is being raised."""
+    for recorder in recorders:
+        with suppress(DiskError):
+            recorder.end(status, error)
 
 
 def _train(
@@ -133,21 +157,25 @@ def _train(
     raise AssertionError("a trainer's last event is Finished")
 
 
-def _claim(folder: Path, config: Config) -> Path:
-    """The folder, made if need be, with the config in it. Raises ConfigError where it belongs to another run."""
+def _claim(folder: Path, config: Config, held: ExitStack) -> RunFolder:
+    """The folder, made if need be and ``held`` by this process, with the config in it.
+
+    Raises ConfigError where it belongs to another run or cannot be one's, DiskError where another process holds it.
+    """
     path = folder / CONFIG_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            if identity(read_json(path)) != identity(config):
-                raise ConfigError(f"{folder} holds a run with another config; choose another folder or take it away")
-        else:
-            write_json(path, config)
+        found = read_json(path) if path.exists() else config
     except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"the output folder {folder} cannot be used: {error}") from error
-    return folder
+        raise ConfigError(
+            f"the output folder {folder} cannot be used: {error}; choose another one or put that right"
+        ) from error
+    if not isinstance(found, dict) or identity(found) != identity(config):
+        raise ConfigError(f"{folder} holds a run with another config; choose another folder or take it away")
+    opened = held.enter_context(closing(RunFolder(folder, config["trainer"]["total_steps"])))
+    if not path.exists():
+        write_json(path, config)
+    return opened
 
 
 # ---------------------------------------------------------------- from the command line
@@ -204,16 +232,22 @@ def _job(config: DictConfig) -> float | None:
     try:
         resolved = _config_of(folder) if config.resume else resolve(config)
         results = run([resolved], [folder])
-    except ConfigError as error:
-        if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other jobs go on, and Hydra reports this one
-            raise
-        sys.exit(_sentence(error))  # before Hydra adds lines of its own
+    except (ConfigError, DiskError) as error:
+        _stop(error)
     print_results(results)
     print(f"rows, result and policy: {folder}")
     if (folder / FIGURE).exists():
         print(f"figure: {folder / FIGURE}")
+    if results[0].status == "failed":
+        _stop(FrozenError(f"{folder}: {read_json(folder / 'status.json')['error']}"))
     value = getattr(results[0], resolved["objective"])
     return None if value is None else float(value)
+
+
+def _stop(error: Exception) -> NoReturn:
+    if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other jobs go on, and Hydra reports this one
+        raise error
+    sys.exit(_sentence(error))  # before Hydra adds lines of its own
 
 
 def _config_of(folder: Path) -> Config:
@@ -231,13 +265,15 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _job()
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+    except (ConfigError, DiskError, FrozenError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_sentence(error))
     except ValueError as error:
         if "Config group override" not in str(error):  # GROUP=null, which Hydra meets with a traceback
             raise
         sys.exit(f"sparserl: {error}; name an option of each group")
     except OSError as error:
+        if error.errno == errno.ENOSPC:  # Hydra's own files
+            sys.exit(f"sparserl: {error.strerror} for the files of this run; make room and start it again")
         if error.filename is None:
             raise
         sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")

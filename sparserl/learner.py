@@ -3,12 +3,17 @@
 Everything that is particular to an algorithm or a regulariser is behind their contracts; here they meet. The objective of
 each component is ``loss + lambda_c(step) * penalty``, summed over members: a sum, so that each member's gradient is the one
 it would have alone.
+
+A member whose objective or gradient is not finite is frozen for good: its weights, gates, targets and optimiser moments stay,
+bit for bit, what they were before that step. Its numbers stay in its own rows, so the others do not notice.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -19,6 +24,10 @@ from sparserl.packing import Packed, row_norm
 from sparserl.population import Population, State
 from sparserl.regularizers.base import Regularizer
 from sparserl.types import Batch, Gates, Layers, Loss, Metrics, Noise, Penalty, Spec, Weights
+
+LARGEST_RATE = 1e15
+"""Beyond any use. At a larger one a step of Adam could itself leave the range of float32, and then a member would have no last
+finite weights to be frozen at."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,17 @@ class Learner:
         self._optimizers = {
             c: torch.optim.Adam([{"params": [p.buffer]} for p in self._packed(c)], fused=True) for c in self.learned
         }
+        for component in self.learned:
+            for packed in self._packed(component):
+                none = {name: torch.zeros_like(packed.buffer) for name in ("exp_avg", "exp_avg_sq")}
+                self._load_moments(component, packed, {"step": 0} | none)
         self._scales: dict[Packed, Tensor] = {}
         self._terms = torch.compile(self._compute_terms) if compiled else self._compute_terms
         self._hardened: Weights | None = None
+        self._causes = [f"{what} of {component}" for component in self.learned for what in ("loss", "gradient")]
+        self._frozen_at = torch.full((members.size,), -1, device=members.device)  # the environment step, or -1
+        self._cause = torch.zeros_like(self._frozen_at)  # which of the above
+        self._frozen = self._frozen_at[:0]  # the numbers of the frozen members
 
     def start_from(self, policies: Sequence[Layers | None]) -> None:
         """Give members the weights of a trained policy (without the member axis), and its targets too; None leaves a member."""
@@ -86,22 +103,54 @@ class Learner:
         terms = self._terms(self.weights, self.gates, noise, batch, self.steps)
         coefficient = self.regularizer.coefficient(env_step)
         metrics: Metrics = {}
+        objectives: dict[str, Tensor] = {}
         # all gradients before any step: one component's objective may be computed from another's weights
         for index, (component, term) in enumerate(terms.items(), start=1):
             penalty = coefficient * term.penalty
             objective = term.loss + penalty
             self._differentiate(component, objective, keep_graph=index < len(terms))
+            objectives[component] = objective.detach()
             metrics |= {
                 f"loss/{component}": term.loss.detach(),
                 f"penalty/{component}": penalty.detach(),
-                f"objective/{component}": objective.detach(),
+                f"objective/{component}": objectives[component],
             } | {f"{component}/{name}": value for name, value in term.metrics.items()}
+        self._freeze(objectives, env_step)
         for component in terms:
             self._step(component, env_step)
         with torch.no_grad():
-            self.weights |= self.algorithm.after_step(self.weights, self.steps)
+            changed = self.algorithm.after_step(self.weights, self.steps)
+            if len(self._frozen):
+                for component, layers in changed.items():
+                    for name, tensor in layers.items():
+                        tensor[self._frozen] = self.weights[component][name][self._frozen]
+            self.weights |= changed
         self._hardened = None
         return metrics
+
+    def _freeze(self, objectives: dict[str, Tensor], env_step: int) -> None:
+        """Freeze whoever has an objective or a gradient that is not finite, and was not frozen before."""
+        suspects = [("loss", component, objective) for component, objective in objectives.items()]
+        suspects += [("gradient", component, packed.norms) for component in objectives for packed in self._packed(component)]
+        # all in one number, since this is asked at every step; where only that is too large, nobody is found below
+        if math.isfinite(reduce(torch.add, (values for *_, values in suspects)).sum().item()):
+            return
+        for what, component, values in suspects:
+            broken = ~values.isfinite() & (self._frozen_at < 0)
+            self._frozen_at[broken] = env_step
+            self._cause[broken] = self._causes.index(f"{what} of {component}")
+        self._frozen = (self._frozen_at >= 0).nonzero().flatten()
+
+    def frozen(self) -> list[str | None]:
+        """Of each member why it is frozen, and since when, in a sentence; None of those that learn."""
+        sentence = "the {} is not finite: frozen at its last finite weights from step {} on"
+        marks = zip(self._frozen_at.tolist(), self._cause.tolist(), strict=True)
+        return [None if step < 0 else sentence.format(self._causes[cause], step) for step, cause in marks]
+
+    @property
+    def all_frozen(self) -> bool:
+        """Whether nobody is left who learns."""
+        return len(self._frozen) == len(self._frozen_at)
 
     def _compute_terms(
         self, weights: Weights, gates: dict[str, Gates], noise: dict[str, Noise], batch: Batch, step: int
@@ -135,24 +184,38 @@ class Learner:
             packed.set_gradients([next(gradients) for _ in packed.tensors])
 
     def _step(self, component: str, env_step: int) -> None:
-        """Clip, step and project one component whose gradients are set."""
+        """Clip, step and project one component whose gradients are set; frozen members stay as they are."""
         options = [{"lr": self.algorithm.learning_rates[component](env_step)}, self.regularizer.gate_options(env_step)]
         limits = [self.algorithm.max_grad_norm, self.regularizer.gate_grad_limit()]
         optimizer = self._optimizers[component]
         for packed, group, values, limit in zip(self._packed(component), optimizer.param_groups, options, limits, strict=False):
             group.update(values)
+            group["lr"] = min(group["lr"], LARGEST_RATE)
             if limit is not None:
                 self._scales[packed] = packed.clip(limit)
+        kept = self._frozen_rows(component)
         optimizer.step()
-        if component not in self.covered:
-            return
-        with torch.no_grad():
-            layers, gates = self.weights[component], self.gates[component]
-            projected = self.regularizer.project(layers, gates, env_step)
-            for tensors, replacements in zip((layers, gates), projected, strict=True):
-                for name, replacement in replacements.items():
-                    if replacement is not tensors[name]:
-                        tensors[name].copy_(replacement)
+        if component in self.covered:
+            self._project(component, env_step)
+        for tensor, rows in kept:
+            tensor[self._frozen] = rows
+
+    def _frozen_rows(self, component: str) -> list[tuple[Tensor, Tensor]]:
+        """What a step changes of one component, each tensor with its rows of the frozen members: Adam would move them too."""
+        if not len(self._frozen):
+            return []
+        moments = [tensor for packed in self._packed(component) for tensor in self._moments(component, packed).values()]
+        changed = [*(packed.buffer for packed in self._packed(component)), *(m for m in moments if m.dim() > 0)]
+        return [(tensor, tensor[self._frozen]) for tensor in changed]
+
+    @torch.no_grad()
+    def _project(self, component: str, env_step: int) -> None:
+        layers, gates = self.weights[component], self.gates[component]
+        projected = self.regularizer.project(layers, gates, env_step)
+        for tensors, replacements in zip((layers, gates), projected, strict=True):
+            for name, replacement in replacements.items():
+                if replacement is not tensors[name]:
+                    tensors[name].copy_(replacement)
 
     def hardened(self) -> Weights:
         """Every component, the learned ones without noise, targets raw. Kept until the next update: do not change it."""
@@ -183,7 +246,14 @@ class Learner:
             "weights": self.weights,
             "gates": self.gates,
             "generators": self._generators.state_dict(),
-            "moments": {c: [self._moments(c, packed) for packed in self._packed(c)] for c in self.learned},
+            "moments": {
+                component: [
+                    {name: int(value) if name == "step" else value for name, value in self._moments(component, packed).items()}
+                    for packed in self._packed(component)
+                ]
+                for component in self.learned
+            },
+            "frozen": {"at": self._frozen_at, "cause": self._cause},
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -197,17 +267,19 @@ class Learner:
         for component, moments in state["moments"].items():
             for packed, saved in zip(self._packed(component), moments, strict=True):
                 self._load_moments(component, packed, saved)
+        self._frozen_at.copy_(state["frozen"]["at"])
+        self._cause.copy_(state["frozen"]["cause"])
+        self._frozen = (self._frozen_at >= 0).nonzero().flatten()
         self._hardened = None
 
-    def _moments(self, component: str, packed: Packed) -> State:
-        """Adam's moments; its count of steps is one number for all members."""
-        moments = self._optimizers[component].state.get(packed.buffer)
-        return {name: int(value) if name == "step" else value for name, value in moments.items()} if moments else None
+    def _moments(self, component: str, packed: Packed) -> dict[str, Tensor]:
+        """Adam's moments; its count of steps, ``step``, is one number for all members."""
+        moments: dict[str, Tensor] = self._optimizers[component].state[packed.buffer]
+        return moments
 
     def _load_moments(self, component: str, packed: Packed, saved: State) -> None:
-        if saved is not None:
-            device = packed.buffer.device
-            self._optimizers[component].state[packed.buffer] = {
-                name: torch.tensor(float(value), device=device) if name == "step" else value.to(device)
-                for name, value in saved.items()
-            }
+        device = packed.buffer.device
+        self._optimizers[component].state[packed.buffer] = {
+            name: torch.tensor(float(value), device=device) if name == "step" else value.to(device)
+            for name, value in saved.items()
+        }

@@ -45,6 +45,9 @@ class Packed:
         """The gradients of ``tensors``, in their order."""
         for view, gradient in zip(self.gradients.values(), gradients, strict=True):
             view.copy_(gradient)
+        assert self.buffer.grad is not None
+        self.norms: Float[Tensor, "member"] = row_norm(self.buffer.grad)
+        """Of the gradients as they were set: clipping does not change them. One that is not finite shows here."""
 
     def clip(self, max_norm: float) -> Float[Tensor, "member"]:
         """Scale each member's gradient so that its norm is at most ``max_norm``; returns the scales.
@@ -53,7 +56,7 @@ class Packed:
         """
         gradient = self.buffer.grad
         assert gradient is not None
-        scale = (max_norm / (row_norm(gradient) + 1e-6)).clamp_(max=1.0)
+        scale = (max_norm / (self.norms + 1e-6)).clamp_(max=1.0)
         gradient.mul_(scale.unsqueeze(1))
         return scale
 

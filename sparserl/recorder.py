@@ -57,7 +57,7 @@ class Recorder:
         self._env_step = event.env_step
         values = {name: float(value[self._member]) for name, value in event.metrics.items()}
         row: dict[str, Any] = {"env_step": event.env_step} | {k: None if v != v else v for k, v in values.items()}
-        warnings = self._signatures.read(row)
+        warnings = self._signatures.read(row, event.frozen[self._member])
         if warnings:
             row["warnings"] = warnings
         self._folder.metrics(row)
@@ -71,7 +71,7 @@ class Recorder:
         self._folder.timing({"env_step": self._env_step, "lowrank": seconds})
 
     def finish(self, event: Finished, random: Tensor, swept: Swept, device: str) -> Result:
-        """Write the policy, its ranks, the result and the picture of a whole run.
+        """Write the policy, its ranks, the result and the picture of a whole run, or of one that was frozen: it has failed.
 
         ``random`` are the returns of the random policy ``[episode]``, ``swept`` what the rank sweep found of this member.
         """
@@ -83,6 +83,8 @@ class Recorder:
             {f"{component}/{name}": tensor for component, layers in hardened.items() for name, tensor in layers.items()},
             {"config": config, "network": config["network"], "versions": provenance.versions()},
         )
+        frozen = event.learner.frozen()[self._member]
+        status: StatusName = "failed" if frozen else "done"
         selected = swept.selected
         seen = {name: float(value[self._member]) for name, value in observe(event.learner).items()}
         weights = torch.cat([weight.flatten() for weight in regularized(hardened["policy"]).values()])
@@ -117,7 +119,7 @@ class Recorder:
             retention=selected.retention if selected else None,
             csr_bytes=swept.rows[-1].csr_bytes,
             warnings=self._signatures.said,
-            status="done",
+            status=status,
             wall_seconds=self._seconds,
             steps_per_second=event.env_step / self._seconds,
             versions=provenance.versions(),
@@ -128,7 +130,7 @@ class Recorder:
         self._draw()
         self._log.sweep([as_json(row) for row in swept.rows])
         self._log.finish(result, {name: values[self._member] for name, values in distributions(event.learner).items()})
-        self.end("done")
+        self.end(status, frozen)
         return result
 
     def _draw(self) -> None:

@@ -105,9 +105,14 @@ class Signatures:
     def said(self) -> list[str]:
         return sorted(self._said)
 
-    def read(self, row: Mapping[str, Any]) -> list[str]:
-        """The warnings that this row is the first to justify, each a sentence."""
+    def read(self, row: Mapping[str, Any], frozen: str | None = None) -> list[str]:
+        """The warnings that this row is the first to justify, each a sentence.
+
+        Of a member that is frozen only that: ``frozen`` says why. What else its rows show, it does not do any more.
+        """
         found = [*self._closed(row), *self._unmoved(row), *self._constant_policy(row), *self._exploding(row)]
+        if frozen:
+            found = [frozen]
         new = [sentence for sentence in found if sentence not in self._said]
         self._said.update(new)
         return new
@@ -138,8 +143,7 @@ class Signatures:
             if key.count("/") != 2 or not key.startswith("gradient/") or "." in key:
                 continue
             earlier = self._norms.setdefault(key, [])
-            if value is None or not math.isfinite(value):
-                sentences.append(f"{key} is not finite")
+            if value is None or not math.isfinite(value):  # whoever has such a gradient is frozen, and that is said
                 continue
             if len(earlier) >= ROWS_BEFORE_EXPLODING and value > EXPLODING * statistics.median(earlier) > 0:
                 sentences.append(f"{key} exploded to over {EXPLODING:.0f} times its median of the last rows")

@@ -50,6 +50,7 @@ class Evaluator:
         self, environment: Environment, size: int, episodes: int, device: torch.device, stream: str = EVALUATION
     ) -> None:
         members = Population((EVALUATION_SEED,) * size, device)
+        self._spec = environment.spec()
         self._vector = environment.open(members.generators(stream), episodes)
         self._start = self._vector.generators.state_dict()
         self._shape = (size, episodes)
@@ -64,7 +65,7 @@ class Evaluator:
         constant = torch.ones(self._shape[0], dtype=torch.bool)
         first_action: Tensor | None = None
         while running.any():
-            action = act(observation)
+            action = self._spec.accepted(act(observation))
             if first_action is None:
                 first_action = action[:, :1].clone()
             same = (action == first_action).flatten(2).all(dim=2) if action.dim() > 2 else action == first_action

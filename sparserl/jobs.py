@@ -13,7 +13,7 @@ from pathlib import Path
 from sparserl.build import Config, ConfigError, identity, structure
 from sparserl.records import checkpoint
 from sparserl.records.console import say
-from sparserl.records.disk import read_json, write_json
+from sparserl.records.disk import check_free, read_json, write_json
 from sparserl.records.schema import Result, Status, StatusName
 
 CONFIG_FILE = "config.json"
@@ -72,19 +72,23 @@ def digest(text: str) -> str:
 
 
 def claim(job: Job) -> None:
-    """Make the folder if need be, with the config in it. Raises ConfigError where it belongs to another run."""
+    """Make the folder if need be, with the config in it.
+
+    Raises ConfigError where it belongs to another run or cannot be one's, and DiskError where it cannot be written or another
+    process writes there.
+    """
     path = job.folder / CONFIG_FILE
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            if identity(read_json(path)) != identity(job.config):
-                raise ConfigError(f"{job.folder} holds a run with another config; choose another folder or take it away")
-        else:
-            write_json(path, job.config)
+        found = read_json(path) if path.exists() else None
     except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"the output folder {job.folder} cannot be used: {error}") from error
+        remedy = "choose another one or put that right"
+        raise ConfigError(f"the output folder {job.folder} cannot be used: {error}; {remedy}") from error
+    if found is None:
+        write_json(path, job.config)
+    elif not isinstance(found, dict) or identity(found) != identity(job.config):
+        raise ConfigError(f"{job.folder} holds a run with another config; choose another folder or take it away")
+    check_free(job.folder)
 
 
 def earlier(job: Job, retry_failed: bool) -> Result | None:

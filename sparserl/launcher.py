@@ -23,9 +23,10 @@ from sparserl.executors.base import Executor
 from sparserl.executors.inline import Inline
 from sparserl.executors.processes import Processes
 from sparserl.executors.slurm import Slurm, SlurmError
-from sparserl.jobs import Job, JobError, claim, digest, earlier, has_failed, label, mark, objective, populations, result_of
+from sparserl.jobs import Job, JobError, claim, digest, earlier, label, mark, objective, populations, result_of
 from sparserl.records import provenance
 from sparserl.records.console import print_jobs, say
+from sparserl.records.disk import DiskError
 from sparserl.records.schema import Result
 from sparserl.train import run
 
@@ -117,7 +118,7 @@ class Launch:
                     self._left[index] = job
                 else:
                     self._give(index, objective(job, result))
-            except (ConfigError, JobError) as error:
+            except (ConfigError, DiskError, JobError) as error:
                 self._give(index, error)
         found = {"to train": len(self._left), "ended before": len(self.returns), "the same as another": len(self._repeats)}
         counts = ", ".join(f"{count} {what}" for what, count in found.items() if count)
@@ -134,7 +135,10 @@ class Launch:
         for group, returned in zip(groups, executor.execute(train_group, groups, [g.name for g in groups]), strict=True):
             for member, job in enumerate(group.jobs):
                 if isinstance(returned, Exception):  # its process died, so nobody has said what came of its jobs
-                    self._give(places[job.folder], _outcome(job, str(returned)))
+                    died = JobError(job.folder.name, str(returned))
+                    if (outcome := _outcome(job, died)) is died:
+                        mark(job, "failed", error=str(returned))
+                    self._give(places[job.folder], outcome)
                 else:
                     self.returns[places[job.folder]] = returned[member]
 
@@ -244,20 +248,18 @@ def _train(group: Group) -> list[Outcome]:
     configs, folders = [job.config for job in group.jobs], [job.folder for job in group.jobs]
     try:
         run(configs, folders, group.live, group.command)
-    except ConfigError as error:  # before anything was trained
-        return [error] * len(configs)
+    except (ConfigError, DiskError) as error:  # with nothing trained, or to go on from: started again, they do
+        return [_outcome(job, error) for job in group.jobs]
     except Exception as error:  # noqa: BLE001 (whatever it is, the other populations go on)
-        return [_outcome(job, f"{type(error).__name__}: {error}") for job in group.jobs]
-    return [_outcome(job, "it left no result") for job in group.jobs]
+        return [_outcome(job, JobError(job.folder.name, f"{type(error).__name__}: {error}")) for job in group.jobs]
+    return [_outcome(job, JobError(job.folder.name, "it left no result")) for job in group.jobs]
 
 
-def _outcome(job: Job, otherwise: str) -> Outcome:
-    """What came of a job, by the files in its folder: the result, or else it failed for the reason given."""
+def _outcome(job: Job, otherwise: Exception) -> Outcome:
+    """What came of a job, by the files in its folder: what its result says, or else the error given."""
     result = result_of(job.folder)
     if result is None:
-        if not has_failed(job):
-            mark(job, "failed", error=otherwise)
-        return JobError(job.folder.name, otherwise)
+        return otherwise
     try:
         return objective(job, result)
     except JobError as failure:

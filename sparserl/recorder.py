@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +24,8 @@ from sparserl.trainer import Finished, Row
 class Recorder:
     """Records member number ``member`` of a population, made by ``command``, into its folder, and then tells its log."""
 
-    def __init__(self, folder: Path, config: Config, member: int, log: Log, command: str) -> None:
-        self.config, self._member, self._log, self._command = config, member, log, command
-        self._folder = RunFolder(folder, config["trainer"]["total_steps"])
+    def __init__(self, folder: RunFolder, config: Config, member: int, log: Log, command: str) -> None:
+        self._folder, self.config, self._member, self._log, self._command = folder, config, member, log, command
         self._signatures = Signatures()
         self._env_step = 0
         self._seconds = 0.0
@@ -42,6 +40,7 @@ class Recorder:
             self._env_step, self._seconds = state["env_step"], state["seconds"]
             self._folder.cut(state["offsets"])
         self._folder.status("running", self._env_step)
+        self._folder.tell(f"{f'goes on from step {self._env_step}' if state else 'begins'}: {self._command}")
         for row in self._folder.rows():
             self._log.row(row)
 
@@ -59,13 +58,18 @@ class Recorder:
         self._env_step = event.env_step
         values = {name: float(value[self._member]) for name, value in event.metrics.items()}
         row: dict[str, Any] = {"env_step": event.env_step} | {k: None if v != v else v for k, v in values.items()}
-        warnings = self._signatures.read(row)
+        warnings = self._signatures.read(row, event.frozen[self._member])
         if warnings:
             row["warnings"] = warnings
         self._folder.metrics(row)
         self._log.row(row)
         self._seconds += sum(event.seconds.values())
         self._folder.timing({"env_step": event.env_step, **event.seconds})
+        if "eval/return_mean" in row:
+            evaluated, sparsity = row["eval/return_mean"], row["sparsity/exact"]
+            self._folder.tell(f"step {event.env_step}: evaluated return {evaluated:.3g}, sparsity {sparsity:.3g}")
+        for warning in warnings:
+            self._folder.tell(f"step {event.env_step}: warning: {warning}")
         return row
 
     def swept_in(self, seconds: float) -> None:
@@ -73,7 +77,7 @@ class Recorder:
         self._folder.timing({"env_step": self._env_step, "lowrank": seconds})
 
     def finish(self, event: Finished, random: Tensor, swept: Swept, device: str) -> Result:
-        """Write the policy, its ranks, the result and the picture of a whole run.
+        """Write the policy, its ranks, the result and the picture of a whole run, or of one that was frozen: it has failed.
 
         ``random`` are the returns of the random policy ``[episode]``, ``swept`` what the rank sweep found of this member.
         """
@@ -85,6 +89,8 @@ class Recorder:
             {f"{component}/{name}": tensor for component, layers in hardened.items() for name, tensor in layers.items()},
             {"config": config, "network": config["network"], "versions": provenance.versions()},
         )
+        frozen = event.learner.frozen()[self._member]
+        status: StatusName = "failed" if frozen else "done"
         selected = swept.selected
         seen = {name: float(value[self._member]) for name, value in observe(event.learner).items()}
         weights = torch.cat([weight.flatten() for weight in regularized(hardened["policy"]).values()])
@@ -119,7 +125,7 @@ class Recorder:
             retention=selected.retention if selected else None,
             csr_bytes=swept.rows[-1].csr_bytes,
             warnings=self._signatures.said,
-            status="done",
+            status=status,
             wall_seconds=self._seconds,
             steps_per_second=event.env_step / self._seconds,
             versions=provenance.versions(),
@@ -130,7 +136,7 @@ class Recorder:
         self._draw()
         self._log.sweep([as_json(row) for row in swept.rows])
         self._log.finish(result, {name: values[self._member] for name, values in distributions(event.learner).items()})
-        self.end("done")
+        self.end(status, frozen)
         return result
 
     def _draw(self) -> None:
@@ -144,6 +150,9 @@ class Recorder:
         if self._ended:
             return
         self._ended = True
-        self._folder.status(status, self._env_step, error)
-        self._folder.close()
-        self._log.end(status)
+        try:
+            self._folder.status(status, self._env_step, error)
+            self._folder.tell(f"{status} at step {self._env_step}{f': {error}' if error else ''}")
+        finally:
+            self._folder.close()
+            self._log.end(status)

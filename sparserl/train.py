@@ -5,6 +5,7 @@ A solo run is a population of one; a launcher of sweeps calls ``run`` with many.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -42,8 +44,8 @@ from sparserl.population import State, split, stack
 from sparserl.recorder import Recorder
 from sparserl.records import checkpoint, provenance
 from sparserl.records.console import Display, print_results, say
-from sparserl.records.disk import FIGURE
-from sparserl.records.schema import Result
+from sparserl.records.disk import FIGURE, DiskError, RunFolder
+from sparserl.records.schema import Result, StatusName
 from sparserl.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
 
 # ---------------------------------------------------------------- from Python
@@ -57,34 +59,50 @@ def run(
     The configs are resolved ones (``build.resolve`` or ``build.compose``) that may differ in seeds and per-member values
     only. SIGINT and SIGTERM end it with KeyboardInterrupt, all rows written; called again, it goes on from the last
     checkpoint. Without ``live`` there are plain lines also on a terminal, for processes that share one. ``command`` is what
-    results say they were made with, where that is not what started this process. Raises ConfigError before anything is trained.
+    results say they were made with, where that is not what started this process.
+
+    A member whose loss becomes non-finite is frozen, and its result has the status ``failed``; the others do not notice.
+    Raises ConfigError before anything is trained, and DiskError where a member's folder cannot be written or another process
+    writes there. Members share one loop, so that stops all of them, ``interrupted``; called again, they go on from the newest
+    checkpoint that all of them have.
     """
     process.prepare()
     trainer, parts = build(configs)
     logger = build_logger(configs[0])
-    paths = [Path(folder) for folder in folders]
-    for path, config in zip(paths, configs, strict=True):
-        claim(Job(config, path))
-    try:
-        states = checkpoint.load(paths)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    logs = logger.open(paths, configs, [label(config) for config in configs])
-    members = range(len(configs))
-    typed = command or provenance.command()
-    recorders = [Recorder(*member, typed) for member in zip(paths, configs, members, logs, strict=True)]
-    try:
-        return _train(trainer, parts, paths, recorders, states, live)
-    except KeyboardInterrupt:
-        for recorder in recorders:
-            recorder.end("interrupted")
-        raise
-    except Exception:
-        for recorder in recorders:
-            recorder.end("failed", traceback.format_exc())
-        raise
-    finally:
-        logger.close(logs)
+    jobs = [Job(config, Path(folder)) for config, folder in zip(configs, folders, strict=True)]
+    with ExitStack() as held:
+        opened = []
+        for job in jobs:
+            claim(job)
+            opened.append(held.enter_context(closing(RunFolder(job.folder, trainer.total_steps))))
+        paths = [job.folder for job in jobs]
+        try:
+            states = checkpoint.load(paths)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        logs = logger.open(paths, configs, [label(config) for config in configs])
+        members, typed = range(len(configs)), command or provenance.command()
+        recorders = [Recorder(*member, typed) for member in zip(opened, configs, members, logs, strict=True)]
+        try:
+            return _train(trainer, parts, paths, recorders, states, live)
+        except (KeyboardInterrupt, SystemExit):
+            _end(recorders, "interrupted")
+            raise
+        except DiskError as error:
+            _end(recorders, "interrupted", str(error))
+            raise
+        except Exception:
+            _end(recorders, "failed", traceback.format_exc())
+            raise
+        finally:
+            logger.close(logs)
+
+
+def _end(recorders: Sequence[Recorder], status: StatusName, error: str | None = None) -> None:
+    """As far as the disk takes it: what goes wrong here follows from what is being raised."""
+    for recorder in recorders:
+        with suppress(DiskError):
+            recorder.end(status, error)
 
 
 def _train(
@@ -178,7 +196,7 @@ def _job(config: DictConfig) -> float | None:
         if (folder / FIGURE).exists():
             print(f"figure: {folder / FIGURE}")
         return objective(job, result)
-    except (ConfigError, JobError) as error:
+    except (ConfigError, DiskError, JobError) as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other jobs go on, and Hydra reports this one
             raise
         sys.exit(_sentence(error))  # before Hydra adds lines of its own
@@ -198,13 +216,15 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _job()
-    except (ConfigError, JobError, HydraException, OmegaConfBaseException) as error:
+    except (ConfigError, DiskError, JobError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_sentence(error))
     except ValueError as error:
         if "Config group override" not in str(error):  # GROUP=null, which Hydra meets with a traceback
             raise
         sys.exit(f"sparserl: {error}; name an option of each group")
     except OSError as error:
+        if error.errno == errno.ENOSPC:  # Hydra's own files
+            sys.exit(f"sparserl: {error.strerror} for the files of this run; make room and start it again")
         if error.filename is None:
             raise
         sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")

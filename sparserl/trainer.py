@@ -54,6 +54,8 @@ class Row:
     metrics: Metrics
     seconds: dict[str, float]
     """Seconds since the last row by phase; the only thing here that depends on the clock."""
+    frozen: list[str | None]
+    """Of each member why it learns no more, or None."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end: the last policy, already evaluated."""
+    """The end: the last policy, already evaluated. It comes before ``total_steps`` where every member is frozen."""
 
     env_step: int
     evaluation: Evaluation
@@ -93,9 +95,10 @@ class Trainer:
         ``start`` are the weights of a policy for each member to begin with (without the member axis), or None for fresh ones.
         """
         members, algorithm, experience = parts.members, parts.algorithm, parts.experience
+        spec = parts.environment.spec()
         vector = parts.environment.open(members.generators("environment"), self.envs)
         evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device)
-        learner = Learner(algorithm, parts.regularizer, parts.environment.spec(), members, self.compile)
+        learner = Learner(algorithm, parts.regularizer, spec, members, self.compile)
         learner.start_from(start)
         exploration = members.uniforms("exploration")
         experience.begin(members)
@@ -109,12 +112,13 @@ class Trainer:
 
         clock, episodes, averages = Clock(), Episodes(members, self.envs), Averages()
         observation = vector.reset()
-        while step < self.total_steps:
+        while step < self.total_steps and not learner.all_frozen:
             before, step = step, step + self.envs
             with torch.no_grad():
                 action = algorithm.act(learner.hardened(), observation, before, exploration)
+            taken = spec.accepted(action.action)
             clock.lap("acting")
-            outcome = vector.step(action.action)
+            outcome = vector.step(taken)
             clock.lap("environment")
             # A checkpoint cannot hold an episode under way, so it ends them all: whether or not a run is interrupted,
             # and whether or not anybody keeps the checkpoint, the world goes the same way.
@@ -126,7 +130,7 @@ class Trainer:
                     "reward": outcome.reward,
                     "terminated": outcome.terminated,
                     "truncated": torch.ones_like(outcome.truncated) if snapshot_due else outcome.truncated,
-                    "action": action.action,
+                    "action": taken,
                     **action.extras,
                 }
             )
@@ -138,14 +142,17 @@ class Trainer:
             episodes.add(outcome)
             observation = outcome.observation
 
-            eval_due = crossed(before, step, self.eval_every) or step >= self.total_steps
+            over = step >= self.total_steps or learner.all_frozen
+            snapshot_due = snapshot_due or over
+            eval_due = crossed(before, step, self.eval_every) or over
             if eval_due:
                 evaluation = evaluator(learner.greedy)
                 clock.lap("evaluation")
             if eval_due or snapshot_due or crossed(before, step, self.log_every):
                 metrics = episodes.take() | averages.take() | observe(learner)
                 clock.lap("other")
-                yield Row(step, metrics | (evaluation.metrics() if eval_due and evaluation else {}), clock.take())
+                metrics |= evaluation.metrics() if eval_due and evaluation else {}
+                yield Row(step, metrics, clock.take(), learner.frozen())
             if snapshot_due:
                 yield Snapshot(
                     step,

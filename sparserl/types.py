@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -78,6 +79,13 @@ class Spec:
             return (uniforms[..., 0] * self.discrete_actions).long()
         low, high = uniforms.new_tensor(self.action_low), uniforms.new_tensor(self.action_high)
         return low + (high - low) * uniforms
+
+    def accepted(self, action: Tensor) -> Tensor:
+        """``action``, with the middle of its range for every number that is not finite: no environment is ever given one."""
+        if self.discrete_actions is not None:
+            return action
+        low, high = action.new_tensor(self.action_low), action.new_tensor(self.action_high)
+        return torch.where(action.isfinite(), action, (low + high) / 2)
 
     @property
     def action_draws(self) -> int:

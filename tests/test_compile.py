@@ -17,6 +17,10 @@ from sparserl.types import Batch
 MEMBERS = 3
 
 
+BROKEN_AT = 60
+"""The batch in which the last member has a reward that is no number."""
+
+
 def batches(count: int) -> list[Batch]:
     draw = torch.Generator().manual_seed(0)
 
@@ -44,11 +48,15 @@ def check(regularizer: str) -> None:
     eager, compiled = (Learner(parts.algorithm, parts.regularizer, spec, parts.members, flag) for flag in (False, True))
     start = {name: tensor.detach().clone() for name, tensor in eager.weights["policy"].items()}
     for step, batch in enumerate(batches(100)):
+        if step == BROKEN_AT:
+            batch["reward"][-1, 0] = torch.nan
         eager.update(batch, env_step=step)
         compiled.update(batch, env_step=step)
     for name, tensor in eager.weights["policy"].items():
         torch.testing.assert_close(compiled.weights["policy"][name], tensor, atol=1e-5, rtol=0)
         assert (tensor - start[name]).abs().max() > 0.01
+    assert compiled.frozen() == eager.frozen()
+    assert [sentence is not None for sentence in compiled.frozen()] == [False, False, True]
 
 
 @pytest.mark.slow  # half a minute of compiling each

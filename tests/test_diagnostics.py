@@ -280,11 +280,26 @@ def test_components_and_gates_are_compared_with_themselves() -> None:
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite(value: float | None) -> None:
-    first, second = said({"gradient/weights/policy": value}, {"gradient/weights/policy": value})
-    assert len(first) == 1
-    assert "not finite" in first[0]
-    assert second == []
+def test_a_gradient_that_is_not_finite_is_none_to_compare_with(value: float | None) -> None:
+    usual = [{"gradient/weights/policy": 1.0}] * ROWS_BEFORE_EXPLODING
+    signatures = Signatures()
+    assert said(*usual, {"gradient/weights/policy": value}, after=signatures)[-1] == []
+    high, exploding = {"gradient/weights/policy": 0.9 * EXPLODING}, {"gradient/weights/policy": 1.1 * EXPLODING}
+    below, above = said(high, exploding, after=signatures)
+    assert below == []
+    assert len(above) == 1
+    assert "exploded" in above[0]
+
+
+def test_of_a_frozen_member_only_that_is_said_and_once() -> None:
+    signatures = Signatures()
+    constant = {"eval/constant_action": 1.0, "gates/closed/policy.0.weight": 1.0}
+    assert signatures.read(constant, "frozen") == ["frozen"]
+    assert signatures.read(constant, "frozen") == []
+    resumed = Signatures()
+    resumed.load_state_dict(json.loads(json.dumps(signatures.state_dict())))
+    assert resumed.read(constant, "frozen") == []
+    assert resumed.said == ["frozen"]
 
 
 def test_a_layers_own_norm_gives_no_second_warning() -> None:

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sparserl.build import compose
+from sparserl.records.disk import read_json, write_json
 from sparserl.report import panels, runs
 from sparserl.report.figures import compare, draw
 from sparserl.train import run
@@ -136,6 +137,20 @@ def test_panels_that_do_not_apply_are_not_there(tmp_path: Path) -> None:
     assert titles(figure(made_up(tmp_path / "all"))) == PANELS
     assert titles(figure(made_up(tmp_path / "dense", gates=False))) == [title for title in PANELS if title != "Gates"]
     assert titles(figure(made_up(tmp_path / "unswept", sweep=False, raw=None))) == PANELS[:3]
+
+
+def test_a_frozen_run_is_drawn_as_one_that_failed_also_where_its_returns_are_no_numbers(tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "run", status="failed")
+    nothing = dict.fromkeys(("return_mean", "return_std", "return_random", "rank", "retention", "return_lowrank"))
+    write_json(folder / "result.json", read_json(folder / "result.json") | nothing)
+    header = "rank,return_mean,return_std,episodes,retention,compression"
+    (folder / "lowrank.csv").write_text(f"{header}\n1,,,4,,0.8\n2,,,4,,0.5\nfull,,,4,,0.0\n")
+    drawn = figure(folder)
+    assert drawn.get_suptitle().endswith("\nfailed")
+    assert titles(drawn) == PANELS[:4], "there is no return to show by rank"
+    assert draw(folder).read_bytes().startswith(PNG)
+    with pytest.raises(ValueError, match="no run has finished"):
+        compare([tmp_path], tmp_path / "comparison.png")
 
 
 def test_no_place_is_empty(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from folders import made_up, unfinished
 
 from sparserl.records import provenance
-from sparserl.records.disk import write_json
+from sparserl.records.disk import read_json, write_json
 from sparserl.report import figures, runs, tables
 from sparserl.report.__main__ import main
 
@@ -160,6 +160,29 @@ def test_runs_without_a_result_are_counted_and_listed(tmp_path: Path, capsys: py
     rows = pd.read_csv(tmp_path / "rows.csv").set_index("seed")
     assert rows["status"].to_dict() == {0: "done", 1: "failed", 2: "running", 3: "no result", 4: "failed"}
     assert rows["algorithm"].tolist() == ["dqn"] * 5
+
+
+def test_a_frozen_run_has_a_result_that_is_listed_and_counts_for_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if it is newer than one of the same seed that ended well; and its return may be no number."""
+    made_up(tmp_path / "good", seed=0, return_mean=100.0)
+    made_up(tmp_path / "other", seed=1, return_mean=110.0)
+    error = "the loss of policy is not finite: frozen at its last finite weights from step 7 on"
+    for name, score in (("frozen", 3.0), ("null", None)):
+        folder = made_up(tmp_path / name, seed=0, return_mean=3.0, status="failed")
+        write_json(folder / "result.json", read_json(folder / "result.json") | {"return_mean": score})
+        write_json(folder / "status.json", {"status": "failed", "env_step": 20, "total_steps": 20, "error": error})
+    report(monkeypatch, tmp_path)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    (row,) = pd.read_csv(tmp_path / "table.csv").to_dict("records")
+    assert (row["return_mean"], row["seed_list"], row["failed"], row["unfinished"]) == (105.0, "0-1", 2, 0)
+    for text in (printed.out, (tmp_path / "table.md").read_text()):
+        for name in ("frozen", "null"):
+            assert f"{tmp_path / name}: failed at step 20 of 20, {error}" in text
+    rows = pd.read_csv(tmp_path / "rows.csv").set_index("return_mean")
+    assert (rows.loc[3.0, "status"], rows.loc[3.0, "error"]) == ("failed", error)
 
 
 @pytest.mark.parametrize("content", ["", '{"algorithm": "dq', "[]", "{}", '{"algorithm": "dqn", "return_mean": null}'])

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from sparserl.population import State
+from sparserl.records.console import say
 from sparserl.records.disk import read_json, replace, write_json
 from sparserl.types import Layers
 
@@ -37,12 +38,18 @@ def save(folders: Sequence[Path], step: int, states: Sequence[State]) -> None:
 def load(folders: Sequence[Path]) -> list[State] | None:
     """The states of all members at the newest step that all of them have whole; None where no checkpoint was made yet.
 
-    Raises ValueError where there were checkpoints and none of them can be read.
+    What is damaged, so that an older step or no manifest has to do, is said in a line. Raises ValueError where there were
+    checkpoints and none of them can be read.
     """
     named = [steps(folder) or _files(folder) for folder in folders]
+    damaged = [folder / MANIFEST for folder in folders if (folder / MANIFEST).exists() and not steps(folder)]
     for step in sorted(set.intersection(*map(set, named)), reverse=True):
-        states = [_read(_file(folder, step)) for folder in folders]
+        paths = [_file(folder, step) for folder in folders]
+        states = [_read(path) for path in paths]
+        damaged += [path for path, state in zip(paths, states, strict=True) if state is None]
         if all(state is not None for state in states):
+            if damaged:
+                say(f"warning: {', '.join(map(str, damaged))} cannot be read; the checkpoint of step {step} can")
             return states
     _refuse_damaged(folders)
     return None

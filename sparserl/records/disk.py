@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -24,42 +28,91 @@ Tensor: TypeAlias = "torch.Tensor"  # by its name: who only reads rows does not 
 POLICY_METADATA = "sparserl"
 """The key under which policy.safetensors describes its network and its run, as JSON."""
 
+LOG_FILE = "run.log"
+"""What happened when; what Python's logging says in a run is there too."""
+
 FIGURE = "figure.png"
 """The picture in a run's folder."""
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskError(Exception):
+    """A file of a run that cannot be written, or that has lost what the run goes on from: one sentence, with the remedy."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """The one place where what the system says of a file that cannot be written becomes a DiskError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch says it in words of its own
+        if not isinstance(cause, OSError):
+            raise
+        remedy = "make room" if cause.errno in _NO_ROOM else "put that right"
+        raise DiskError(
+            f"{path} cannot be written: {cause.strerror or cause}; {remedy} and start it again: "
+            "a run goes on from its last checkpoint"
+        ) from error
+
 
 class RunFolder:
-    """Writes the files of one member, described in the README. ``path`` must exist."""
+    """Writes the files of one member, described in the README, and keeps other processes from doing so. ``path`` must exist.
+
+    Whatever cannot be written raises DiskError, and leaves what was whole before as it was.
+    """
 
     def __init__(self, path: Path, total_steps: int) -> None:
         self.path = path
         self._total_steps = total_steps
         self._metrics = _open_log(path / "metrics.jsonl")
-        self._timing = _open_log(path / "timing.jsonl")
+        try:
+            _lock(self._metrics, path)
+            self._timing = _open_log(path / "timing.jsonl")
+            self._told = _open_log(path / LOG_FILE)
+        except DiskError:
+            self._metrics.close()
+            raise
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl; nothing in it may depend on the clock."""
-        _append(self._metrics, row)
+        _append(self._metrics, _json_line(row))
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_bytes().splitlines()]
+        path = self.path / "metrics.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_bytes().splitlines()]
+        except ValueError as error:
+            raise DiskError(f"{path} is damaged ({error}); take the folder away to train from the start") from error
 
     def timing(self, row: Mapping[str, Any]) -> None:
         """One line of timing.jsonl."""
-        _append(self._timing, row)
+        _append(self._timing, _json_line(row))
+
+    def tell(self, text: str) -> None:
+        """What happens, and when, for a reader of run.log; nothing is ever cut off there."""
+        _append(self._told, f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {text.strip()}\n".encode())
 
     def offsets(self) -> dict[str, int]:
         """How long the logs are now, for ``cut``; so far they are safe from a power failure too."""
         for log in (self._metrics, self._timing):
-            os.fsync(log.fileno())
+            with writing(Path(log.name)):
+                os.fsync(log.fileno())
         return {"metrics": self._metrics.tell(), "timing": self._timing.tell()}
 
     def cut(self, offsets: Mapping[str, int]) -> None:
-        """Drop whatever the logs hold after ``offsets``."""
+        """Drop whatever the logs hold after ``offsets``. Raises DiskError where rows before that are gone."""
+        if self._metrics.tell() < offsets["metrics"]:
+            raise DiskError(
+                f"{self.path / 'metrics.jsonl'} has lost rows that were there at the last checkpoint; "
+                "put them back, or take the folder away to train from the start"
+            )
         for log, offset in ((self._metrics, offsets["metrics"]), (self._timing, offsets["timing"])):
-            log.truncate(min(offset, log.seek(0, os.SEEK_END)))
-            log.seek(0, os.SEEK_END)
+            with writing(Path(log.name)):
+                log.truncate(min(offset, log.tell()))
+                log.seek(0, os.SEEK_END)
 
     def status(self, name: StatusName, env_step: int, error: str | None = None) -> None:
         """Replace status.json."""
@@ -90,6 +143,7 @@ class RunFolder:
     def close(self) -> None:
         self._metrics.close()
         self._timing.close()
+        self._told.close()
 
 
 def read_policy(folder: str | Path) -> tuple[Path, Any, dict[str, Tensor]]:
@@ -129,26 +183,88 @@ def write_json(path: Path, row: Any) -> None:
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file beside ``path`` and put it in its place only when it is whole and on the disk."""
+    """Write a file beside ``path`` and put it in its place only when it is whole and on the disk.
+
+    Raises DiskError where that cannot be done.
+    """
     beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    with writing(path):
+        try:
+            with beside.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except Exception:
+            with suppress(OSError):
+                beside.unlink()  # half a file is of no use, and takes room
+            raise
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _open_log(path: Path) -> io.FileIO:
+    """At its end, and without a buffer: what could not be written would wait in there, and be tried again at the close."""
+    with writing(path):
+        log = path.open("ab+", buffering=0)
+        log.seek(0, os.SEEK_END)
+        return log
+
+
+def _json_line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(as_json(dict(row)), allow_nan=False).encode() + b"\n"
+
+
+def _append(log: io.FileIO, line: bytes) -> None:
+    """Write a line, or nothing."""
+    before = log.tell()
+    with writing(Path(log.name)):
+        try:
+            while line:
+                line = line[_write(log, line) :]
+        except OSError:
+            log.truncate(before)
+            log.seek(before)
+            raise
+
+
+def _write(log: io.FileIO, line: bytes) -> int:
+    """How much of the line was written: on a disk that has just become full, a part."""
+    return log.write(line)
+
+
+def _lock(log: io.FileIO, folder: Path) -> None:
+    """Hold ``folder`` until ``log`` is closed, or the process ends. Raises DiskError where another process does.
+
+    File systems that know no locks hold nothing, and neither does Windows.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DiskError(f"{folder} is being written by {_writer(folder)}; wait for it to end, or stop it") from error
+    except OSError:
+        return
 
 
-def _open_log(path: Path) -> BinaryIO:
-    log = path.open("r+b" if path.exists() else "w+b")
-    log.seek(0, os.SEEK_END)
-    return log
+def check_free(folder: Path) -> None:
+    """Raises DiskError where another process writes to a run's folder at this moment."""
+    path = folder / "metrics.jsonl"
+    if path.exists():
+        with _open_log(path) as log:
+            _lock(log, folder)
 
 
-def _append(log: BinaryIO, row: Mapping[str, Any]) -> None:
-    log.write(json.dumps(as_json(dict(row)), allow_nan=False).encode() + b"\n")
-    log.flush()
+def _writer(folder: Path) -> str:
+    """Who writes to a folder, as far as its status says."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        status = read_json(folder / "status.json")
+        if status["status"] == "running":  # or else it is from before
+            return f"process {status['process']} on {status['host']}"
+    return "another process"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sparserl.records import provenance
 from sparserl.records.console import print_table
-from sparserl.records.disk import replace
+from sparserl.records.disk import DiskError, replace
 from sparserl.report import figures, runs, tables
 
 
@@ -28,6 +28,8 @@ def main() -> None:
         sys.exit(f"sparserl: there is no run in {', '.join(map(str, arguments.folders))}")
     try:
         _report(found, arguments.folders, arguments.to or arguments.folders[0])
+    except DiskError as error:
+        sys.exit(f"sparserl: {error}")
     except OSError as error:
         if error.filename is None:
             raise
@@ -38,7 +40,7 @@ def _report(found: list[runs.Run], folders: list[Path], to: Path) -> None:
     kept, repeats = runs.without_repeats(found)
     for sentence in (*(problem for run in found for problem in run.problems), *repeats):
         _say(sentence)
-    without_result = [f"{run.folder}: {_end(run)}" for run in kept if not run.result or run.status == "failed"]
+    uncounted = [f"{run.folder}: {_end(run)}" for run in kept if not run.counts]
     summary = tables.table(kept)
     shown = tables.cells(summary)
     title = f"{_common(kept)}{len(found)} run{'s' * (len(found) > 1)}"
@@ -52,18 +54,18 @@ def _report(found: list[runs.Run], folders: list[Path], to: Path) -> None:
     for row in shown:
         table.add_row(*row.values())
     print_table(table)
-    print("\n".join([tables.CAPTION, *without_result]))
+    print("\n".join([tables.CAPTION, *uncounted]))
 
     to.mkdir(parents=True, exist_ok=True)
     made_by = {f"report_{key}": value for key, value in origin.items()}
     _write(to / "rows.csv", tables.rows(found, kept).assign(**made_by).to_csv(index=False))
     _write(to / "table.csv", summary.assign(**made_by).to_csv(index=False))
     lines = [f"# {title}", "", tables.markdown(shown), tables.CAPTION, ""]
-    lines += ["Without a result:", "", *(f"* {line}" for line in without_result), ""] * bool(without_result)
+    lines += ["Not counted:", "", *(f"* {line}" for line in uncounted), ""] * bool(uncounted)
     lines += [f"* {key}: `{value}`" for key, value in origin.items()]
     _write(to / "table.md", "\n".join(lines) + "\n")
     written = ["rows.csv", "table.csv", "table.md"]
-    if any(run.result for run in kept):
+    if any(run.counts for run in kept):
         written.append(figures.compare(folders, to / "comparison.png").name)
     print(f"{', '.join(written)}: {to}")
 
@@ -76,7 +78,7 @@ def _common(kept: list[runs.Run]) -> str:
 
 
 def _end(run: runs.Run) -> str:
-    """How a run ended that has no result."""
+    """How a run ended that does not count."""
     step, total = run.status_file.get("env_step"), run.status_file.get("total_steps")
     how_far = "" if step is None else f" at step {step} of {total}"
     return f"{run.status}{how_far}{f', {run.error}' if run.error else ''}"

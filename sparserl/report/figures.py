@@ -39,7 +39,7 @@ def compare(folders: Sequence[str | Path], path: str | Path) -> Path:
 
     found, _ = runs.without_repeats(runs.find([Path(folder) for folder in folders]))
     origin = {"command": provenance.command(), "commit": provenance.commit(), "versions": provenance.versions(*PACKAGES)}
-    return panels.save(panels.of_many([run for run in found if run.result]), Path(path), _origin(origin))
+    return panels.save(panels.of_many([run for run in found if run.counts]), Path(path), _origin(origin))
 
 
 def _origin(row: runs.Row) -> str:

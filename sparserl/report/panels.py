@@ -37,13 +37,14 @@ SMALLEST_SINGULAR_VALUE = 1e-5
 def of_run(run: Run) -> Figure:
     """The panels that a run has something for. Raises ValueError where it has nothing for any."""
     raw = checkpoint.raw_policy(run.folder)
+    swept = any(math.isfinite(row["return_mean"]) for row in run.swept)  # of a frozen run perhaps none is a number
     tests: list[tuple[Callable[[Axes], None], Any]] = [
         (lambda axes: learning(axes, run), run.curve("train/return")[0] or run.curve("eval/return_mean")[0]),
         (lambda axes: sparsity(axes, run), run.curve("sparsity/exact")[0]),
         (lambda axes: gates(axes, run), run.curve("gates/open")[0]),
         (lambda axes: spectrum(axes, run, raw), run.spectrum or raw),
-        (lambda axes: rank(axes, run), run.swept),
-        (lambda axes: compression(axes, run), run.swept),
+        (lambda axes: rank(axes, run), swept),
+        (lambda axes: compression(axes, run), swept),
     ]
     panels = [panel for panel, there in tests if there]
     if not panels:
@@ -78,7 +79,7 @@ def _title(run: Run) -> str:
 def _summary(run: Run) -> str:
     """The numbers that a reader came for."""
     row = run.result
-    if not row:
+    if not run.counts:
         return run.status
     told = [f"return {row['return_mean']:.1f} (random policy {row['return_random']:.1f})"]
     told.append(f"{row['sparsity']:.1%} sparse: {row['nonzero_weights']} of {row['policy_weights']} weights left")
@@ -184,7 +185,7 @@ def _lowrank(axes: Axes, run: Run, column: str) -> None:
 
 
 def _random_line(axes: Axes, run: Run) -> None:
-    if run.result:
+    if run.result.get("return_random") is not None:
         axes.axhline(run.result["return_random"], color=GREY, linestyle="-.", linewidth=1, label="random policy")
 
 

@@ -56,10 +56,15 @@ class Run:
         return "no result" if said == "done" else said
 
     @property
+    def counts(self) -> bool:
+        """Whether it has a result for means and figures: that of a run which failed, frozen in the middle, is none."""
+        return bool(self.result) and self.status != "failed"
+
+    @property
     def error(self) -> str | None:
-        """The last line of the traceback of a run that failed."""
+        """What stopped a run that did not come to its end: the last line, if it is a traceback."""
         lines = str(self.status_file.get("error") or "").strip().splitlines()
-        return lines[-1] if lines and self.status == "failed" else None
+        return lines[-1] if lines and self.status in ("failed", "interrupted") else None
 
     @property
     def seed(self) -> int | None:
@@ -160,13 +165,13 @@ def groups(runs: Sequence[Run]) -> dict[tuple[Any, ...], list[Run]]:
 
 
 def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Of runs with a result and equal settings and seed only the newest, and a sentence for each that was left out.
+    """Of runs that count and have equal settings and seed only the newest, and a sentence for each that was left out.
 
     They are one sample of what a seed does, not two.
     """
     newest: dict[str, Run] = {}
     left_out: dict[int, str] = {}
-    for run in sorted((run for run in runs if run.result), key=lambda run: (run.folder / "result.json").stat().st_mtime_ns):
+    for run in sorted((run for run in runs if run.counts), key=lambda run: (run.folder / "result.json").stat().st_mtime_ns):
         key = json.dumps([run.seed, run.settings], sort_keys=True)
         if key in newest:
             left_out[id(newest[key])] = f"{newest[key].folder} is left out: {run.folder} is the same run, and newer"
@@ -199,7 +204,8 @@ def _config(path: Path) -> Row:
 
 def _result(path: Path) -> Row:
     row = _object(path)
-    lacking = [key for key in _NEEDED if not isinstance(row.get(key), str | int | float)]
+    needed = [] if row.get("status") == "failed" else _NEEDED  # a frozen run's return may be no number
+    lacking = [key for key in needed if not isinstance(row.get(key), str | int | float)]
     if lacking:
         raise ValueError(f"{path} is not whole: it has no {', '.join(lacking)}")
     return row

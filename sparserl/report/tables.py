@@ -45,7 +45,7 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _summary(runs: Sequence[Run]) -> Row:
-    done = [run for run in runs if run.result]
+    done = [run for run in runs if run.counts]
     returns = [run.result["return_mean"] for run in done]
     low, high = interval(returns)
 
@@ -72,7 +72,7 @@ def _summary(runs: Sequence[Run]) -> Row:
         "retention": mean("retention"),
         "learned": sum(learned) if learned else None,
         "failed": sum(run.status == "failed" for run in runs),
-        "unfinished": sum(not run.result and run.status != "failed" for run in runs),
+        "unfinished": sum(not run.counts and run.status != "failed" for run in runs),
         "with_warnings": sum(bool(run.result.get("warnings")) for run in done),
     }
 

@@ -186,7 +186,7 @@ def test_a_single_run_ends_with_its_table_one_sentence_and_code_1(
     with pytest.raises(SystemExit) as ended:
         main()
     # a process that exits with a text prints it, and has the code 1
-    sentence = "sparserl: mine: the loss of policy is not finite: frozen at its last finite weights from step "
+    sentence = "sparserl: mine failed: the loss of policy is not finite: frozen at its last finite weights from step "
     assert str(ended.value.code).replace(f"{tmp_path}/", "").startswith(sentence)
     assert "weights left" in capsys.readouterr().out
 

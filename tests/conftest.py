@@ -24,6 +24,12 @@ process.prepare()  # before the first product of matrices, as in a training proc
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures: each takes a second, and they have tests of their own."""
+    monkeypatch.setattr("sparserl.recorder.draw", lambda folder: folder)
+
+
+@pytest.fixture
 def logged_out(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """W&B has no key of whoever runs the tests, and no answer of an earlier test."""
     import wandb

@@ -162,11 +162,11 @@ def test_a_target_runs_under_the_gates_of_what_it_follows() -> None:
 def test_two_losses_with_gates_learn() -> None:
     torch.manual_seed(0)
     learner = Learner(ALGORITHM, l0("regularizer.lambda_c=0"), SPEC, MEMBERS)
-    for step in range(1500):
+    for step in range(750):
         learner.update(batch(), env_step=step)
     data = batch()
     error = (ALGORITHM.greedy(learner.hardened(), data["observation"])[..., 0] - data["observation"][..., 0]).square()
-    assert error.mean() < 0.03  # always 0 would score the variance of the feature, 1/3
+    assert error.mean() < 0.03  # always 0 would score the variance of the feature, 1/3; three seeds come to 0.007-0.013
 
 
 def test_the_objective_is_the_sum_of_its_terms() -> None:

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from sparserl.build import Config, ConfigError, compose
 from sparserl.train import run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # so few steps that nothing is learned: what is saved at the end is what was there at the start
 UNTRAINED = "trainer=smoke", "experience.learning_starts=1000", "lowrank.ranks=[]"
 

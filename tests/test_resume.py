@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,20 @@ SETTINGS = (
     "trainer.checkpoint_every=500",
     "experience.capacity=1500",  # the ring goes round
     "experience.update_every=4",
+    "experience.batch_size=32",
+    "network.hidden=[16]",
+    "lowrank.ranks=[2]",
     "regularizer.ramp_steps=1000",
     "regularizer.delay_steps=1000",
 )
 
-# trains a population of the given seeds into folders named by seed, as a launcher would
+# trains a population of the given seeds into folders named by seed, as a launcher would; figures take a second each
 PROGRAM = """
 import sys
+from sparserl import recorder
 from sparserl.build import compose
 from sparserl.train import run
+recorder.draw = lambda folder: folder
 root, seeds, *overrides = sys.argv[1:]
 seeds = seeds.split(",")
 run([compose(*overrides, f"seed={seed}", f"regularizer.lambda_c={1 + int(seed)}") for seed in seeds],
@@ -70,10 +76,25 @@ def outcome(folder: Path) -> tuple[bytes, bytes]:
     return (folder / "metrics.jsonl").read_bytes(), (folder / "policy.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("seeds", ["3", "1,2,5"], ids=["solo", "population"])
-def test_killed_at_random_moments_it_ends_as_if_untouched(seeds: str, tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(whole, seeds)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Where the runs of these seeds are that nobody touched; they are trained once."""
+
+    @cache
+    def trained(seeds: str) -> Path:
+        root = tmp_path_factory.mktemp("whole")
+        finish(root, seeds)
+        return root
+
+    return trained
+
+
+# of a single run the quick tests have the signals below
+@pytest.mark.parametrize(
+    "seeds", [pytest.param("3", id="solo", marks=pytest.mark.slow), pytest.param("1,2,5", id="population")]
+)
+def test_killed_at_random_moments_it_ends_as_if_untouched(seeds: str, whole: Callable[[str], Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
     first = broken / seeds.split(",")[0] / "metrics.jsonl"
     draw = random.Random(0)
     resumed_from = []
@@ -88,14 +109,13 @@ def test_killed_at_random_moments_it_ends_as_if_untouched(seeds: str, tmp_path: 
     finish(broken, seeds)
     assert len(resumed_from) == 2, "the second and the third process must have gone on, not started again"
     for seed in seeds.split(","):
-        assert outcome(broken / seed) == outcome(whole / seed)
+        assert outcome(broken / seed) == outcome(whole(seeds) / seed)
 
 
-def test_a_kill_between_two_members_files_leaves_a_step_that_both_have(tmp_path: Path) -> None:
-    """Member 1 has the new checkpoint, member 2 was still writing: both go on from the older one."""
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(whole, "1,2")
-    process = start(broken, "1,2")
+def test_a_kill_between_two_members_files_leaves_a_step_that_all_have(whole: Callable[[str], Path], tmp_path: Path) -> None:
+    """Members 1 and 5 have the new checkpoint, member 2 was still writing: all go on from the older one."""
+    broken, seeds = tmp_path / "broken", "1,2,5"
+    process = start(broken, seeds)
     wait_for(broken / "1" / "metrics.jsonl", 10)
     process.kill()
     process.communicate()
@@ -103,14 +123,16 @@ def test_a_kill_between_two_members_files_leaves_a_step_that_both_have(tmp_path:
     (broken / "2" / "checkpoint.json").write_text(json.dumps({"steps": [older]}))
     damaged = broken / "2" / f"checkpoint-{newer:012d}.pt"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    finish(broken, "1,2")
-    for seed in ("1", "2"):
-        assert outcome(broken / seed) == outcome(whole / seed)
+    finish(broken, seeds)
+    for seed in seeds.split(","):
+        assert outcome(broken / seed) == outcome(whole(seeds) / seed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_closes_the_rows_and_resume_goes_on(number: signal.Signals, tmp_path: Path) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+def test_a_signal_closes_the_rows_and_resume_goes_on(
+    number: signal.Signals, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    stopped = tmp_path / "stopped"
     train = [sys.executable, "-m", "sparserl.train"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 
@@ -119,9 +141,7 @@ def test_a_signal_closes_the_rows_and_resume_goes_on(number: signal.Signals, tmp
             [*train, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    process = command(*SETTINGS, f"hydra.run.dir={whole}")
-    assert process.wait(timeout=300) == 0
-    process = command(*SETTINGS, f"hydra.run.dir={stopped}")
+    process = command(*SETTINGS, "seed=3", "regularizer.lambda_c=4", f"hydra.run.dir={stopped}")
     wait_for(stopped / "metrics.jsonl", 6)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -132,7 +152,7 @@ def test_a_signal_closes_the_rows_and_resume_goes_on(number: signal.Signals, tmp
     assert all(json.loads(line)["env_step"] for line in (stopped / "metrics.jsonl").read_text().splitlines())
     process = command(f"resume={stopped}")
     assert process.wait(timeout=300) == 0
-    assert outcome(stopped) == outcome(whole)
+    assert outcome(stopped) == outcome(whole("3") / "3")
     assert json.loads((stopped / "status.json").read_text())["status"] == "done"
 
 
@@ -185,6 +205,7 @@ def test_a_config_of_before_there_was_trust_is_as_good(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- a signal after the training
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_signal_after_the_training_leaves_done_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It arrives twice: while the ranks are evaluated, and while the second of three members has its figure drawn."""
     configs = [compose("trainer=smoke", "network.hidden=[8]", "lowrank.ranks=[1]", f"seed={seed}") for seed in range(3)]
@@ -206,7 +227,6 @@ def test_a_signal_after_the_training_leaves_done_what_is_done(tmp_path: Path, mo
         if folder.name == "1":
             stop()
 
-    monkeypatch.setattr("sparserl.recorder.draw", lambda folder: None)  # it takes a second
     assert start("whole") == ["done"] * 3
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "play", lambda *arguments: (stop(), play(*arguments))[1])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparserl.build import Config
+from sparserl.build import Config, identity
 from sparserl.diagnostics import Signatures, distributions, observe
 from sparserl.lowrank.sweep import Swept
 from sparserl.population import State, split
@@ -87,7 +87,7 @@ class Recorder:
         returns, config = event.evaluation.returns[self._member], self.config
         self._folder.policy(
             {f"{component}/{name}": tensor for component, layers in hardened.items() for name, tensor in layers.items()},
-            {"config": config, "network": config["network"], "versions": provenance.versions()},
+            {"config": identity(config), "network": config["network"], "versions": provenance.versions()},
         )
         frozen = event.learner.frozen()[self._member]
         status: StatusName = "failed" if frozen else "done"

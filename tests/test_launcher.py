@@ -174,6 +174,28 @@ def test_a_failure_stays_where_it_happened(
     assert all(read_json(folder / "status.json")["status"] == "done" for folder in failed)
 
 
+def test_a_frozen_member_is_a_failed_job_and_starts_anew_when_it_is_tried_again(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Learner.update
+    broken = True
+
+    def poison(learner: Learner, batch: Any, env_step: int) -> Any:
+        if broken:
+            batch = batch | {"reward": batch["reward"].clone()}
+            batch["reward"][1] = float("nan")
+        return update(learner, batch, env_step)
+
+    monkeypatch.setattr(Learner, "update", poison)
+    with pytest.raises(SystemExit, match="not finite"):
+        sweep("regularizer=none", "seed=0,1,2")
+    statuses = [read_json(folder / "status.json")["status"] for folder in jobs(tmp_path / "here/outputs/mine")]
+    assert statuses == ["done", "failed", "done"]
+    broken = False
+    again = outcome(sweep("regularizer=none", "seed=0,1,2", "retry_failed=true"))
+    assert again == outcome(sweep("regularizer=none", "seed=0,1,2", folder="whole"))
+
+
 def test_a_job_that_cannot_be_is_one_sentence_and_the_others_go_on(sweep: Sweep, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"regularizer\.beta is 0"):
         sweep("regularizer.beta=0,0.5", "seed=0")

@@ -8,8 +8,6 @@ import signal
 import sys
 from types import FrameType
 
-import torch
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MIB = 1 << 20
 
@@ -23,6 +21,8 @@ def prepare() -> None:
     so that a member would depend on its place in the population: its reproducible mode costs nothing measurable. It must be
     set before the first product of matrices in the process.
     """
+    import torch  # here, so that whoever only waits for others is spared its seconds
+
     os.environ.setdefault("MKL_CBWR", "AUTO")
     torch.set_num_threads(1)
     if sys.platform == "linux":

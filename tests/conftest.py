@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ from sparserl import process  # noqa: E402 (only what is imported after the hook
 os.environ["WANDB_MODE"] = "disabled"  # for the default logger, also in the processes that tests start
 
 process.prepare()  # before the first product of matrices, as in a training process
+
+# a script's background jobs ignore it, and so would the processes that tests start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -106,6 +107,8 @@ class Launch:
         places: dict[Path, int] = {}
         for index, config in enumerate(self._configs):
             try:
+                if config.resume:
+                    raise ConfigError("resume is for a single run; the same sweep started again goes on by itself")
                 HydraConfig.instance().set_config(config)  # `names` and folders ask it for the options chosen
                 job = self._jobs[index] = Job(resolve(without_hydra(config)), _folder(config))
                 if (original := places.setdefault(job.folder, index)) != index:
@@ -137,7 +140,8 @@ class Launch:
                 if isinstance(returned, Exception):  # its process died, so nobody has said what came of its jobs
                     died = JobError(job.folder.name, str(returned))
                     if (outcome := _outcome(job, died)) is died:
-                        mark(job, "failed", error=str(returned))
+                        with suppress(DiskError):  # which may be what it died of
+                            mark(job, "failed", error=str(returned))
                     self._give(places[job.folder], outcome)
                 else:
                     self.returns[places[job.folder]] = returned[member]

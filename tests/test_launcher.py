@@ -203,6 +203,11 @@ def test_a_job_that_cannot_be_is_one_sentence_and_the_others_go_on(sweep: Sweep,
     assert read_json(whole / "status.json")["status"] == "done"
 
 
+def test_a_sweep_is_not_resumed_but_started_again(sweep: Sweep) -> None:
+    with pytest.raises(SystemExit, match="the same sweep started again goes on by itself"):
+        sweep("seed=0,1", "resume=somewhere")
+
+
 def test_a_file_in_the_place_of_a_folder_stops_that_job_only(sweep: Sweep, tmp_path: Path) -> None:
     root = sweep("regularizer=none", "seed=0,1")
     taken, kept = jobs(root)

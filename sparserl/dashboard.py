@@ -14,7 +14,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparserl.records.disk import replace
+from sparserl.records.disk import DiskError, replace
 from sparserl.records.wandb import has_key
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def main() -> None:
             print(f"workspace: {save(arguments.project, arguments.entity, arguments.name)}")
         else:
             sys.exit("sparserl: W&B has no key: run `wandb login`, set WANDB_API_KEY, or look at it with --dry-run")
+    except DiskError as error:
+        sys.exit(f"sparserl: {error}")
     except OSError as error:
         sys.exit(f"sparserl: there is no workspace: {error.filename or 'W&B'} cannot be used: {error.strerror or error}")
     except Exception as error:  # noqa: BLE001 (of a server, a network and a package of others, whatever they raise)

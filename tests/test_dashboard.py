@@ -167,7 +167,7 @@ def test_without_a_key_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     ("arguments", "told"),
     [
         (["--name", "\N{ROCKET}", "--dry-run", "a.json"], "ValidationError: .*Emojis are not allowed"),
-        (["--dry-run", "nowhere/a.json"], "nowhere/a.json.* cannot be used: No such file"),
+        (["--dry-run", "nowhere/a.json"], "nowhere/a.json cannot be written: No such file or directory; put that right"),
     ],
 )
 def test_what_cannot_be_made_is_one_sentence(

@@ -39,7 +39,7 @@ SETTINGS = (
 
 OUTCOME = "metrics.jsonl", "policy.safetensors", "lowrank.csv", "spectrum.csv"
 
-MAKE_ROOM = "No space left on device; make room and start it again: a run goes on from its last checkpoint"
+MAKE_ROOM = "No space left on device; make room and start it again"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -177,7 +177,7 @@ train.main()
 
 def test_two_jobs_of_a_multirun_are_two_runs_also_when_the_first_fails(tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING)
-    process = command(tmp_path, "failing.py", "--multirun", *SETTINGS, "seed=0,1", "sweep=mine")
+    process = command(tmp_path, "failing.py", "--multirun", *SETTINGS, "seed=0,1", "sweep=mine", "hydra.launcher.max_members=1")
     _, errors = process.communicate()
     assert process.returncode == 1
     assert "made to fail" in errors

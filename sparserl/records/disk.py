@@ -51,10 +51,7 @@ def writing(path: Path) -> Iterator[None]:
         if not isinstance(cause, OSError):
             raise
         remedy = "make room" if cause.errno in _NO_ROOM else "put that right"
-        raise DiskError(
-            f"{path} cannot be written: {cause.strerror or cause}; {remedy} and start it again: "
-            "a run goes on from its last checkpoint"
-        ) from error
+        raise DiskError(f"{path} cannot be written: {cause.strerror or cause}; {remedy} and start it again") from error
 
 
 class RunFolder:

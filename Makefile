@@ -18,8 +18,8 @@ install: $(INSTALLED) ## make .venv with sparserl (editable) and its tools; PYTH
 demo: $(INSTALLED) ## train CartPole and print what was kept and what was saved
 	$(BIN)/python scripts/demo.py
 
-test: $(INSTALLED) ## the tests, but for the slow ones
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## the tests, but for the slow ones, on all cores
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: $(INSTALLED) ## the slow tests
 	$(BIN)/python -m pytest -m slow

@@ -33,7 +33,7 @@ from sparserl.records.schema import Result, StatusName, as_json
 INIT_SECONDS = 15.0
 """How long W&B may take to begin a run before the population goes on offline."""
 
-FINISH_SECONDS = 10.0
+FINISH_SECONDS = 8.0
 """How long the end of all runs may wait for uploads; what is left can be uploaded with ``wandb sync``."""
 
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 255}

@@ -6,6 +6,7 @@ by its own seed, and every operation here acts within a member's slice. So a mem
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Uniforms:
 
     def take(self, *shape: int) -> Tensor:
         """The next numbers, ``[member, *shape]``. Whoever fills a shape larger than a block gets a larger block."""
-        count = int(np.prod(shape))
+        count = math.prod(shape)
         if self._used + count > self._numbers.shape[1]:
             self._numbers = self._generators.uniform(max(self.block, count))
             self._used = 0

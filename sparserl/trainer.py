@@ -211,20 +211,36 @@ class Episodes:
 class Averages:
     """The means of the metrics of many gradient steps."""
 
+    block = 100
+    """How many steps are added up at once: one by one it would take as many operations as the loss."""
+
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._waiting: dict[str, list[Tensor]] = {}
 
     def add(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+            waiting = self._waiting.setdefault(name, [])
+            waiting.append(value)
+            if len(waiting) == self.block:
+                self._add_up(name)
 
     def take(self) -> Metrics:
         """The means since the last call; what is due only now and then is averaged over the times when it was due."""
+        for name, waiting in self._waiting.items():
+            if waiting:
+                self._add_up(name)
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
+
+    def _add_up(self, name: str) -> None:
+        values = self._waiting[name]
+        total = torch.stack(values, dim=1).sum(dim=1)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] = self._counts.get(name, 0) + len(values)
+        values.clear()
 
 
 class Clock:

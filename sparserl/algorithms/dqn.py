@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.networks.base import Network
@@ -20,6 +21,8 @@ from sparserl.population import Population, Uniforms
 from sparserl.schedules import Schedule
 from sparserl.settings import Count, Fraction, OpenFraction, Positive
 from sparserl.types import Action, Batch, Loss, Metrics, Spec, Weights
+
+_LOSSES = {"squared": functional.mse_loss, "huber": functional.huber_loss}
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,9 @@ class DQN(Algorithm):
             target_tm1 = batch["reward"] + self.discount * (1 - batch["terminated"]) * v_t
         q_tm1 = self.network(weights["policy"], batch["observation"])
         q_a_tm1 = q_values.of(q_tm1, batch["action"])
-        td_error = target_tm1 - q_a_tm1
-        if self.loss == "squared":
-            loss = td_error.square().mean(dim=-1)
-        else:
-            loss = torch.nn.functional.huber_loss(q_a_tm1, target_tm1, reduction="none").mean(dim=-1)
-        metrics = {"td_error": td_error.detach().abs().mean(dim=-1), "q_value": q_a_tm1.detach().mean(dim=-1)}
+        loss = _LOSSES[self.loss](q_a_tm1, target_tm1, reduction="none").mean(dim=-1)
+        q_value = q_a_tm1.detach()
+        metrics = {"td_error": (target_tm1 - q_value).abs().mean(dim=-1), "q_value": q_value.mean(dim=-1)}
         return {"policy": (loss, metrics)}
 
     def after_step(self, weights: Weights, step: int) -> Weights:

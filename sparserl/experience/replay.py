@@ -1,19 +1,42 @@
-"""Experience replay (Lin 1992): a ring of past transitions for each member, sampled uniformly with replacement."""
+"""Experience replay (Lin 1992): a ring of past transitions for each member, sampled uniformly with replacement.
+
+A transition is one row of bytes, whatever its fields are: to fetch one from memory takes one or two cache lines, and fetching is
+most of what sampling costs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from sparserl.experience.base import Experience
 from sparserl.population import Population, State
 from sparserl.settings import Count, Steps
 from sparserl.types import Batch, Prepare, Transition
+
+
+ALIGNMENT = 8
+"""Bytes: the widest number that there is."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where a field lies in each row, from byte ``start`` on."""
+
+    start: int
+    dtype: torch.dtype
+    shape: torch.Size
+
+    def of(self, rows: UInt8[Tensor, "member row byte"]) -> Shaped[Tensor, "member row *field"]:
+        """The field of every row: a view."""
+        end = self.start + self.shape.numel() * self.dtype.itemsize
+        return rows[..., self.start : end].view(self.dtype).view(*rows.shape[:2], *self.shape)
 
 
 @dataclass
@@ -28,7 +51,9 @@ class Replay(Experience):
     def begin(self, members: Population) -> None:
         self._uniforms = members.uniforms("replay")
         self._offsets = torch.arange(members.size, device=members.device).unsqueeze(1) * self.capacity
-        self._fields: dict[str, Tensor] = {}
+        self._fields: dict[str, Field] = {}
+        self._columns: dict[str, Tensor] = {}  # each field of the whole ring
+        self._ring = torch.empty(members.size, self.capacity, 0, dtype=torch.uint8, device=members.device)
         self._seen = 0  # transitions of each member ever given
         self._owed = 0  # environment steps of each member not yet paid for by gradient steps
 
@@ -44,11 +69,12 @@ class Replay(Experience):
             raise ValueError(f"experience.capacity is {self.capacity}, fewer than the {envs} transitions of one step")
         start = self._seen % self.capacity
         head = min(envs, self.capacity - start)  # what fits before the ring's end; the rest goes to its start
+        self._lay_out(transition)
         for name, value in transition.items():
-            field = self._field(name, value)
-            field[:, start : start + head] = value[:, :head]
+            ring = self._columns[name]
+            ring[:, start : start + head] = value[:, :head]
             if head < envs:
-                field[:, : envs - head] = value[:, head:]
+                ring[:, : envs - head] = value[:, head:]
         self._seen += envs
         if self._seen > self.learning_starts:
             self._owed += envs
@@ -61,20 +87,28 @@ class Replay(Experience):
     def _sample(self) -> Batch:
         index = (self._uniforms.take(self.batch_size) * self.size).long()
         flat = (index + self._offsets).view(-1)
-        return {
-            name: field.flatten(0, 1).index_select(0, flat).view(*index.shape, *field.shape[2:])
-            for name, field in self._fields.items()
-        }
+        rows = self._ring.flatten(0, 1).index_select(0, flat).view(*index.shape, -1)
+        return {name: field.of(rows) for name, field in self._fields.items()}
 
-    def _field(self, name: str, like: Tensor) -> Tensor:
-        if name not in self._fields:
-            self._fields[name] = like.new_zeros(like.shape[0], self.capacity, *like.shape[2:])
-        return self._fields[name]
+    def _lay_out(self, fields: Mapping[str, Tensor]) -> None:
+        """Make the ring for fields like these, unless there is one."""
+        if self._fields:
+            return
+        start = 0
+        places = {}
+        for name, value in sorted(fields.items(), key=lambda item: -item[1].element_size()):  # so that all are aligned
+            shape = value.shape[2:]
+            places[name] = Field(start, value.dtype, shape)
+            start += shape.numel() * value.element_size()
+        self._fields = {name: places[name] for name in fields}
+        width = -(-start // ALIGNMENT) * ALIGNMENT
+        self._ring = self._ring.new_zeros(*self._ring.shape[:2], width)
+        self._columns = {name: field.of(self._ring) for name, field in self._fields.items()}
 
     def state_dict(self) -> State:
         return {
             "uniforms": self._uniforms.state_dict(),
-            "fields": {name: field[:, : self.size] for name, field in self._fields.items()},
+            "fields": {name: column[:, : self.size] for name, column in self._columns.items()},
             "seen": self._seen,
             "owed": self._owed,
         }
@@ -82,5 +116,6 @@ class Replay(Experience):
     def load_state_dict(self, state: State) -> None:
         self._uniforms.load_state_dict(state["uniforms"])
         self._seen, self._owed = state["seen"], state["owed"]
+        self._lay_out(state["fields"])
         for name, saved in state["fields"].items():
-            self._field(name, saved.to(self._offsets.device))[:, : self.size] = saved
+            self._columns[name][:, : self.size] = saved

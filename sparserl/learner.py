@@ -35,7 +35,8 @@ class Terms:
     """What one component is to minimise, before the penalty's coefficient."""
 
     loss: Loss
-    penalty: Penalty
+    penalty: Penalty | None
+    """None where the regulariser does not cover the component."""
     metrics: Metrics
 
 
@@ -63,13 +64,6 @@ class Learner:
             c: self._packed_gates[c].tensors if c in self._packed_gates else {} for c in self.learned
         }
         self._generators = members.generators("gates")
-        self._optimizers = {
-            c: torch.optim.Adam([{"params": [p.buffer]} for p in self._packed(c)], fused=True) for c in self.learned
-        }
-        for component in self.learned:
-            for packed in self._packed(component):
-                none = {name: torch.zeros_like(packed.buffer) for name in ("exp_avg", "exp_avg_sq")}
-                self._load_moments(component, packed, {"step": 0} | none)
         self._scales: dict[Packed, Tensor] = {}
         self._terms = torch.compile(self._compute_terms) if compiled else self._compute_terms
         self._hardened: Weights | None = None
@@ -77,6 +71,7 @@ class Learner:
         self._frozen_at = torch.full((members.size,), -1, device=members.device)  # the environment step, or -1
         self._cause = torch.zeros_like(self._frozen_at)  # which of the above
         self._frozen = self._frozen_at[:0]  # the numbers of the frozen members
+        self._no_penalty = torch.zeros(members.size, device=members.device)
 
     def start_from(self, policies: Sequence[Layers | None]) -> None:
         """Give members the weights of a trained policy (without the member axis), and its targets too; None leaves a member."""
@@ -89,7 +84,7 @@ class Learner:
         self._hardened = None
 
     def _packed(self, component: str) -> list[Packed]:
-        """The weights of a component, then its gates if it has any: the optimiser's parameter groups."""
+        """The weights of a component, then its gates if it has any: each is clipped and stepped by itself."""
         gates = self._packed_gates.get(component)
         return [self._packed_weights[component], *([gates] if gates else [])]
 
@@ -106,8 +101,10 @@ class Learner:
         objectives: dict[str, Tensor] = {}
         # all gradients before any step: one component's objective may be computed from another's weights
         for index, (component, term) in enumerate(terms.items(), start=1):
-            penalty = coefficient * term.penalty
-            objective = term.loss + penalty
+            penalty, objective = self._no_penalty, term.loss
+            if term.penalty is not None:
+                penalty = coefficient * term.penalty
+                objective = objective + penalty
             self._differentiate(component, objective, keep_graph=index < len(terms))
             objectives[component] = objective.detach()
             metrics |= {
@@ -164,16 +161,9 @@ class Learner:
                     quiet.update((name, self.regularizer.harden(weights[name], gates[component])) for name in names)
         if not any(noise.values()):
             quiet = running
-        return {
-            component: Terms(loss, self._penalty(weights, gates, component), metrics)
-            for component, (loss, metrics) in self.algorithm.losses(running, quiet, batch, step).items()
-        }
-
-    def _penalty(self, weights: Weights, gates: dict[str, Gates], component: str) -> Penalty:
-        if component not in self.covered:
-            first = next(iter(weights[component].values()))
-            return first.new_zeros(first.shape[0])
-        return self.regularizer.penalty(weights[component], gates[component])
+        losses = self.algorithm.losses(running, quiet, batch, step)
+        penalties = {c: self.regularizer.penalty(weights[c], gates[c]) for c in self.covered if c in losses}
+        return {c: Terms(loss, penalties.get(c), metrics) for c, (loss, metrics) in losses.items()}
 
     def _differentiate(self, component: str, objective: Float[Tensor, "member"], keep_graph: bool) -> None:
         """Set the gradients of one component's own tensors, and of no other's, whatever else it was computed from."""
@@ -185,16 +175,14 @@ class Learner:
 
     def _step(self, component: str, env_step: int) -> None:
         """Clip, step and project one component whose gradients are set; frozen members stay as they are."""
-        options = [{"lr": self.algorithm.learning_rates[component](env_step)}, self.regularizer.gate_options(env_step)]
-        limits = [self.algorithm.max_grad_norm, self.regularizer.gate_grad_limit()]
-        optimizer = self._optimizers[component]
-        for packed, group, values, limit in zip(self._packed(component), optimizer.param_groups, options, limits, strict=False):
-            group.update(values)
-            group["lr"] = min(group["lr"], LARGEST_RATE)
+        rates = self.algorithm.learning_rates[component](env_step), self.regularizer.gate_rate(env_step)
+        limits = self.algorithm.max_grad_norm, self.regularizer.gate_grad_limit()
+        kept = self._frozen_rows(component)
+        for packed, rate, limit in zip(self._packed(component), rates, limits, strict=False):
             if limit is not None:
                 self._scales[packed] = packed.clip(limit)
-        kept = self._frozen_rows(component)
-        optimizer.step()
+            with torch.no_grad():
+                packed.step(min(rate, LARGEST_RATE))
         if component in self.covered:
             self._project(component, env_step)
         for tensor, rows in kept:
@@ -204,8 +192,11 @@ class Learner:
         """What a step changes of one component, each tensor with its rows of the frozen members: Adam would move them too."""
         if not len(self._frozen):
             return []
-        moments = [tensor for packed in self._packed(component) for tensor in self._moments(component, packed).values()]
-        changed = [*(packed.buffer for packed in self._packed(component)), *(m for m in moments if m.dim() > 0)]
+        changed = [
+            tensor
+            for packed in self._packed(component)
+            for tensor in (packed.buffer, packed.moments["exp_avg"], packed.moments["exp_avg_sq"])
+        ]
         return [(tensor, tensor[self._frozen]) for tensor in changed]
 
     @torch.no_grad()
@@ -220,12 +211,10 @@ class Learner:
     def hardened(self) -> Weights:
         """Every component, the learned ones without noise, targets raw. Kept until the next update: do not change it."""
         if self._hardened is None:
+            values = {c: packed.values for c, packed in self._packed_weights.items()}
             with torch.no_grad():
-                hardened = {c: self.regularizer.harden(self.weights[c], self.gates[c]) for c in self.covered}
-            self._hardened = {
-                component: {name: tensor.detach() for name, tensor in layers.items()}
-                for component, layers in (self.weights | hardened).items()
-            }
+                hardened = {c: self.regularizer.harden(values[c], self.gates[c]) for c in self.covered}
+            self._hardened = self.weights | values | hardened
         return self._hardened
 
     def greedy(self, observation: Float[Tensor, "member env *obs"]) -> Tensor:
@@ -248,8 +237,7 @@ class Learner:
             "generators": self._generators.state_dict(),
             "moments": {
                 component: [
-                    {name: int(value) if name == "step" else value for name, value in self._moments(component, packed).items()}
-                    for packed in self._packed(component)
+                    packed.moments | {"step": int(packed.moments["step"])} for packed in self._packed(component)
                 ]
                 for component in self.learned
             },
@@ -266,20 +254,9 @@ class Learner:
         self._generators.load_state_dict(state["generators"])
         for component, moments in state["moments"].items():
             for packed, saved in zip(self._packed(component), moments, strict=True):
-                self._load_moments(component, packed, saved)
+                for name, moment in packed.moments.items():
+                    moment.copy_(torch.as_tensor(saved[name]))
         self._frozen_at.copy_(state["frozen"]["at"])
         self._cause.copy_(state["frozen"]["cause"])
         self._frozen = (self._frozen_at >= 0).nonzero().flatten()
         self._hardened = None
-
-    def _moments(self, component: str, packed: Packed) -> dict[str, Tensor]:
-        """Adam's moments; its count of steps, ``step``, is one number for all members."""
-        moments: dict[str, Tensor] = self._optimizers[component].state[packed.buffer]
-        return moments
-
-    def _load_moments(self, component: str, packed: Packed, saved: State) -> None:
-        device = packed.buffer.device
-        self._optimizers[component].state[packed.buffer] = {
-            name: torch.tensor(float(value), device=device) if name == "step" else value.to(device)
-            for name, value in saved.items()
-        }

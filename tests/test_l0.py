@@ -324,7 +324,7 @@ def test_a_gate_at_its_limit_can_still_be_closed_and_opened() -> None:
 
 def test_the_gates_learning_rate_follows_its_schedule() -> None:
     regularizer = l0(gate_learning_rate=Linear(0.01, 0.0, steps=100))
-    assert [regularizer.gate_options(step)["lr"] for step in (0, 50, 100)] == pytest.approx([0.01, 0.005, 0.0])
+    assert [regularizer.gate_rate(step) for step in (0, 50, 100)] == pytest.approx([0.01, 0.005, 0.0])
 
 
 def test_sigmoid_is_torchs_and_the_same_in_every_place_of_a_vector() -> None:
@@ -348,7 +348,7 @@ def test_gates_at_rest_run_hardened_and_do_not_move() -> None:
     for step, moves in ((99, False), (100, True), (199, True), (200, False)):
         noise = regularizer.noise(gates, generators([0]), step)
         running, hardened = regularizer.sample([layers], gates, noise)[0], regularizer.harden(layers, gates)
-        assert (regularizer.gate_options(step)["lr"] > 0) is moves
+        assert (regularizer.gate_rate(step) > 0) is moves
         assert all(torch.equal(running[name], hardened[name]) for name in layers) is not moves
 
 

@@ -42,9 +42,9 @@ class Regularizer(ABC):
         """The largest norm of one member's gradient in its gates, or None to leave it."""
         return None
 
-    def gate_options(self, step: int) -> dict[str, Any]:
-        """Options of the optimiser's parameter group of gates (``lr`` …) after ``step`` environment steps."""
-        return {}
+    def gate_rate(self, step: int) -> float:
+        """The learning rate of the gates after ``step`` environment steps."""
+        return 0.0
 
     def init(self, layers: Layers) -> Gates:
         """Fresh gates."""

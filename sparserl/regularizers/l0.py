@@ -56,8 +56,8 @@ class L0(Penalized):
         """Whether gates are random and move: after the delay and before they are frozen. At rest they run hardened."""
         return self.delay_steps <= step and (self.freeze_steps is None or step < self.freeze_steps)
 
-    def gate_options(self, step: int) -> dict[str, Any]:
-        return {"lr": self.gate_learning_rate(step) if self.moving(step) else 0.0}
+    def gate_rate(self, step: int) -> float:
+        return self.gate_learning_rate(step) if self.moving(step) else 0.0
 
     def init(self, layers: Layers) -> Gates:
         log_alpha = math.log(self.initial_open / (1 - self.initial_open))

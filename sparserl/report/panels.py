@@ -25,7 +25,10 @@ BLUE, RED, GREEN, PURPLE, ORANGE, SKY = COLOURS = "#0072B2", "#D55E00", "#009E73
 GREY = "0.45"
 
 PANEL = 4.4, 3.3
-"""Width and height of one panel, in inches."""
+"""Width and height of one panel with its labels, in inches."""
+
+LABELS = 0.7
+"""What a panel's labels take of its width, and of its height: the same for all, so that no layout need be searched for."""
 
 SMALLEST_SINGULAR_VALUE = 1e-5
 """Of a layer's largest: what is smaller is rounding, and is not drawn."""
@@ -59,12 +62,24 @@ def _arranged(panels: Sequence[Callable[[Axes], None]]) -> Figure:
     rows = math.ceil(len(panels) / 3)
     columns = math.ceil(len(panels) / rows)
     last = len(panels) - columns * (rows - 1)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.7), layout="constrained")
-    grid = figure.add_gridspec(rows, columns * last)
+    width, height = PANEL[0] * columns, PANEL[1] * rows + 0.8
+    figure = Figure(figsize=(width, height))
+    cells = columns * last
+    cell = (width - 0.2 - cells * LABELS) / cells, (height - 1 - rows * LABELS) / rows
+    grid = figure.add_gridspec(
+        rows,
+        cells,
+        left=LABELS / width,
+        right=1 - 0.2 / width,
+        bottom=(LABELS + 0.2) / height,
+        top=1 - 0.8 / height,
+        wspace=LABELS / cell[0],
+        hspace=LABELS / cell[1],
+    )
     for index, panel in enumerate(panels):
         row, place = divmod(index, columns)
-        width = last if row < rows - 1 else columns
-        panel(figure.add_subplot(grid[row, place * width : (place + 1) * width]))
+        span = last if row < rows - 1 else columns
+        panel(figure.add_subplot(grid[row, place * span : (place + 1) * span]))
     return figure
 
 

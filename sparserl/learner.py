@@ -22,7 +22,7 @@ from torch import Tensor
 from sparserl.algorithms.base import Algorithm
 from sparserl.packing import Packed, row_norm
 from sparserl.population import Population, State
-from sparserl.regularizers.base import Regularizer
+from sparserl.regularizers.base import Regularizer, gated
 from sparserl.types import Batch, Gates, Layers, Loss, Metrics, Noise, Penalty, Spec, Weights
 
 LARGEST_RATE = 1e15
@@ -38,6 +38,15 @@ class Terms:
     penalty: Penalty | None
     """None where the regulariser does not cover the component."""
     metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is made of the gates of one component while they rest."""
+
+    z_hat: dict[str, Tensor]
+    """By layer; a layer whose gates are all 1 is left out."""
+    penalty: Penalty
 
 
 class Learner:
@@ -63,6 +72,7 @@ class Learner:
         self.gates: dict[str, Gates] = {
             c: self._packed_gates[c].tensors if c in self._packed_gates else {} for c in self.learned
         }
+        self._rests: dict[str, Rest] = {}  # while gates move there are none
         self._generators = members.generators("gates")
         self._scales: dict[Packed, Tensor] = {}
         self._terms = torch.compile(self._compute_terms) if compiled else self._compute_terms
@@ -83,6 +93,21 @@ class Learner:
                         self.weights[component][name][member] = tensor
         self._hardened = None
 
+    def _let_rest(self, env_step: int) -> None:
+        """Compute what is made of gates, once, when they come to rest; forget it when they move."""
+        if self.regularizer.moving(env_step):
+            self._rests = {}
+        elif not self._rests:
+            for component, packed in self._packed_gates.items():
+                layers, gates = self._packed_weights[component].values, packed.values
+                z_hat = {name: z for name, z in self.regularizer.gate_values(gates).items() if not (z == 1).all()}
+                self._rests[component] = Rest(z_hat, self.regularizer.penalty(layers, gates))
+                packed.clear_gradients()
+
+    def _moving(self, component: str) -> list[Packed]:
+        """What gradient steps change of a component."""
+        return self._packed(component)[:1] if component in self._rests else self._packed(component)
+
     def _packed(self, component: str) -> list[Packed]:
         """The weights of a component, then its gates if it has any: each is clipped and stepped by itself."""
         gates = self._packed_gates.get(component)
@@ -94,8 +119,9 @@ class Learner:
         ``env_step``, the environment steps that each member has taken, drives the schedules. Metrics are ``[member]``.
         """
         self.steps += 1
+        self._let_rest(env_step)
         noise = {c: self.regularizer.noise(self.gates[c], self._generators, env_step) for c in self.covered}
-        terms = self._terms(self.weights, self.gates, noise, batch, self.steps)
+        terms = self._terms(self.weights, self.gates, self._rests, noise, batch, self.steps)
         coefficient = self.regularizer.coefficient(env_step)
         metrics: Metrics = {}
         objectives: dict[str, Tensor] = {}
@@ -150,27 +176,40 @@ class Learner:
         return len(self._frozen) == len(self._frozen_at)
 
     def _compute_terms(
-        self, weights: Weights, gates: dict[str, Gates], noise: dict[str, Noise], batch: Batch, step: int
+        self,
+        weights: Weights,
+        gates: dict[str, Gates],
+        rests: dict[str, Rest],
+        noise: dict[str, Noise],
+        batch: Batch,
+        step: int,
     ) -> dict[str, Terms]:
         running, quiet = dict(weights), dict(weights)
         for component, names in self._followed.items():
             networks = [weights[name] for name in names]
-            running.update(zip(names, self.regularizer.sample(networks, gates[component], noise[component]), strict=True))
+            if component in rests:
+                sampled = [gated(layers, rests[component].z_hat) for layers in networks]
+            else:
+                sampled = self.regularizer.sample(networks, gates[component], noise[component])
+            running.update(zip(names, sampled, strict=True))
             if noise[component]:
                 with torch.no_grad():
                     quiet.update((name, self.regularizer.harden(weights[name], gates[component])) for name in names)
         if not any(noise.values()):
             quiet = running
         losses = self.algorithm.losses(running, quiet, batch, step)
-        penalties = {c: self.regularizer.penalty(weights[c], gates[c]) for c in self.covered if c in losses}
+        penalties = {
+            c: rests[c].penalty if c in rests else self.regularizer.penalty(weights[c], gates[c])
+            for c in self.covered
+            if c in losses
+        }
         return {c: Terms(loss, penalties.get(c), metrics) for c, (loss, metrics) in losses.items()}
 
     def _differentiate(self, component: str, objective: Float[Tensor, "member"], keep_graph: bool) -> None:
         """Set the gradients of one component's own tensors, and of no other's, whatever else it was computed from."""
-        leaves = [tensor for packed in self._packed(component) for tensor in packed.tensors.values()]
-        # gates that rest take no part in the objective: their gradient is zero
+        leaves = [tensor for packed in self._moving(component) for tensor in packed.tensors.values()]
         gradients = iter(torch.autograd.grad(objective.sum(), leaves, retain_graph=keep_graph, materialize_grads=True))
-        for packed in self._packed(component):
+        for packed in self._moving(component):
             packed.set_gradients([next(gradients) for _ in packed.tensors])
 
     def _step(self, component: str, env_step: int) -> None:
@@ -178,11 +217,14 @@ class Learner:
         rates = self.algorithm.learning_rates[component](env_step), self.regularizer.gate_rate(env_step)
         limits = self.algorithm.max_grad_norm, self.regularizer.gate_grad_limit()
         kept = self._frozen_rows(component)
-        for packed, rate, limit in zip(self._packed(component), rates, limits, strict=False):
+        for packed, rate, limit in zip(self._moving(component), rates, limits, strict=False):
             if limit is not None:
                 self._scales[packed] = packed.clip(limit)
             with torch.no_grad():
                 packed.step(min(rate, LARGEST_RATE))
+        if component in self._rests:
+            # the first step after a long rest is as large as of Adam's estimates so late, not as its very first
+            self._packed_gates[component].moments["step"] += 1
         if component in self.covered:
             self._project(component, env_step)
         for tensor, rows in kept:
@@ -213,7 +255,12 @@ class Learner:
         if self._hardened is None:
             values = {c: packed.values for c, packed in self._packed_weights.items()}
             with torch.no_grad():
-                hardened = {c: self.regularizer.harden(values[c], self.gates[c]) for c in self.covered}
+                hardened = {
+                    c: gated(values[c], self._rests[c].z_hat)
+                    if c in self._rests
+                    else self.regularizer.harden(values[c], self.gates[c])
+                    for c in self.covered
+                }
             self._hardened = self.weights | values | hardened
         return self._hardened
 
@@ -259,4 +306,4 @@ class Learner:
         self._frozen_at.copy_(state["frozen"]["at"])
         self._cause.copy_(state["frozen"]["cause"])
         self._frozen = (self._frozen_at >= 0).nonzero().flatten()
-        self._hardened = None
+        self._hardened, self._rests = None, {}

@@ -56,6 +56,12 @@ class Packed:
         self.norms: Float[Tensor, "member"] = row_norm(self.buffer.grad)
         """Of the gradients as they were set: clipping does not change them. One that is not finite shows here."""
 
+    def clear_gradients(self) -> None:
+        """No gradient at all."""
+        assert self.buffer.grad is not None
+        self.buffer.grad.zero_()
+        self.norms = self.buffer.grad.new_zeros(len(self.buffer))
+
     def clip(self, max_norm: float) -> Float[Tensor, "member"]:
         """Scale each member's gradient so that its norm is at most ``max_norm``; returns the scales.
 

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from sparserl.population import Generators
 from sparserl.schedules import DelayedRamp
@@ -37,6 +39,13 @@ class Regularizer(ABC):
     def coefficient(self, step: int) -> Float[Tensor, "member"] | float:
         """What the penalty is multiplied by after ``step`` environment steps of each member."""
         return 0.0
+
+    def moving(self, step: int) -> bool:
+        """Whether gates move after ``step`` environment steps of each member.
+
+        While they rest they run hardened, and what is made of them is computed once.
+        """
+        return False
 
     def gate_grad_limit(self) -> float | None:
         """The largest norm of one member's gradient in its gates, or None to leave it."""
@@ -62,7 +71,7 @@ class Regularizer(ABC):
         return list(networks)
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:
-        """What is to be made small, before its coefficient; differentiable."""
+        """What is to be made small, before its coefficient; differentiable. With gates, of the gates only."""
         first = next(iter(layers.values()))
         return first.new_zeros(first.shape[0])
 
@@ -110,8 +119,16 @@ class Thresholded(Penalized):
     """Penalties under which Adam makes weights small but never exactly zero: hardening sets the small ones to zero."""
 
     def harden(self, layers: Layers, gates: Gates) -> Layers:
-        small = {name: weight.abs() < self.threshold for name, weight in regularized(layers).items()}
-        return layers | {name: layers[name].masked_fill(mask, 0.0) for name, mask in small.items()}
+        if self.threshold == 0:
+            return layers
+        # hardshrink also takes what is equal; masks are several times slower
+        below = float(np.nextafter(np.float32(self.threshold), np.float32(0)))
+        return layers | {name: hardshrink(weight, below) for name, weight in regularized(layers).items()}
+
+
+def gated(layers: Layers, z: dict[str, Tensor]) -> Layers:
+    """The layers with the weights that gates are given for multiplied by them."""
+    return layers | {name: layers[name] * gate for name, gate in z.items()}
 
 
 def regularized(layers: Layers) -> Layers:

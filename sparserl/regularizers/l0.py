@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from sparserl.population import Generators
-from sparserl.regularizers.base import Penalized, regularized
+from sparserl.regularizers.base import Penalized, gated, regularized
 from sparserl.schedules import Schedule
 from sparserl.settings import Positive, Steps, per_member
 from sparserl.types import Gates, Layers, Noise, Penalty
@@ -53,7 +53,7 @@ class L0(Penalized):
             )
 
     def moving(self, step: int) -> bool:
-        """Whether gates are random and move: after the delay and before they are frozen. At rest they run hardened."""
+        """Whether gates are random and move: after the delay and before they are frozen."""
         return self.delay_steps <= step and (self.freeze_steps is None or step < self.freeze_steps)
 
     def gate_rate(self, step: int) -> float:
@@ -81,14 +81,14 @@ class L0(Penalized):
         else:
             with torch.no_grad():
                 z = self.gate_values(gates)
-        return [layers | {name: layers[name] * gate for name, gate in z.items()} for layers in networks]
+        return [gated(layers, z) for layers in networks]
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:
         """The expected share (or number) of open gates."""
         return self.reduce(list(self.open_probability(gates).values()))
 
     def harden(self, layers: Layers, gates: Gates) -> Layers:
-        return layers | {name: layers[name] * z_hat for name, z_hat in self.gate_values(gates).items()}
+        return gated(layers, self.gate_values(gates))
 
     def gate_values(self, gates: Gates) -> dict[str, Tensor]:
         """The paper's gate at test time, without noise and beta (equation 13), or the median of the random gate."""
@@ -98,6 +98,8 @@ class L0(Penalized):
 
     def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
         """log_alpha is kept where its sigmoid still has a slope."""
+        if not self.moving(step):
+            return layers, gates
         limit = self.log_alpha_limit
         return layers, {name: log_alpha.clamp(-limit, limit) for name, log_alpha in gates.items()}
 

@@ -3,17 +3,21 @@
 What `make bench` runs after bench.py; needs the extra `bench`. Two comparisons, all of DQN on CartPole-v1 (network 120-84,
 batch 128, one gradient step for ten environment steps) with the same number of environments on both sides:
 
-* 32 jobs (none, l0, l1, l2 x 8 seeds) on two cores: as populations in two processes, as one process a job by
-  `hydra/launcher=joblib`, and by Stable-Baselines3 two at a time, of which two are measured and 32 are extrapolated.
+* 32 jobs (none, l0, l1, l2 x 8 seeds) on two cores: as populations in two processes; as one process a job by
+  `hydra/launcher=joblib`, measured on 8 of them and extrapolated; and by Stable-Baselines3 two at a time, of which two are
+  measured and 32 are extrapolated.
 * 8 seeds of dense DQN on one core: as one population, and by Stable-Baselines3 one after another, of which one is measured.
 
-Times hold start-up, evaluation, checkpoints and (ours) the rank sweep. Rows and the command go to results/DATE-sweep-speed/.
+Times hold start-up, evaluation, checkpoints and (ours) the sweep of all ranks and a figure of every run; how long the 32 take
+with one rank and `full` only is a row of its own, since Stable-Baselines3 sweeps none. Extrapolated is all but the import of
+the command. Rows and the command go to results/DATE-sweep-speed/.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -49,63 +53,118 @@ print(evaluate_policy(model, make_vec_env("CartPole-v1", n_envs=10, seed=1000 + 
 """
 
 
-def seconds(*commands: Sequence[str], cores: Sequence[int]) -> float:
-    """Wall time of commands that run at once, each with one thread, on these cores."""
+def run(*commands: Sequence[str], cores: Sequence[int]) -> tuple[float, list[str]]:
+    """Wall time of commands that run at once, each with one thread, on these cores; and what each printed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     started = time.perf_counter()
     running = [
         subprocess.Popen(
             command,
             env=environment,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
         for command in commands
     ]
+    printed = []
     for process in running:
-        _, errors = process.communicate()
+        output, errors = process.communicate()
         if process.returncode:
             sys.exit(f"{process.args} failed:\n{errors}")
-    return time.perf_counter() - started
+        printed.append(output)
+    return time.perf_counter() - started, printed
 
 
-def sweep(folder: Path, regularizers: Sequence[str], steps: int, envs: int, *more: str) -> list[str]:
+def sweep(folder: Path, regularizers: Sequence[str], seeds: int, steps: int, envs: int, *more: str) -> list[str]:
     """The command of a sweep into ``folder``."""
     return [
         *(sys.executable, "-m", "sparserl.train", "-m", f"hydra.sweep.dir={folder}", "logger=disk"),
-        *(f"regularizer={','.join(regularizers)}", f"seed=range({SEEDS})", f"trainer.total_steps={steps}"),
+        *(f"regularizer={','.join(regularizers)}", f"seed=range({seeds})", f"trainer.total_steps={steps}"),
         *(f"trainer.envs={envs}", *more),
     ]
 
 
 def sb3(seed: int, steps: int, envs: int) -> list[str]:
-    """The command of one run of Stable-Baselines3."""
+    """The command of one run of Stable-Baselines3, which prints its return."""
     return [sys.executable, "-c", SB3, str(seed), str(steps), str(envs)]
+
+
+def returns(folder: Path) -> str:
+    """The evaluated returns of a sweep's runs."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
+    return " ".join(f"{result['return_mean']:.0f}" for result in results)
 
 
 def many_jobs(folder: Path, cores: list[int], steps: int, envs: int) -> list[dict[str, Any]]:
     """32 jobs on two cores."""
     jobs, two = len(REGULARIZERS) * SEEDS, cores[-2:]
-    ours = sweep(folder / "ours", REGULARIZERS, steps, envs, "hydra.launcher.executor=processes")
-    joblib = sweep(folder / "joblib", REGULARIZERS, steps, envs, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    ours = "hydra.launcher.executor=processes"
+    whole, _ = run(sweep(folder / "ours", REGULARIZERS, SEEDS, steps, envs, ours), cores=two)
+    few, _ = run(sweep(folder / "few", REGULARIZERS, SEEDS, steps, envs, ours, "lowrank.ranks=[1]"), cores=two)
+    start, _ = run([sys.executable, "-c", "import sparserl.train"], cores=two)
+    joblib = "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"
+    eight, _ = run(sweep(folder / "joblib", REGULARIZERS, 2, steps, envs, *joblib), cores=two)
+    pair, _ = run(sb3(0, steps, envs), sb3(1, steps, envs), cores=two)
     found = {
-        "populations, 2 processes": seconds(ours, cores=two),
-        "joblib, a process a job": seconds(joblib, cores=two),
-        "Stable-Baselines3, two at a time": seconds(sb3(0, steps, envs), sb3(1, steps, envs), cores=two) * jobs / 2,
+        "populations, 2 processes": whole,
+        "populations, 1 rank and full": few,
+        "joblib, a process a job": start + (eight - start) * SEEDS / 2,
+        "Stable-Baselines3, two at a time": pair * jobs / 2,
     }
-    return [{"what": f"{jobs} jobs, 2 cores", "by": by, "steps": steps, "envs": envs, "seconds": s} for by, s in found.items()]
+    common = {"what": f"{jobs} jobs, 2 cores", "steps": steps, "envs": envs, "returns": ""}
+    return [common | {"by": by, "seconds": s, "times": s / whole} for by, s in found.items()]
 
 
 def one_population(folder: Path, cores: list[int], steps: int, envs: int) -> list[dict[str, Any]]:
     """8 seeds of dense DQN on one core."""
-    one = cores[-1:]
-    found = {
-        "one population": seconds(sweep(folder / f"dense-{envs}", ["none"], steps, envs), cores=one),
-        "Stable-Baselines3, one after another": seconds(sb3(0, steps, envs), cores=one) * SEEDS,
-    }
-    return [{"what": f"{SEEDS} seeds, 1 core", "by": by, "steps": steps, "envs": envs, "seconds": s} for by, s in found.items()]
+    one, dense = cores[-1:], folder / f"dense-{envs}"
+    ours, _ = run(sweep(dense, ["none"], SEEDS, steps, envs), cores=one)
+    alone, printed = run(sb3(0, steps, envs), cores=one)
+    common = {"what": f"{SEEDS} seeds, 1 core", "steps": steps, "envs": envs}
+    theirs = alone * SEEDS
+    return [
+        common | {"by": "one population", "seconds": ours, "times": 1.0, "returns": returns(dense)},
+        common
+        | {
+            "by": "Stable-Baselines3, one after another",
+            "seconds": theirs,
+            "times": theirs / ours,
+            "returns": f"{float(printed[0]):.0f}",
+        },
+    ]
+
+
+COLUMNS = {
+    "what": "what",
+    "by": "by",
+    "steps": "steps each",
+    "envs": "environments each",
+    "seconds": "seconds",
+    "times": "times as long as ours",
+    "returns": "returns",
+}
+
+
+def save(folder: Path, rows: Sequence[dict[str, Any]], given: str) -> None:
+    """Write and print what is measured so far."""
+    table = Table(*COLUMNS.values())
+    for row in rows:
+        table.add_row(
+            *(
+                f"{row[name]:.{2 if name == 'times' else 0}f}" if isinstance(row[name], float) else str(row[name])
+                for name in COLUMNS
+            )
+        )
+    with (folder / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(COLUMNS))
+        writer.writeheader()
+        writer.writerows(rows)
+    with (folder / "table.txt").open("w") as file:
+        for console in (Console(width=160), Console(file=file, width=160)):
+            console.print(f"command: python scripts/bench_sweeps.py {given}")
+            console.print(table)
 
 
 def main() -> None:
@@ -113,32 +172,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps of each of the 32 jobs")
     parser.add_argument("--dense-steps", type=int, default=500_000, help="environment steps of each of the 8 seeds")
-    parser.add_argument("--envs", type=int, default=10, help="environments of each run")
+    parser.add_argument("--envs", type=int, nargs="+", default=[1, 10], help="environments of each run")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         sys.exit("two cores are needed")
-    with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
-        rows = many_jobs(Path(root), cores, options.steps, options.envs)
-        rows += one_population(Path(root), cores, options.dense_steps, options.envs)
-    table = Table("what", "by", "steps each", "environments each", "seconds", "times as long as ours")
-    ours = {row["what"]: row["seconds"] for row in rows if "population" in row["by"]}
-    for row in rows:
-        row["times"] = row["seconds"] / ours[row["what"]]
-        table.add_row(
-            row["what"], row["by"], str(row["steps"]), str(row["envs"]), f"{row['seconds']:.0f}", f"{row['times']:.2f}"
-        )
     folder = Path("results") / f"{date.today()}-sweep-speed"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "rows.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    given = f"--steps {options.steps} --dense-steps {options.dense_steps} --envs {options.envs}"
-    with (folder / "table.txt").open("w") as file:
-        for console in (Console(width=140), Console(file=file, width=140)):
-            console.print(f"command: python scripts/bench_sweeps.py {given}")
-            console.print(table)
+    rows: list[dict[str, Any]] = []
+    for envs in options.envs:
+        for measure, steps in ((many_jobs, options.steps), (one_population, options.dense_steps)):
+            with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
+                rows += measure(Path(root), cores, steps, envs)
+            save(folder, rows, " ".join(sys.argv[1:]))
     print(f"rows and table: {folder}")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
@@ -48,15 +49,20 @@ class Settings:
 
 
 def launch(
-    settings: Settings, context: HydraContext, sweep: DictConfig, overrides: Sequence[Sequence[str]], first: int
+    settings: Settings, context: HydraContext, sweep: DictConfig, configs: Sequence[DictConfig], first: int
 ) -> list[JobReturn]:
     """Train what is left to train of these jobs, the first of them number ``first``; what came of each, in their order.
+
+    ``configs`` are theirs, Hydra's node included, and ``sweep`` is that of the whole multirun.
 
     Raises ConfigError where the settings are wrong; what is wrong with a job is in its JobReturn.
     """
     setup_globals()
     configure_log(sweep.hydra.hydra_logging, sweep.hydra.verbose)
-    jobs = Launch(context, [_compose(context, sweep, each, number) for number, each in enumerate(overrides, first)])
+    for number, config in enumerate(configs, first):
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+    jobs = Launch(context, configs)
     try:
         executor = _executor(settings, Path(sweep.hydra.sweep.dir).absolute())
         jobs.plan()
@@ -66,7 +72,7 @@ def launch(
     jobs.repeat()
     configure_log(sweep.hydra.hydra_logging, sweep.hydra.verbose)
     jobs.print()
-    return [jobs.returns[index] for index in range(len(overrides))]
+    return [jobs.returns[index] for index in range(len(configs))]
 
 
 def _executor(settings: Settings, root: Path) -> Executor:
@@ -84,12 +90,29 @@ def _executor(settings: Settings, root: Path) -> Executor:
     raise ConfigError(f"hydra.launcher.executor is {settings.executor!r}; it must be inline, processes or slurm")
 
 
-def _compose(context: HydraContext, sweep: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
-    """The config of one job, Hydra's node included, as Hydra's own launchers make it."""
-    config: DictConfig = context.config_loader.load_sweep_config(sweep, list(overrides))
-    with open_dict(config):
-        config.hydra.job.id = config.hydra.job.num = number
-    return config
+class Composer:
+    """Hydra's config loader, which composes every job once.
+
+    Hydra's sweepers compose each job to see whether it can be, and throw it away; its launchers compose it again. At a tenth of
+    a second and more for each that is a long wait before a large sweep.
+    """
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self._loader = loader
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        config = self._loader.load_sweep_config(master_config, sweep_overrides)
+        self._composed[tuple(sweep_overrides)] = config
+        return config
+
+    def take(self, sweep: DictConfig, overrides: Sequence[str]) -> DictConfig:
+        """The config of one job, its own: of two with the same overrides the second is composed anew."""
+        found = self._composed.pop(tuple(overrides), None)
+        return self._loader.load_sweep_config(sweep, list(overrides)) if found is None else found
 
 
 class Launch:

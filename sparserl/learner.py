@@ -283,9 +283,7 @@ class Learner:
             "gates": self.gates,
             "generators": self._generators.state_dict(),
             "moments": {
-                component: [
-                    packed.moments | {"step": int(packed.moments["step"])} for packed in self._packed(component)
-                ]
+                component: [packed.moments | {"step": int(packed.moments["step"])} for packed in self._packed(component)]
                 for component in self.learned
             },
             "frozen": {"at": self._frozen_at, "cause": self._cause},

@@ -18,13 +18,19 @@ class PopulationLauncher(Launcher):
         self._settings = settings
         self._context: HydraContext
         self._config: DictConfig
+        self._composer: Any
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """``task_function`` would train one job; it is not asked."""
-        self._context, self._config = hydra_context, config
+        from sparserl.launcher import Composer
+
+        self._composer = Composer(hydra_context.config_loader)
+        self._context, self._config = HydraContext(hydra_context.config_loader, hydra_context.callbacks), config
+        hydra_context.config_loader = self._composer  # what the sweeper composes jobs with, to see whether they can be
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """What came of each job, in their order."""
         from sparserl.launcher import Settings, launch
 
-        return launch(Settings(**self._settings), self._context, self._config, job_overrides, initial_job_idx)
+        configs = [self._composer.take(self._config, overrides) for overrides in job_overrides]
+        return launch(Settings(**self._settings), self._context, self._config, configs, initial_job_idx)

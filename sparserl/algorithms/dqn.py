@@ -5,6 +5,7 @@ The names say the time: ``q_tm1`` is the value at the state where the action was
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,7 +23,7 @@ from sparserl.schedules import Schedule
 from sparserl.settings import Count, Fraction, OpenFraction, Positive
 from sparserl.types import Action, Batch, Loss, Metrics, Spec, Weights
 
-_LOSSES = {"squared": functional.mse_loss, "huber": functional.huber_loss}
+_LOSSES: dict[str, Callable[..., Tensor]] = {"squared": functional.mse_loss, "huber": functional.huber_loss}
 
 
 @dataclass(frozen=True)

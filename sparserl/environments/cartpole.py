@@ -15,7 +15,6 @@ from sparserl.environments.base import Environment, Outcome, VectorEnvironment
 from sparserl.population import Generators
 from sparserl.types import Spec
 
-
 LOW, HIGH = -0.05, 0.05
 """Each of the four numbers of a first state is uniform between these."""
 

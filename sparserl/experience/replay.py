@@ -1,7 +1,7 @@
 """Experience replay (Lin 1992): a ring of past transitions for each member, sampled uniformly with replacement.
 
-A transition is one row of bytes, whatever its fields are: to fetch one from memory takes one or two cache lines, and fetching is
-most of what sampling costs.
+A transition is one row of bytes, whatever its fields are: it is fetched from memory in one or two cache lines, and fetching is most
+of what sampling costs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from sparserl.experience.base import Experience
 from sparserl.population import Population, State
 from sparserl.settings import Count, Steps
 from sparserl.types import Batch, Prepare, Transition
-
 
 ALIGNMENT = 8
 """Bytes: the widest number that there is."""

@@ -181,7 +181,39 @@ def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
     return {"steps_per_second": (watch.num_timesteps - watch.first) / watch.elapsed}
 
 
-MEASURES = {"ours": measure_ours, "sb3": measure_sb3, "checkpoint": measure_checkpoint, "sweep": measure_sweep}
+def measure_stepping(envs: int, seconds: float) -> dict[str, Any]:
+    """Environment steps/s of CartPole alone: ours, and Gymnasium's own vector environment."""
+    from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+
+    from sparserl.environments.cartpole import CartPole
+    from sparserl.population import Population
+
+    torch.set_num_threads(1)
+    ours, theirs = CartPole(500).open(Population((0,)).generators("environment"), envs), CartPoleVectorEnv(envs)
+    ours.reset()
+    theirs.reset()
+    actions = torch.randint(2, (100, 1, envs))
+    spent = {"ours": 0.0, "gymnasium": 0.0}
+    rounds = 0
+    while sum(spent.values()) < seconds:  # by turns, so that both have the same neighbours
+        rounds += 1
+        started = time.perf_counter()
+        for action in actions:
+            ours.step(action)
+        middle = time.perf_counter()
+        for action in actions:
+            theirs.step(action[0].numpy())
+        spent = {"ours": spent["ours"] + middle - started, "gymnasium": spent["gymnasium"] + time.perf_counter() - middle}
+    return {name: rounds * len(actions) * envs / value for name, value in spent.items()}
+
+
+MEASURES = {
+    "ours": measure_ours,
+    "sb3": measure_sb3,
+    "checkpoint": measure_checkpoint,
+    "sweep": measure_sweep,
+    "stepping": measure_stepping,
+}
 
 
 def in_a_process(core: int, **arguments: Any) -> dict[str, Any]:
@@ -281,9 +313,19 @@ def main() -> None:
         f"the sweep of {swept['ranks']} ranks of 8 members that balance to the limit takes {swept['sweep_seconds']:.0f} s, "
         f"{swept['sweep_share']:.1%} of the wall time of the shipped run"
     )
+    stepped = [measure(kind="stepping", envs=envs, seconds=options.seconds / 2) for envs in (8, 80, 4000)]
+    stepping = "CartPole alone, environment steps/s, ours and Gymnasium's vector environment: " + "; ".join(
+        f"{row['envs']} at once {row['ours']:,.0f} and {row['gymnasium']:,.0f}" for row in stepped
+    )
     folder = Path("results") / f"{date.today()}-speed"
     folder.mkdir(parents=True, exist_ok=True)
-    measured = {"versus_sb3": versus_rows, "by_members": sizes_rows, "checkpoint": [saved], "sweep": [swept]}
+    measured = {
+        "versus_sb3": versus_rows,
+        "by_members": sizes_rows,
+        "checkpoint": [saved],
+        "sweep": [swept],
+        "stepping": stepped,
+    }
     for name, rows in measured.items():
         with (folder / f"{name}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
@@ -296,6 +338,7 @@ def main() -> None:
             console.print(sizes)
             console.print(saving)
             console.print(sweeping)
+            console.print(stepping)
     print(f"rows and tables: {folder}")
 
 

@@ -1,6 +1,6 @@
 """Experience replay (Lin 1992): a ring of past transitions for each member, sampled uniformly with replacement.
 
-A transition is one row of bytes, whatever its fields are: it is fetched from memory in one or two cache lines, and fetching is most
+A transition is one row of bytes, whatever its fields are: it is fetched in one or two cache lines, and fetching is most
 of what sampling costs.
 """
 

@@ -223,7 +223,7 @@ class Learner:
             with torch.no_grad():
                 packed.step(min(rate, LARGEST_RATE))
         if component in self._rests:
-            # the first step after a long rest is as large as of Adam's estimates so late, not as its very first
+            # to Adam their gradient is zero: its count goes on, so the first steps after a rest are three times its very first
             self._packed_gates[component].moments["step"] += 1
         if component in self.covered:
             self._project(component, env_step)

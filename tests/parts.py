@@ -6,9 +6,13 @@ import pkgutil
 from functools import cache
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 import sparserl
 from sparserl.build import Config, build, compose
 from sparserl.trainer import Parts
+from sparserl.types import Batch
 
 
 def modules(package: str) -> list[str]:
@@ -20,6 +24,25 @@ def modules(package: str) -> list[str]:
 def parts(*overrides: str, members: int = 1) -> Parts:
     """What a population with seeds 0, 1, 2 ... is trained with under these overrides."""
     return build([_compose(overrides) | {"seed": seed} for seed in range(members)])[1]
+
+
+def random_batches(count: int, members: int, size: int) -> list[Batch]:
+    """Batches such as CartPole's, the same in every call."""
+    draw = torch.Generator().manual_seed(0)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(members, size, *shape, generator=draw)
+
+    return [
+        {
+            "observation": 2 * uniform(4) - 1,
+            "next_observation": 2 * uniform(4) - 1,
+            "action": (2 * uniform()).long(),
+            "reward": uniform(),
+            "terminated": (uniform() < 0.1).float(),
+        }
+        for _ in range(count)
+    ]
 
 
 @cache

@@ -9,34 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from parts import random_batches
 
 from sparserl.build import build, compose
 from sparserl.learner import Learner
-from sparserl.types import Batch
 
 MEMBERS = 3
 
-
 BROKEN_AT = 60
 """The batch in which the last member has a reward that is no number."""
-
-
-def batches(count: int) -> list[Batch]:
-    draw = torch.Generator().manual_seed(0)
-
-    def uniform(*shape: int) -> torch.Tensor:
-        return torch.rand(MEMBERS, 32, *shape, generator=draw)
-
-    return [
-        {
-            "observation": 2 * uniform(4) - 1,
-            "next_observation": 2 * uniform(4) - 1,
-            "action": (2 * uniform()).long(),
-            "reward": uniform(),
-            "terminated": (uniform() < 0.1).float(),
-        }
-        for _ in range(count)
-    ]
 
 
 def check(regularizer: str) -> None:
@@ -47,7 +28,7 @@ def check(regularizer: str) -> None:
     spec = parts.environment.spec()
     eager, compiled = (Learner(parts.algorithm, parts.regularizer, spec, parts.members, flag) for flag in (False, True))
     start = {name: tensor.detach().clone() for name, tensor in eager.weights["policy"].items()}
-    for step, batch in enumerate(batches(100)):
+    for step, batch in enumerate(random_batches(100, MEMBERS, size=32)):
         if step == BROKEN_AT:
             batch["reward"][-1, 0] = torch.nan
         eager.update(batch, env_step=step)

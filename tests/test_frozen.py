@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import modules, parts
+from parts import modules, parts, random_batches
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -200,24 +200,6 @@ def learner(regularizer: str, *overrides: str) -> Learner:
     return Learner(given.algorithm, given.regularizer, given.environment.spec(), given.members)
 
 
-def batches(count: int) -> list[Batch]:
-    draw = torch.Generator().manual_seed(0)
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(3, 16, *shape, generator=draw)
-
-    return [
-        {
-            "observation": 2 * uniform(4) - 1,
-            "next_observation": 2 * uniform(4) - 1,
-            "action": (2 * uniform()).long(),
-            "reward": uniform(),
-            "terminated": (uniform() < 0.1).float(),
-        }
-        for _ in range(count)
-    ]
-
-
 def numbers(given: Learner, member: int) -> list[Tensor]:
     """Everything that is learned of one member, or follows what is learned: weights, targets, gates, moments."""
     found: list[Tensor] = []
@@ -243,7 +225,7 @@ def same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
 def test_a_frozen_member_keeps_every_number_and_the_others_theirs(regularizer: str, first: int, bad: float) -> None:
     ours, untouched = learner(regularizer), learner(regularizer)
     before: list[Tensor] = []
-    for index, batch in enumerate(batches(10)):
+    for index, batch in enumerate(random_batches(10, members=3, size=16)):
         untouched.update(batch, env_step=100 + index)
         if index == first:
             before = numbers(ours, 1)
@@ -262,7 +244,7 @@ def test_a_frozen_member_keeps_every_number_and_the_others_theirs(regularizer: s
 @pytest.mark.parametrize("seen", ["observation", "next_observation"])
 def test_an_observation_that_is_no_number_freezes_too_and_the_action_is_one_that_there_is(seen: str) -> None:
     given = learner("l0")
-    (batch,) = batches(1)
+    (batch,) = random_batches(1, members=3, size=16)
     batch[seen][1, 3, 0] = math.nan
     before = numbers(given, 1)
     given.update(batch, env_step=1)
@@ -276,7 +258,7 @@ def test_without_the_freeze_one_bad_reward_is_the_end_of_a_member(monkeypatch: p
     """The negative control: what the tests above would see."""
     monkeypatch.setattr(Learner, "_freeze", lambda *_: None)
     given = learner("l0")
-    (batch,) = batches(1)
+    (batch,) = random_batches(1, members=3, size=16)
     batch["reward"][1, 3] = math.nan
     given.update(batch, env_step=1)
     assert not all(number.isfinite().all() for number in numbers(given, 1))
@@ -287,12 +269,12 @@ def test_without_the_freeze_one_bad_reward_is_the_end_of_a_member(monkeypatch: p
 def test_no_learning_rate_makes_weights_that_are_not_finite(rate: float) -> None:
     """The first step goes as far as the rate; the loss of what comes of it is out of range, and that is the last step."""
     given = learner("l0", f"algorithm.learning_rate={rate}", f"regularizer.gate_learning_rate={rate}")
-    for index, batch in enumerate(batches(10)):
+    for index, batch in enumerate(random_batches(10, members=3, size=16)):
         given.update(batch, env_step=index)
     assert given.all_frozen
     for member in range(3):
         assert all(number.isfinite().all() for number in numbers(given, member))
-    action = given.greedy(batches(1)[0]["observation"])
+    action = given.greedy(random_batches(1, members=3, size=16)[0]["observation"])
     assert ((action == 0) | (action == 1)).all()
 
 

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from torch import Tensor
 
 from sparserl.environments.base import Environment, Outcome
@@ -99,6 +100,24 @@ def test_cartpole_is_gymnasiums(kind: str, policy: str, limit: int, steps: int, 
         observation = outcome.observation
     vector.close()
     assert met >= must_meet
+
+
+def test_cartpole_moves_to_the_bit_as_gymnasiums_vector_does() -> None:
+    """From states far beyond what an episode meets, so that every term of the physics counts."""
+    vector, theirs = CartPole(500).open(Population((0, 1)).generators("environment"), 500), CartPoleVectorEnv(1000)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        vector.reset()
+        theirs.reset()
+        states = (torch.rand(4, 1000, generator=draw, dtype=torch.float64) * 6 - 3).numpy()
+        vector._state[:], theirs.state = states, states.copy()
+        action = torch.randint(2, (2, 500), generator=draw)
+        outcome = vector.step(action)
+        observation, reward, terminated, truncated, _ = theirs.step(action.flatten().numpy())
+        assert outcome.next_observation.flatten(0, 1).numpy().tobytes() == observation.tobytes()
+        for mine, its in ((outcome.reward, reward), (outcome.terminated, terminated), (outcome.truncated, truncated)):
+            assert mine.flatten().tolist() == its.astype(float).tolist()
+        assert 0 < outcome.terminated.mean() < 1
 
 
 def test_cartpoles_first_states_fill_the_range_of_cartpole_v1() -> None:

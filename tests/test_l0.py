@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from parts import parts
+from parts import parts, random_batches
 from torch import Tensor
 
+from sparserl.learner import Learner
 from sparserl.population import Generators, Population
 from sparserl.regularizers.l0 import GAMMA, L0, ZETA, HardConcrete, hard_sigmoid, sigmoid
 from sparserl.schedules import Linear
-from sparserl.types import Gates, Layers
+from sparserl.types import Gates, Layers, Noise
 
 LOUIZOS = 2 / 3
 """The temperature of the paper that the gates are from (Louizos, Welling, Kingma 2018)."""
@@ -350,6 +351,42 @@ def test_gates_at_rest_run_hardened_and_do_not_move() -> None:
         running, hardened = regularizer.sample([layers], gates, noise)[0], regularizer.harden(layers, gates)
         assert (regularizer.gate_rate(step) > 0) is moves
         assert all(torch.equal(running[name], hardened[name]) for name in layers) is not moves
+
+
+class Restless(L0):
+    """Gates that rest and move as those of L0, but say that they always move: nothing that is made of them is kept."""
+
+    def moving(self, step: int) -> bool:
+        return True
+
+    def noise(self, gates: Gates, generators: Generators, step: int) -> Noise:
+        return super().noise(gates, generators, step) if L0.moving(self, step) else {}
+
+    def gate_rate(self, step: int) -> float:
+        return super().gate_rate(step) if L0.moving(self, step) else 0.0
+
+
+@pytest.mark.parametrize("initial_open", [0.99, 0.7], ids=["all open", "half closed"])
+def test_what_is_kept_of_gates_at_rest_is_what_would_be_made_of_them_each_time(initial_open: float) -> None:
+    """To the bit, through rest, movement and freeze; also where some gates are between 0 and 1 while they rest."""
+    overrides = "regularizer=l0", "regularizer.delay_steps=4", "regularizer.ramp_steps=2", "regularizer.freeze_steps=8"
+    given = parts(*overrides, f"regularizer.initial_open={initial_open}", "regularizer.lambda_c=10", members=3)
+    settings = {field.name: getattr(given.regularizer, field.name) for field in dataclasses.fields(given.regularizer)}
+    keeps, makes = (
+        Learner(given.algorithm, regularizer, given.environment.spec(), given.members)
+        for regularizer in (given.regularizer, Restless(**settings))
+    )
+    for step, batch in enumerate(random_batches(12, members=3, size=16)):
+        rows = [learner.update(batch, step) for learner in (keeps, makes)]
+        for name, value in rows[0].items():
+            assert torch.equal(value, rows[1][name]), (step, name)
+        for mine, its in ((keeps.weights, makes.weights), (keeps.gates, makes.gates), (keeps.hardened(), makes.hardened())):
+            for component, tensors in mine.items():
+                assert all(torch.equal(tensor, its[component][name]) for name, tensor in tensors.items()), (step, component)
+        norms = keeps.gradient_norms("policy")["gates"].values()
+        assert all((norm > 0).all() if 4 <= step < 8 else (norm == 0).all() for norm in norms)
+    moved = (keeps.gates["policy"]["1.weight"] - keeps.initial_gates["policy"]["1.weight"]).abs()
+    assert moved.max() > 0.1
 
 
 def test_a_freeze_before_the_delay_is_refused() -> None:

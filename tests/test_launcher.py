@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -242,3 +243,24 @@ def test_the_settings_are_the_keys_of_the_yaml() -> None:
     del settings["_convert_"]
     assert settings.pop("_target_") == f"{PopulationLauncher.__module__}.{PopulationLauncher.__name__}"
     assert asdict(Settings(**settings)) == settings
+
+
+def test_every_job_is_composed_once_and_has_a_config_of_its_own(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    composed: list[tuple[str, ...]] = []
+    original = ConfigLoaderImpl.load_sweep_config
+
+    def load(self: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        composed.append(tuple(sweep_overrides))
+        return original(self, master_config, sweep_overrides)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", load)
+    root = sweep("regularizer=none", "seed=3,3,4")
+    # of the two that are given alike, the second needs another one: the job number is in it
+    assert sorted(composed) == [("regularizer=none", f"seed={seed}") for seed in (3, 3, 3, 4)]
+    assert len(jobs(root)) == 2
+    numbers = [
+        yaml.safe_load((folder / ".hydra/hydra.yaml").read_text())["hydra"]["job"]["num"]
+        for folder in root.iterdir()
+        if folder.is_dir()
+    ]
+    assert sorted(numbers) == [0, 1, 2]

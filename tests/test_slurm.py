@@ -46,6 +46,22 @@ def test_a_parameter_that_submitit_does_not_know_is_one_sentence(tmp_path: Path,
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("key", ["nodes", "tasks_per_node", "slurm_nodes", "slurm_ntasks_per_node"])
+def test_several_processes_for_one_population_are_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(SlurmError, match=rf"slurm\.more\.{key} cannot be used: a population is one task"):
+        Slurm(tmp_path, SETTINGS | {"more": {key: 2}})
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sparserl.executors.slurm._queue", lambda: None)
+    executor = Slurm(tmp_path / "a file", SETTINGS)
+    (tmp_path / "a file").touch()
+    with pytest.raises(SlurmError, match=r"a file.* cannot be written: Not a directory"):
+        executor.execute(print, [1], ["one"])
+
+
 # ---------------------------------------------------------------- on a real one
 
 

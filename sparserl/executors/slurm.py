@@ -20,6 +20,10 @@ ASK_SECONDS = 10.0
 """How often Slurm is asked what is left in its queue: enough for a person, and little for a cluster."""
 
 
+SEVERAL = {"nodes", "slurm_nodes", "tasks_per_node", "slurm_ntasks_per_node"}
+"""What submitit calls the number of processes of a job: with more than one, all would train the same runs."""
+
+
 class SlurmError(RuntimeError):
     """Why a task has no result, or Slurm none to give, in one sentence."""
 
@@ -37,6 +41,8 @@ class Slurm(Executor):
         self._folder = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"  # a new Slurm begins again with job 1
         asked = dict(parameters)
         timeouts, more = asked.pop("max_timeouts"), asked.pop("more")
+        if several := sorted(SEVERAL & more.keys()):
+            raise SlurmError(f"hydra.launcher.slurm.more.{several[0]} cannot be used: a population is one task on one node")
         asked["slurm_partition"] = asked.pop("partition")
         given = {key: value for key, value in (asked | more).items() if value is not None}
         # where a cluster does not requeue by itself, a job may still ask for it
@@ -58,6 +64,8 @@ class Slurm(Executor):
         with process.Interrupts() as interrupts:
             try:
                 tasks = self._slurm.map_array(Requeued(work), items)
+            except OSError as error:
+                raise SlurmError(f"{self._folder} cannot be written: {error.strerror}") from error
             except _submitit().core.utils.FailedJobError as error:
                 raise SlurmError(
                     f"Slurm does not take the job: {' '.join(str(error).split())}; see hydra.launcher.slurm"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -285,6 +286,28 @@ def by_members(measure: Callable[..., dict[str, Any]], seconds: float, sizes: li
     return table, rows
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """The curve of a member-step by the size of the population."""
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    for regularizer, colour in (("none", "#0072B2"), ("l0", "#D55E00")):
+        for compiled, line in ((False, "-"), (True, "--")):
+            chosen = [row for row in rows if row["regularizer"] == regularizer and row["compiled"] is compiled]
+            label = f"{'dense' if regularizer == 'none' else 'L0, gates moving'}{', compiled' if compiled else ''}"
+            values = [1e6 / row["steps_per_second"] for row in chosen]
+            axes.plot([row["members"] for row in chosen], values, line, color=colour, marker="o", label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("members of the population")
+    axes.set_ylabel("µs a member-step")
+    axes.set_title("DQN on CartPole-v1, 10 environments each, one core", fontsize=10)
+    axes.grid(color="0.9")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     """Measure everything, print the tables, keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -331,6 +354,7 @@ def main() -> None:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
             writer.writeheader()
             writer.writerows(rows)
+    draw(sizes_rows, folder / "by_members.png")
     with (folder / "tables.txt").open("w") as file:
         for console in (Console(width=120), Console(file=file, width=120)):
             console.print(f"command: python scripts/bench.py --seconds {options.seconds:g}")

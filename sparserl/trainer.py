@@ -191,8 +191,9 @@ class Episodes:
     def add(self, outcome: Outcome) -> None:
         """One step of every sub-environment."""
         self._running += outcome.reward
-        ended = outcome.terminated + outcome.truncated > 0
-        if ended.any():
+        either = outcome.terminated + outcome.truncated
+        if either.any():
+            ended = either > 0
             self._sum += (self._running * ended).sum(dim=1)
             self._count += ended.sum(dim=1)
             self._running.masked_fill_(ended, 0.0)

@@ -64,6 +64,7 @@ class VectorCartPole(VectorEnvironment):
         self._rate = np.zeros((4, number))
         self._steps = np.zeros(number, dtype=np.int32)
         self._reward = self._tensor(np.ones(number))
+        self._never = self._tensor(np.zeros(number))
 
     def reset(self) -> Tensor:
         self._restart(np.ones(self.shape, dtype=np.bool_))
@@ -77,12 +78,14 @@ class VectorCartPole(VectorEnvironment):
         constants = self._constants
         terminated = (abs(position) > constants.x_threshold) | (abs(angle) > constants.theta_threshold_radians)
         truncated = self._steps >= self._max_episode_steps
-        next_observation = observation = self._observation()
+        next_observation = self._observation()
         ended = terminated | truncated
-        if ended.any():
-            self._restart(ended.reshape(self.shape))
-            observation = self._observation()
-        return Outcome(observation, next_observation, self._reward, self._tensor(terminated), self._tensor(truncated))
+        if not ended.any():
+            return Outcome(next_observation, next_observation, self._reward, self._never, self._never)
+        self._restart(ended.reshape(self.shape))
+        return Outcome(
+            self._observation(), next_observation, self._reward, self._tensor(terminated), self._tensor(truncated)
+        )
 
     def close(self) -> None:
         """There is nothing to give back."""

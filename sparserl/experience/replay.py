@@ -51,8 +51,9 @@ class Replay(Experience):
         self._uniforms = members.uniforms("replay")
         self._offsets = torch.arange(members.size, device=members.device).unsqueeze(1) * self.capacity
         self._fields: dict[str, Field] = {}
-        self._columns: dict[str, Tensor] = {}  # each field of the whole ring
         self._ring = torch.empty(members.size, self.capacity, 0, dtype=torch.uint8, device=members.device)
+        self._latest = self._ring[:, :0]  # the rows of one step of every sub-environment
+        self._latest_columns: dict[str, Tensor] = {}
         self._seen = 0  # transitions of each member ever given
         self._owed = 0  # environment steps of each member not yet paid for by gradient steps
 
@@ -69,11 +70,15 @@ class Replay(Experience):
         start = self._seen % self.capacity
         head = min(envs, self.capacity - start)  # what fits before the ring's end; the rest goes to its start
         self._lay_out(transition)
-        for name, value in transition.items():
-            ring = self._columns[name]
-            ring[:, start : start + head] = value[:, :head]
-            if head < envs:
-                ring[:, : envs - head] = value[:, head:]
+        if self._latest.shape[1] != envs:
+            self._latest = self._ring.new_zeros(len(self._ring), envs, self._ring.shape[2])
+            self._latest_columns = self._columns_of(self._latest)
+        # a few small copies into a place of their own and one into the ring: slices of the ring take longer to make than to fill
+        for name, column in self._latest_columns.items():
+            column.copy_(transition[name])
+        self._ring[:, start : start + head] = self._latest[:, :head]
+        if head < envs:
+            self._ring[:, : envs - head] = self._latest[:, head:]
         self._seen += envs
         if self._seen > self.learning_starts:
             self._owed += envs
@@ -87,6 +92,9 @@ class Replay(Experience):
         index = (self._uniforms.take(self.batch_size) * self.size).long()
         flat = (index + self._offsets).view(-1)
         rows = self._ring.flatten(0, 1).index_select(0, flat).view(*index.shape, -1)
+        return self._columns_of(rows)
+
+    def _columns_of(self, rows: UInt8[Tensor, "member row byte"]) -> dict[str, Tensor]:
         return {name: field.of(rows) for name, field in self._fields.items()}
 
     def _lay_out(self, fields: Mapping[str, Tensor]) -> None:
@@ -102,12 +110,11 @@ class Replay(Experience):
         self._fields = {name: places[name] for name in fields}
         width = -(-start // ALIGNMENT) * ALIGNMENT
         self._ring = self._ring.new_zeros(*self._ring.shape[:2], width)
-        self._columns = {name: field.of(self._ring) for name, field in self._fields.items()}
 
     def state_dict(self) -> State:
         return {
             "uniforms": self._uniforms.state_dict(),
-            "fields": {name: column[:, : self.size] for name, column in self._columns.items()},
+            "fields": self._columns_of(self._ring[:, : self.size]),
             "seen": self._seen,
             "owed": self._owed,
         }
@@ -116,5 +123,6 @@ class Replay(Experience):
         self._uniforms.load_state_dict(state["uniforms"])
         self._seen, self._owed = state["seen"], state["owed"]
         self._lay_out(state["fields"])
+        columns = self._columns_of(self._ring[:, : self.size])
         for name, saved in state["fields"].items():
-            self._columns[name][:, : self.size] = saved
+            columns[name].copy_(saved)

@@ -27,7 +27,7 @@ GREY = "0.45"
 PANEL = 4.4, 3.3
 """Width and height of one panel with its labels, in inches."""
 
-LABELS = 0.7
+LABELS = 0.8
 """What a panel's labels take of its width, and of its height: the same for all, so that no layout need be searched for."""
 
 SMALLEST_SINGULAR_VALUE = 1e-5

@@ -171,7 +171,7 @@ def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
         batch_size=128,
         train_freq=max(1, 10 // envs),  # counted in steps of the vector: ten environment steps
         gradient_steps=1,
-        target_update_interval=1,
+        target_update_interval=10,  # counted in environment steps: once a gradient step
         tau=0.01,
         exploration_initial_eps=0.05,
         exploration_final_eps=0.05,

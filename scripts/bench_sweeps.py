@@ -44,9 +44,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 seed, steps, envs = map(int, sys.argv[1:])
 torch.set_num_threads(1)
 model = DQN(
-    "MlpPolicy", make_vec_env("CartPole-v1", n_envs=envs, seed=seed), seed=seed, device="cpu", learning_rate=2.5e-4,
-    buffer_size=500_000, learning_starts=steps // 100, batch_size=128, train_freq=max(1, 10 // envs), gradient_steps=1,
-    target_update_interval=1, tau=0.01, exploration_fraction=0.5, policy_kwargs={"net_arch": [120, 84]},
+    "MlpPolicy", make_vec_env("CartPole-v1", n_envs=envs, seed=seed), seed=seed, device="cpu",
+    learning_rate=lambda left: 1e-3 * left, buffer_size=500_000, learning_starts=steps // 100, batch_size=128,
+    train_freq=max(1, 10 // envs), gradient_steps=1,  # counted in steps of the vector: ten environment steps
+    target_update_interval=10, tau=0.01,  # counted in environment steps: once a gradient step
+    exploration_fraction=0.3, exploration_final_eps=0.1, max_grad_norm=float("inf"), policy_kwargs={"net_arch": [120, 84]},
 )
 model.learn(steps)
 print(evaluate_policy(model, make_vec_env("CartPole-v1", n_envs=10, seed=1000 + seed), n_eval_episodes=100)[0])
@@ -97,22 +99,27 @@ def returns(folder: Path) -> str:
     return " ".join(f"{result['return_mean']:.0f}" for result in results)
 
 
-def many_jobs(folder: Path, cores: list[int], steps: int, envs: int) -> list[dict[str, Any]]:
+def many_jobs(
+    folder: Path, cores: list[int], steps: int, envs: int, with_one_rank: bool, with_joblib: bool
+) -> list[dict[str, Any]]:
     """32 jobs on two cores."""
     jobs, two = len(REGULARIZERS) * SEEDS, cores[-2:]
     ours = "hydra.launcher.executor=processes"
     whole, _ = run(sweep(folder / "ours", REGULARIZERS, SEEDS, steps, envs, ours), cores=two)
-    few, _ = run(sweep(folder / "few", REGULARIZERS, SEEDS, steps, envs, ours, "lowrank.ranks=[1]"), cores=two)
-    start, _ = run([sys.executable, "-c", "import sparserl.train"], cores=two)
-    joblib = "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"
-    eight, _ = run(sweep(folder / "joblib", REGULARIZERS, 2, steps, envs, *joblib), cores=two)
     pair, _ = run(sb3(0, steps, envs), sb3(1, steps, envs), cores=two)
     found = {
         "populations, 2 processes": whole,
-        "populations, 1 rank and full": few,
-        "joblib, a process a job": start + (eight - start) * SEEDS / 2,
         "Stable-Baselines3, two at a time": pair * jobs / 2,
     }
+    if with_one_rank:
+        found["populations, one rank and full"], _ = run(
+            sweep(folder / "few", REGULARIZERS, SEEDS, steps, envs, ours, "lowrank.ranks=[1]"), cores=two
+        )
+    if with_joblib:
+        start, _ = run([sys.executable, "-c", "import sparserl.train"], cores=two)
+        joblib = "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"
+        eight, _ = run(sweep(folder / "joblib", REGULARIZERS, 2, steps, envs, *joblib), cores=two)
+        found["joblib, a process a job"] = start + (eight - start) * SEEDS / 2
     common = {"what": f"{jobs} jobs, 2 cores", "steps": steps, "envs": envs, "returns": ""}
     return [common | {"by": by, "seconds": s, "times": s / whole} for by, s in found.items()]
 
@@ -136,7 +143,7 @@ def one_population(folder: Path, cores: list[int], steps: int, envs: int) -> lis
     ]
 
 
-COLUMNS = {
+SHOWN = {
     "what": "what",
     "by": "by",
     "steps": "steps each",
@@ -147,44 +154,53 @@ COLUMNS = {
 }
 
 
-def save(folder: Path, rows: Sequence[dict[str, Any]], given: str) -> None:
-    """Write and print what is measured so far."""
-    table = Table(*COLUMNS.values())
-    for row in rows:
-        table.add_row(
-            *(
-                f"{row[name]:.{2 if name == 'times' else 0}f}" if isinstance(row[name], float) else str(row[name])
-                for name in COLUMNS
-            )
-        )
-    with (folder / "rows.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(COLUMNS))
+def save(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write and print what is measured so far, with what was measured today by other commands."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "rows.csv"
+    command = " ".join(["python", *sys.argv])
+    measured = {_key(row): {**row, "command": command} for row in rows}
+    if path.exists():
+        with path.open(newline="") as file:
+            measured = {_key(row): row for row in csv.DictReader(file)} | measured
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*SHOWN, "command"])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(measured.values())
+    table = Table(*SHOWN.values())
+    for row in measured.values():
+        shown = row | {"seconds": f"{float(row['seconds']):.0f}", "times": f"{float(row['times']):.2f}"}
+        table.add_row(*(str(shown[name]) for name in SHOWN))
     with (folder / "table.txt").open("w") as file:
-        for console in (Console(width=160), Console(file=file, width=160)):
-            console.print(f"command: python scripts/bench_sweeps.py {given}")
+        for console in (Console(width=170), Console(file=file, width=170)):
             console.print(table)
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("what", "by", "steps", "envs"))
 
 
 def main() -> None:
     """Measure everything, print the table, keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100_000, help="environment steps of each of the 32 jobs")
-    parser.add_argument("--dense-steps", type=int, default=500_000, help="environment steps of each of the 8 seeds")
+    parser.add_argument(
+        "--dense-steps", type=int, default=500_000, help="environment steps of each of the 8 seeds; 0 leaves them out"
+    )
     parser.add_argument("--envs", type=int, nargs="+", default=[1, 10], help="environments of each run")
+    choice = argparse.BooleanOptionalAction
+    parser.add_argument("--joblib", action=choice, default=True, help="whether the launcher joblib is measured")
+    parser.add_argument("--one-rank", action=choice, default=True, help="whether populations are measured with one rank too")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         sys.exit("two cores are needed")
     folder = Path("results") / f"{date.today()}-sweep-speed"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
     for envs in options.envs:
-        for measure, steps in ((many_jobs, options.steps), (one_population, options.dense_steps)):
-            with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
-                rows += measure(Path(root), cores, steps, envs)
-            save(folder, rows, " ".join(sys.argv[1:]))
+        with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
+            save(folder, many_jobs(Path(root), cores, options.steps, envs, options.one_rank, options.joblib))
+            if options.dense_steps:
+                save(folder, one_population(Path(root), cores, options.dense_steps, envs))
     print(f"rows and table: {folder}")
 
 

@@ -73,7 +73,7 @@ class Replay(Experience):
         if self._latest.shape[1] != envs:
             self._latest = self._ring.new_zeros(len(self._ring), envs, self._ring.shape[2])
             self._latest_columns = self._columns_of(self._latest)
-        # a few small copies into a place of their own and one into the ring: slices of the ring take longer to make than to fill
+        # small copies into a place of their own, then one into the ring: its slices take longer to make than to fill
         for name, column in self._latest_columns.items():
             column.copy_(transition[name])
         self._ring[:, start : start + head] = self._latest[:, :head]

@@ -52,8 +52,8 @@ class VectorCartPole(VectorEnvironment):
     """The physics of Gymnasium's CartPoleVectorEnv, with its constants.
 
     Gymnasium's resets a finished sub-environment one step late and draws all resets from one generator; here a finished one is
-    given a fresh state at once, drawn from its member's generator. With Gymnasium's own step in the middle, and what it checks
-    and resets around it, up to a few hundred sub-environments took half as long again.
+    given a fresh state at once, drawn from its member's generator. To step Gymnasium's and undo that takes longer with few
+    sub-environments, as in training: most of it is checks.
     """
 
     def __init__(self, generators: Generators, envs: int, max_episode_steps: int) -> None:

@@ -22,7 +22,7 @@ class Experience(ABC):
 
     @abstractmethod
     def extend(self, transition: Transition) -> None:
-        """Take one step of every sub-environment."""
+        """Take one step of every sub-environment. Its tensors may be kept: they must not be changed afterwards."""
 
     @abstractmethod
     def batches(self, prepare: Prepare) -> Iterator[Batch]:

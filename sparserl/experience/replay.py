@@ -23,6 +23,10 @@ from sparserl.types import Batch, Prepare, Transition
 ALIGNMENT = 8
 """Bytes: the widest number that there is."""
 
+WAITING_STEPS = 64
+"""Steps kept as they came until there is something to sample. With one sub-environment, putting each away by itself would take
+a tenth of the time of a run."""
+
 
 @dataclass(frozen=True)
 class Field:
@@ -52,8 +56,9 @@ class Replay(Experience):
         self._offsets = torch.arange(members.size, device=members.device).unsqueeze(1) * self.capacity
         self._fields: dict[str, Field] = {}
         self._ring = torch.empty(members.size, self.capacity, 0, dtype=torch.uint8, device=members.device)
-        self._latest = self._ring[:, :0]  # the rows of one step of every sub-environment
-        self._latest_columns: dict[str, Tensor] = {}
+        self._waiting: list[Transition] = []  # steps that are seen but not yet in the ring
+        self._fresh = self._ring[:, :0]  # where they are made into rows
+        self._fresh_columns: dict[str, Tensor] = {}
         self._seen = 0  # transitions of each member ever given
         self._owed = 0  # environment steps of each member not yet paid for by gradient steps
 
@@ -67,21 +72,32 @@ class Replay(Experience):
         envs = transition["reward"].shape[1]
         if envs > self.capacity:
             raise ValueError(f"experience.capacity is {self.capacity}, fewer than the {envs} transitions of one step")
-        start = self._seen % self.capacity
-        head = min(envs, self.capacity - start)  # what fits before the ring's end; the rest goes to its start
-        self._lay_out(transition)
-        if self._latest.shape[1] != envs:
-            self._latest = self._ring.new_zeros(len(self._ring), envs, self._ring.shape[2])
-            self._latest_columns = self._columns_of(self._latest)
-        # small copies into a place of their own, then one into the ring: its slices take longer to make than to fill
-        for name, column in self._latest_columns.items():
-            column.copy_(transition[name])
-        self._ring[:, start : start + head] = self._latest[:, :head]
-        if head < envs:
-            self._ring[:, : envs - head] = self._latest[:, head:]
+        if len(self._waiting) == WAITING_STEPS or (len(self._waiting) + 1) * envs > self.capacity:
+            self._store()
+        self._waiting.append(transition)
         self._seen += envs
         if self._seen > self.learning_starts:
             self._owed += envs
+
+    def _store(self) -> None:
+        """Put the steps that wait into the ring."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        self._lay_out(waiting[0])
+        number = sum(transition["reward"].shape[1] for transition in waiting)
+        if self._fresh.shape[1] != number:
+            self._fresh = self._ring.new_zeros(len(self._ring), number, self._ring.shape[2])
+            self._fresh_columns = self._columns_of(self._fresh)
+        # small copies into a place of their own, then one into the ring: its slices take longer to make than to fill
+        for name, column in self._fresh_columns.items():
+            steps = [transition[name] for transition in waiting]
+            column.copy_(torch.cat(steps, dim=1) if len(steps) > 1 else steps[0])
+        start = (self._seen - number) % self.capacity
+        head = min(number, self.capacity - start)  # what fits before the ring's end; the rest goes to its start
+        self._ring[:, start : start + head] = self._fresh[:, :head]
+        if head < number:
+            self._ring[:, : number - head] = self._fresh[:, head:]
 
     def batches(self, prepare: Prepare) -> Iterator[Batch]:
         while self._owed >= self.update_every:
@@ -89,6 +105,7 @@ class Replay(Experience):
             yield prepare(self._sample())
 
     def _sample(self) -> Batch:
+        self._store()
         index = (self._uniforms.take(self.batch_size) * self.size).long()
         flat = (index + self._offsets).view(-1)
         rows = self._ring.flatten(0, 1).index_select(0, flat).view(*index.shape, -1)
@@ -112,6 +129,7 @@ class Replay(Experience):
         self._ring = self._ring.new_zeros(*self._ring.shape[:2], width)
 
     def state_dict(self) -> State:
+        self._store()
         return {
             "uniforms": self._uniforms.state_dict(),
             "fields": self._columns_of(self._ring[:, : self.size]),
@@ -121,7 +139,7 @@ class Replay(Experience):
 
     def load_state_dict(self, state: State) -> None:
         self._uniforms.load_state_dict(state["uniforms"])
-        self._seen, self._owed = state["seen"], state["owed"]
+        self._seen, self._owed, self._waiting = state["seen"], state["owed"], []
         self._lay_out(state["fields"])
         columns = self._columns_of(self._ring[:, : self.size])
         for name, saved in state["fields"].items():

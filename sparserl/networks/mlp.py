@@ -25,8 +25,10 @@ _GRADIENTS: dict[str, Callable[..., Tensor]] = {
     "tanh": torch.ops.aten.tanh_backward.grad_input,
 }
 
-_NARROW = 16
-"""With fewer columns than this MKL does a product, and that of its gradient, at a tenth of its speed."""
+_WIDE = 48
+"""From so many rows in a batch on, arrays ``[member, batch, units]`` lie on their side in memory, one unit's numbers together.
+MKL takes long for a product of few columns, such as the one that gives the values of two actions; so the batch is better the
+columns if it is wide, and the rows if it is not, as when one observation is acted on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class MLP(Network):
         numbered = range(len(self.hidden) + 1)
         parameters = [layers[f"{index}.{name}"] for index in numbered for name in ("weight", "bias")]
         if not torch.is_grad_enabled():
-            return _run(self.activation, x, parameters)[-1]
+            return _run(self.activation, x, parameters)[-1].contiguous()
         y: Tensor = Perceptron.apply(self.activation, x, *parameters)  # type: ignore[no-untyped-call]
         return y
 
@@ -79,15 +81,9 @@ def _run(
     for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
         if outputs:
             activate(x)
-        narrow = _narrow(weight, x)
-        x = torch.baddbmm(bias.mT, weight.mT, x.mT).mT.contiguous() if narrow else torch.baddbmm(bias, x, weight)
+        x = torch.baddbmm(bias.mT, weight.mT, x.mT).mT if x.shape[1] >= _WIDE else torch.baddbmm(bias, x, weight)
         outputs.append(x)
     return outputs
-
-
-def _narrow(weight: Float[Tensor, "member in out"], x: Float[Tensor, "member batch in"]) -> bool:
-    """Whether a product is computed lying on its side, where it is wide."""
-    return weight.shape[2] < _NARROW <= x.shape[1]
 
 
 class Perceptron(torch.autograd.Function):
@@ -102,7 +98,7 @@ class Perceptron(torch.autograd.Function):
         outputs = _run(activation, x, parameters)
         ctx.activation = activation
         ctx.save_for_backward(x, *outputs[:-1], *parameters[::2])
-        return outputs[-1]
+        return outputs[-1].contiguous()
 
     @staticmethod
     @once_differentiable
@@ -111,12 +107,14 @@ class Perceptron(torch.autograd.Function):
         saved = ctx.saved_tensors
         inputs, weights = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         found: list[Tensor | None] = []
+        wide = gradient.shape[1] >= _WIDE
+        if wide:
+            gradient = gradient.mT.contiguous().mT
         for index in reversed(range(len(weights))):
             x, weight = inputs[index], weights[index]
-            product = torch.bmm(gradient.mT, x).mT if _narrow(weight, x) else torch.bmm(x.mT, gradient)
-            found += [gradient.sum(dim=1, keepdim=True), product]
+            found += [gradient.sum(dim=1, keepdim=True), torch.bmm(x.mT, gradient)]
             if index > 0 or ctx.needs_input_grad[1]:
-                gradient = torch.bmm(gradient, weight.mT)
+                gradient = torch.bmm(weight, gradient.mT).mT if wide else torch.bmm(gradient, weight.mT)
             if index > 0:
                 through(gradient, x, grad_input=gradient)
         return None, gradient if ctx.needs_input_grad[1] else None, *reversed(found)

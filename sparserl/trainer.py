@@ -183,30 +183,45 @@ def crossed(before: int, now: int, interval: int) -> bool:
 class Episodes:
     """Returns of the training episodes of each member."""
 
+    block = 100
+    """How many steps are looked at together: one by one that takes longer than to store them."""
+
     def __init__(self, members: Population, envs: int) -> None:
         self._running = torch.zeros(members.size, envs, device=members.device)
         self._sum = torch.zeros(members.size, device=members.device)
         self._count = torch.zeros(members.size, device=members.device)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, outcome: Outcome) -> None:
         """One step of every sub-environment."""
-        self._running += outcome.reward
-        either = outcome.terminated + outcome.truncated
-        if either.any():
-            ended = either > 0
-            self._sum += (self._running * ended).sum(dim=1)
-            self._count += ended.sum(dim=1)
-            self._running.masked_fill_(ended, 0.0)
+        self._waiting.append((outcome.reward, outcome.terminated, outcome.truncated))
+        if len(self._waiting) == self.block:
+            self._count_up()
 
     def abandon(self) -> None:
         """Forget the episodes under way: they were ended by a checkpoint, and count for nothing."""
+        self._count_up()
         self._running.zero_()
 
     def take(self) -> Metrics:
         """The mean return of the episodes that ended since the last call (nan where none did), and their number."""
+        self._count_up()
         metrics = {"train/return": self._sum / self._count, "train/episodes": self._count}
         self._sum, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._count)
         return metrics
+
+    def _count_up(self) -> None:
+        if not self._waiting:
+            return
+        reward, terminated, truncated = (torch.stack(values, dim=2) for values in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        ends = terminated + truncated > 0
+        # the episodes that ended have all rewards up to the last end, the one under way has the others
+        ended = ends.any(dim=2)
+        under_way = ends.flip(2).cumsum(2).flip(2) == 0
+        self._sum += (torch.where(ended, self._running, 0.0) + torch.where(under_way, 0.0, reward).sum(dim=2)).sum(dim=1)
+        self._count += ends.sum(dim=(1, 2))
+        self._running = torch.where(ended, 0.0, self._running) + torch.where(under_way, reward, 0.0).sum(dim=2)
 
 
 class Averages:

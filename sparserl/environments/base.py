@@ -57,7 +57,7 @@ class VectorEnvironment(ABC):
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         """``[member * env, ...]`` of any number type as float32 ``[member, env, ...]`` where the members live."""
-        tensor = torch.from_numpy(np.asarray(array, dtype=np.float32)).view(*self.shape, *array.shape[1:])
+        tensor = torch.from_numpy(np.asarray(array, dtype=np.float32).reshape(*self.shape, *array.shape[1:]))
         return tensor if self.generators.device.type == "cpu" else tensor.to(self.generators.device)
 
 

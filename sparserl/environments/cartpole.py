@@ -63,7 +63,12 @@ class VectorCartPole(VectorEnvironment):
         self._constants = CartPoleVectorEnv(1)
         self._state = np.zeros((4, number))  # position, velocity, angle, angular velocity
         self._rate = np.zeros((4, number))
-        self._steps = np.zeros(number, dtype=np.int32)
+        self._limits = np.array(
+            [[self._constants.x_threshold], [self._constants.theta_threshold_radians]]
+        )  # of position, angle
+        self._clock = 0  # steps so far
+        self._deadline = np.zeros(number, dtype=np.int64)  # at which step each is truncated
+        self._first_deadline = 0
         self._reward = self._tensor(np.ones(number))
         self._never = self._tensor(np.zeros(number))
 
@@ -72,18 +77,15 @@ class VectorCartPole(VectorEnvironment):
         return self._observation()
 
     def step(self, action: Tensor) -> Outcome:
-        pushed_right = action.reshape(-1).cpu().numpy() == 1
-        self._move(pushed_right)
-        self._steps += 1
-        position, _, angle, _ = self._state
-        constants = self._constants
-        terminated = (abs(position) > constants.x_threshold) | (abs(angle) > constants.theta_threshold_radians)
-        truncated = self._steps >= self._max_episode_steps
+        self._move(action.cpu().numpy().reshape(-1) == 1)
+        self._clock += 1
+        left, fallen = abs(self._state[::2]) > self._limits
+        terminated = left | fallen
         next_observation = self._observation()
-        ended = terminated | truncated
-        if not ended.any():
+        if self._clock < self._first_deadline and not terminated.any():
             return Outcome(next_observation, next_observation, self._reward, self._never, self._never)
-        self._restart(ended.reshape(self.shape))
+        truncated = self._clock >= self._deadline
+        self._restart((terminated | truncated).reshape(self.shape))
         return Outcome(self._observation(), next_observation, self._reward, self._tensor(terminated), self._tensor(truncated))
 
     def close(self) -> None:
@@ -103,7 +105,7 @@ class VectorCartPole(VectorEnvironment):
         self._state += constants.tau * self._rate
 
     def _observation(self) -> Tensor:
-        return self._tensor(np.ascontiguousarray(self._state.T))
+        return self._tensor(self._state.T.astype(np.float32, order="C"))
 
     def _restart(self, which: np.ndarray) -> None:
         """Fresh episodes where ``which`` says so."""
@@ -114,4 +116,5 @@ class VectorCartPole(VectorEnvironment):
             if count
         ]
         self._state[:, flat] = LOW + (HIGH - LOW) * torch.cat(fresh).numpy().T
-        self._steps[flat] = 0
+        self._deadline[flat] = self._clock + self._max_episode_steps
+        self._first_deadline = self._deadline.min()

@@ -24,5 +24,5 @@ def epsilon_greedy(
 
     Of the two uniform numbers for each state, the first decides whether to explore, the second which action then.
     """
-    random = (uniforms[..., 1] * q_values.shape[-1]).long()
-    return torch.where(uniforms[..., 0] < epsilon, random, greedy(q_values))
+    explore, choice = uniforms.unbind(-1)
+    return torch.where(explore < epsilon, (choice * q_values.shape[-1]).long(), greedy(q_values))

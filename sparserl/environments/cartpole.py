@@ -60,12 +60,10 @@ class VectorCartPole(VectorEnvironment):
         super().__init__(generators, envs)
         number = len(generators) * envs
         self._max_episode_steps = max_episode_steps
-        self._constants = CartPoleVectorEnv(1)
+        self._constants = constants = CartPoleVectorEnv(1)
         self._state = np.zeros((4, number))  # position, velocity, angle, angular velocity
         self._rate = np.zeros((4, number))
-        self._limits = np.array(
-            [[self._constants.x_threshold], [self._constants.theta_threshold_radians]]
-        )  # of position, angle
+        self._limits = np.array([[constants.x_threshold], [constants.theta_threshold_radians]])  # of position and angle
         self._clock = 0  # steps so far
         self._deadline = np.zeros(number, dtype=np.int64)  # at which step each is truncated
         self._first_deadline = 0
@@ -79,8 +77,8 @@ class VectorCartPole(VectorEnvironment):
     def step(self, action: Tensor) -> Outcome:
         self._move(action.cpu().numpy().reshape(-1) == 1)
         self._clock += 1
-        left, fallen = abs(self._state[::2]) > self._limits
-        terminated = left | fallen
+        away, fallen = abs(self._state[::2]) > self._limits
+        terminated = away | fallen
         next_observation = self._observation()
         if self._clock < self._first_deadline and not terminated.any():
             return Outcome(next_observation, next_observation, self._reward, self._never, self._never)

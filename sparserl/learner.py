@@ -76,6 +76,7 @@ class Learner:
         self._generators = members.generators("gates")
         self._scales: dict[Packed, Tensor] = {}
         self._terms = torch.compile(self._compute_terms) if compiled else self._compute_terms
+        self._known_z_hat: dict[str, dict[str, Tensor]] | None = None
         self._hardened: Weights | None = None
         self._causes = [f"{what} of {component}" for component in self.learned for what in ("loss", "gradient")]
         self._frozen_at = torch.full((members.size,), -1, device=members.device)  # the environment step, or -1
@@ -121,7 +122,8 @@ class Learner:
         self.steps += 1
         self._let_rest(env_step)
         noise = {c: self.regularizer.noise(self.gates[c], self._generators, env_step) for c in self.covered}
-        terms = self._terms(self.weights, self.gates, self._rests, noise, batch, self.steps)
+        z_hat = self._z_hat() if any(noise.values()) else {}
+        terms = self._terms(self.weights, self.gates, self._rests, noise, z_hat, batch, self.steps)
         coefficient = self.regularizer.coefficient(env_step)
         metrics: Metrics = {}
         objectives: dict[str, Tensor] = {}
@@ -148,7 +150,7 @@ class Learner:
                     for name, tensor in layers.items():
                         tensor[self._frozen] = self.weights[component][name][self._frozen]
             self.weights |= changed
-        self._hardened = None
+        self._hardened = self._known_z_hat = None
         return metrics
 
     def _freeze(self, objectives: dict[str, Tensor], env_step: int) -> None:
@@ -181,6 +183,7 @@ class Learner:
         gates: dict[str, Gates],
         rests: dict[str, Rest],
         noise: dict[str, Noise],
+        z_hat: dict[str, dict[str, Tensor]],
         batch: Batch,
         step: int,
     ) -> dict[str, Terms]:
@@ -194,7 +197,7 @@ class Learner:
             running.update(zip(names, sampled, strict=True))
             if noise[component]:
                 with torch.no_grad():
-                    quiet.update((name, self.regularizer.harden(weights[name], gates[component])) for name in names)
+                    quiet.update((name, gated(weights[name], z_hat[component])) for name in names)
         if not any(noise.values()):
             quiet = running
         losses = self.algorithm.losses(running, quiet, batch, step)
@@ -250,15 +253,24 @@ class Learner:
                 if replacement is not tensors[name]:
                     tensors[name].copy_(replacement)
 
+    def _z_hat(self) -> dict[str, dict[str, Tensor]]:
+        """The gates without noise of each component that has any, by layer: computed once between two updates."""
+        if self._known_z_hat is None:
+            with torch.no_grad():
+                self._known_z_hat = {
+                    c: self._rests[c].z_hat if c in self._rests else self.regularizer.gate_values(packed.values)
+                    for c, packed in self._packed_gates.items()
+                }
+        return self._known_z_hat
+
     def hardened(self) -> Weights:
         """Every component, the learned ones without noise, targets raw. Kept until the next update: do not change it."""
         if self._hardened is None:
             values = {c: packed.values for c, packed in self._packed_weights.items()}
             with torch.no_grad():
+                z_hat = self._z_hat()
                 hardened = {
-                    c: gated(values[c], self._rests[c].z_hat)
-                    if c in self._rests
-                    else self.regularizer.harden(values[c], self.gates[c])
+                    c: gated(values[c], z_hat[c]) if c in z_hat else self.regularizer.harden(values[c], {})
                     for c in self.covered
                 }
             self._hardened = self.weights | values | hardened
@@ -304,4 +316,4 @@ class Learner:
         self._frozen_at.copy_(state["frozen"]["at"])
         self._cause.copy_(state["frozen"]["cause"])
         self._frozen = (self._frozen_at >= 0).nonzero().flatten()
-        self._hardened, self._rests = None, {}
+        self._hardened, self._known_z_hat, self._rests = None, None, {}

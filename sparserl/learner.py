@@ -81,7 +81,7 @@ class Learner:
         self._causes = [f"{what} of {component}" for component in self.learned for what in ("loss", "gradient")]
         self._frozen_at = torch.full((members.size,), -1, device=members.device)  # the environment step, or -1
         self._cause = torch.zeros_like(self._frozen_at)  # which of the above
-        self._frozen = self._frozen_at[:0]  # the numbers of the frozen members
+        self._mark_frozen()
         self._no_penalty = torch.zeros(members.size, device=members.device)
 
     def start_from(self, policies: Sequence[Layers | None]) -> None:
@@ -164,18 +164,18 @@ class Learner:
             broken = ~values.isfinite() & (self._frozen_at < 0)
             self._frozen_at[broken] = env_step
             self._cause[broken] = self._causes.index(f"{what} of {component}")
-        self._frozen = (self._frozen_at >= 0).nonzero().flatten()
+        self._mark_frozen()
+
+    def _mark_frozen(self) -> None:
+        self._frozen = (self._frozen_at >= 0).nonzero().flatten()  # the numbers of the frozen members
+        self.all_frozen = len(self._frozen) == len(self._frozen_at)
+        """Whether nobody is left who learns."""
 
     def frozen(self) -> list[str | None]:
         """Of each member why it is frozen, and since when, in a sentence; None of those that learn."""
         sentence = "the {} is not finite: frozen at its last finite weights from step {} on"
         marks = zip(self._frozen_at.tolist(), self._cause.tolist(), strict=True)
         return [None if step < 0 else sentence.format(self._causes[cause], step) for step, cause in marks]
-
-    @property
-    def all_frozen(self) -> bool:
-        """Whether nobody is left who learns."""
-        return len(self._frozen) == len(self._frozen_at)
 
     def _compute_terms(
         self,
@@ -315,5 +315,5 @@ class Learner:
                     moment.copy_(torch.as_tensor(saved[name]))
         self._frozen_at.copy_(state["frozen"]["at"])
         self._cause.copy_(state["frozen"]["cause"])
-        self._frozen = (self._frozen_at >= 0).nonzero().flatten()
+        self._mark_frozen()
         self._hardened, self._known_z_hat, self._rests = None, None, {}

@@ -183,7 +183,9 @@ def _key(row: dict[str, Any]) -> tuple[str, ...]:
 def main() -> None:
     """Measure everything, print the table, keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=100_000, help="environment steps of each of the 32 jobs")
+    parser.add_argument(
+        "--steps", type=int, default=100_000, help="environment steps of each of the 32 jobs; 0 leaves them out"
+    )
     parser.add_argument(
         "--dense-steps", type=int, default=500_000, help="environment steps of each of the 8 seeds; 0 leaves them out"
     )
@@ -198,7 +200,8 @@ def main() -> None:
     folder = Path("results") / f"{date.today()}-sweep-speed"
     for envs in options.envs:
         with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
-            save(folder, many_jobs(Path(root), cores, options.steps, envs, options.one_rank, options.joblib))
+            if options.steps:
+                save(folder, many_jobs(Path(root), cores, options.steps, envs, options.one_rank, options.joblib))
             if options.dense_steps:
                 save(folder, one_population(Path(root), cores, options.dense_steps, envs))
     print(f"rows and table: {folder}")

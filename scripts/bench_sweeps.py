@@ -10,7 +10,7 @@ batch 128, one gradient step for ten environment steps) with the same number of 
 
 Times hold start-up, evaluation, checkpoints and (ours) the sweep of all ranks and a figure of every run; how long the 32 take
 with one rank and `full` only is a row of its own, since Stable-Baselines3 sweeps none. Extrapolated is all but the import of
-the command. Rows and the command go to results/DATE-sweep-speed/.
+the command. Rows with their command, and a table for the README, go to results/DATE-sweep-speed/.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -167,13 +167,22 @@ def save(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, [*SHOWN, "command"])
         writer.writeheader()
         writer.writerows(measured.values())
+    shown = [_shown(row) for row in measured.values()]
     table = Table(*SHOWN.values())
-    for row in measured.values():
-        shown = row | {"seconds": f"{float(row['seconds']):.0f}", "times": f"{float(row['times']):.2f}"}
-        table.add_row(*(str(shown[name]) for name in SHOWN))
-    with (folder / "table.txt").open("w") as file:
-        for console in (Console(width=170), Console(file=file, width=170)):
-            console.print(table)
+    for cells in shown:
+        table.add_row(*cells)
+    Console(width=170).print(table)
+    lines = [list(SHOWN.values()), ["---"] * len(SHOWN), *shown]
+    (folder / "table.md").write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines))
+
+
+def _shown(row: Mapping[str, Any]) -> list[str]:
+    readable = {
+        "steps": f"{int(row['steps']):,}",
+        "seconds": f"{float(row['seconds']):,.0f}",
+        "times": f"{float(row['times']):.2f}",
+    }
+    return [str({**row, **readable}[name]) for name in SHOWN]
 
 
 def _key(row: dict[str, Any]) -> tuple[str, ...]:

@@ -40,20 +40,32 @@ class Evaluation:
         }
 
 
+def heedless() -> None:
+    """What is called at every step of an evaluation where nobody wants to end it early."""
+
+
 class Evaluator:
     """Plays ``episodes`` episodes for each of ``size`` members; each member meets the same starts, every time.
 
-    Another ``stream`` has other starts.
+    Another ``stream`` has other starts. ``heed`` is called at every step, since episodes may take minutes; what it raises ends
+    the evaluation.
     """
 
     def __init__(
-        self, environment: Environment, size: int, episodes: int, device: torch.device, stream: str = EVALUATION
+        self,
+        environment: Environment,
+        size: int,
+        episodes: int,
+        device: torch.device,
+        stream: str = EVALUATION,
+        heed: Callable[[], object] = heedless,
     ) -> None:
         members = Population((EVALUATION_SEED,) * size, device)
         self._spec = environment.spec()
         self._vector = environment.open(members.generators(stream), episodes)
         self._start = self._vector.generators.state_dict()
         self._shape = (size, episodes)
+        self._heed = heed
 
     @torch.no_grad()
     def __call__(self, act: Callable[[Tensor], Tensor]) -> Evaluation:
@@ -65,6 +77,7 @@ class Evaluator:
         constant = torch.ones(self._shape[0], dtype=torch.bool)
         first_action: Tensor | None = None
         while running.any():
+            self._heed()
             action = self._spec.accepted(act(observation))
             if first_action is None:
                 first_action = action[:, :1].clone()
@@ -80,11 +93,11 @@ class Evaluator:
         self._vector.close()
 
 
-def random_returns(environment: Environment, episodes: int) -> Float[Tensor, "episode"]:
+def random_returns(environment: Environment, episodes: int, heed: Callable[[], object] = heedless) -> Float[Tensor, "episode"]:
     """The returns of a uniform random policy on the evaluation's own episodes."""
     spec, members = environment.spec(), Population((EVALUATION_SEED,))
     uniforms = members.uniforms("random policy")
-    evaluator = Evaluator(environment, 1, episodes, members.device)
+    evaluator = Evaluator(environment, 1, episodes, members.device, heed=heed)
     try:
         return evaluator(lambda _: spec.random_action(uniforms.take(episodes, spec.action_draws))).returns[0]
     finally:

@@ -122,8 +122,8 @@ class Learner:
         self.steps += 1
         self._let_rest(env_step)
         noise = {c: self.regularizer.noise(self.gates[c], self._generators, env_step) for c in self.covered}
-        z_hat = self._z_hat() if any(noise.values()) else {}
-        terms = self._terms(self.weights, self.gates, self._rests, noise, z_hat, batch, self.steps)
+        quiet = self._quiet() if any(noise.values()) else {}
+        terms = self._terms(self.weights, self.gates, self._rests, noise, quiet, batch, self.steps)
         coefficient = self.regularizer.coefficient(env_step)
         metrics: Metrics = {}
         objectives: dict[str, Tensor] = {}
@@ -183,11 +183,11 @@ class Learner:
         gates: dict[str, Gates],
         rests: dict[str, Rest],
         noise: dict[str, Noise],
-        z_hat: dict[str, dict[str, Tensor]],
+        quiet: Weights,
         batch: Batch,
         step: int,
     ) -> dict[str, Terms]:
-        running, quiet = dict(weights), dict(weights)
+        running = dict(weights)
         for component, names in self._followed.items():
             networks = [weights[name] for name in names]
             if component in rests:
@@ -195,12 +195,7 @@ class Learner:
             else:
                 sampled = self.regularizer.sample(networks, gates[component], noise[component])
             running.update(zip(names, sampled, strict=True))
-            if noise[component]:
-                with torch.no_grad():
-                    quiet.update((name, gated(weights[name], z_hat[component])) for name in names)
-        if not any(noise.values()):
-            quiet = running
-        losses = self.algorithm.losses(running, quiet, batch, step)
+        losses = self.algorithm.losses(running, {**weights, **quiet} if quiet else running, batch, step)
         penalties = {
             c: rests[c].penalty if c in rests else self.regularizer.penalty(weights[c], gates[c])
             for c in self.covered
@@ -262,6 +257,14 @@ class Learner:
                     for c, packed in self._packed_gates.items()
                 }
         return self._known_z_hat
+
+    @torch.no_grad()
+    def _quiet(self) -> Weights:
+        """What runs under gates, networks that learn and their targets, without the noise of those."""
+        z_hat, hardened = self._z_hat(), self.hardened()
+        return {
+            name: hardened[c] if name == c else gated(self.weights[name], z_hat[c]) for c in z_hat for name in self._followed[c]
+        }
 
     def hardened(self) -> Weights:
         """Every component, the learned ones without noise, targets raw. Kept until the next update: do not change it."""

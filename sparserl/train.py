@@ -122,7 +122,7 @@ def _train(
         if state:
             display.say(f"going on from step {state['env_step']}")
         start = () if state else [build_start(recorder.config) for recorder in recorders]
-        for event in trainer.events(parts, state, start):
+        for event in trainer.events(parts, state, start, interrupts.heed):
             match event:
                 case Progress():
                     display.progress(event.env_step)
@@ -139,7 +139,7 @@ def _train(
                     ]
                     checkpoint.save(paths, event.env_step, members)
                 case Finished():
-                    random = random_returns(parts.environment, trainer.eval_episodes)
+                    random = random_returns(parts.environment, trainer.eval_episodes, interrupts.heed)
                     display.say("trained; now the ranks are evaluated")
                     started = time.perf_counter()
                     found = sweep(parts.environment, parts.algorithm, event.learner.hardened(), random, interrupts.heed)

@@ -7,7 +7,7 @@ generator records what it yields; a checkpoint taken when a Snapshot is yielded 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from sparserl.algorithms.base import Algorithm
 from sparserl.diagnostics import observe
 from sparserl.environments.base import Environment, Outcome
-from sparserl.evaluation import Evaluation, Evaluator
+from sparserl.evaluation import Evaluation, Evaluator, heedless
 from sparserl.experience.base import Experience
 from sparserl.learner import Learner
 from sparserl.population import Population, State
@@ -88,16 +88,22 @@ class Trainer:
     compile: bool
 
     def events(
-        self, parts: Parts, state: State | None = None, start: Sequence[Layers | None] = ()
+        self,
+        parts: Parts,
+        state: State | None = None,
+        start: Sequence[Layers | None] = (),
+        heed: Callable[[], object] = heedless,
     ) -> Iterator[Progress | Row | Snapshot | Finished]:
         """Train from the start, or on from the state of a Snapshot; the last event is Finished.
 
         ``start`` are the weights of a policy for each member to begin with (without the member axis), or None for fresh ones.
+        ``heed`` is called at every step of every evaluation, which may be longer than anything between two events; what it
+        raises ends the training.
         """
         members, algorithm, experience = parts.members, parts.algorithm, parts.experience
         spec = parts.environment.spec()
         vector = parts.environment.open(members.generators("environment"), self.envs)
-        evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device)
+        evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device, heed=heed)
         learner = Learner(algorithm, parts.regularizer, spec, members, self.compile)
         learner.start_from(start)
         exploration = members.uniforms("exploration")

@@ -1,4 +1,4 @@
-"""What the trainer keeps count of between rows, against a plain loop over the same steps."""
+"""What the trainer keeps count of between rows, against a plain loop over the same steps; and how it can be ended."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparserl.build import build, compose
 from sparserl.environments.base import Outcome
 from sparserl.population import Population
-from sparserl.trainer import Averages, Episodes
+from sparserl.trainer import Averages, Episodes, Row
 
 MEMBERS, ENVS = 2, 3
 NOTHING = torch.zeros(MEMBERS, ENVS)
@@ -77,3 +78,16 @@ def test_averages_are_means_over_the_steps_that_had_them(values: list[int], bloc
     assert means["all"].tolist() == pytest.approx([sum(values) / len(values), 2 * sum(values) / len(values)])
     assert means["even"].tolist() == pytest.approx([sum(evens) / len(evens), 2 * sum(evens) / len(evens)])
     assert averages.take() == {}
+
+
+def test_what_heed_raises_ends_the_training_in_the_middle_of_an_evaluation() -> None:
+    """The smoke trainer evaluates at 200 of its 400 steps: whoever waits for the row of step 200 waits for two episodes."""
+    trainer, parts = build([compose("trainer=smoke", "logger=disk")])
+
+    def heed() -> None:
+        raise KeyboardInterrupt
+
+    rows = (event.env_step for event in trainer.events(parts, heed=heed) if isinstance(event, Row))
+    assert next(rows) == 100
+    with pytest.raises(KeyboardInterrupt):
+        next(rows)

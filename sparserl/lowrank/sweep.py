@@ -118,13 +118,9 @@ class Stage:
             for name, truncated in self.policies[member].truncated(cut).items():
                 weights["policy"][name][row] = truncated
 
-        def act(observation: Tensor) -> Tensor:
-            self.heed()
-            return self.algorithm.greedy(weights, observation)
-
-        evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream)
+        evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream, self.heed)
         try:
-            return evaluator(act).returns
+            return evaluator(lambda observation: self.algorithm.greedy(weights, observation)).returns
         finally:
             evaluator.close()
 

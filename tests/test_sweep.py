@@ -213,8 +213,8 @@ class Watched(Evaluator):
 
     played: list[tuple[int, str]]
 
-    def __init__(self, environment: Any, size: int, episodes: int, device: torch.device, stream: str) -> None:
-        super().__init__(environment, size, episodes, device, stream)
+    def __init__(self, environment: Any, size: int, episodes: int, device: torch.device, stream: str, heed: Any) -> None:
+        super().__init__(environment, size, episodes, device, stream, heed)
         self.played.append((size, stream))
 
 

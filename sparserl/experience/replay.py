@@ -24,8 +24,8 @@ ALIGNMENT = 8
 """Bytes: the widest number that there is."""
 
 WAITING_STEPS = 64
-"""Steps kept as they came until there is something to sample. With one sub-environment, putting each away by itself would take
-a tenth of the time of a run."""
+"""Steps kept as they came until there is something to sample. Ten steps of one sub-environment take nearly three times
+as long to put away one by one as together."""
 
 
 @dataclass(frozen=True)

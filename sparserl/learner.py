@@ -263,7 +263,9 @@ class Learner:
         """What runs under gates, networks that learn and their targets, without the noise of those."""
         z_hat, hardened = self._z_hat(), self.hardened()
         return {
-            name: hardened[c] if name == c else gated(self.weights[name], z_hat[c]) for c in z_hat for name in self._followed[c]
+            name: hardened[c] if name == c else self.regularizer.harden(self.weights[name], z_hat[c])
+            for c in z_hat
+            for name in self._followed[c]
         }
 
     def hardened(self) -> Weights:
@@ -272,10 +274,7 @@ class Learner:
             values = {c: packed.values for c, packed in self._packed_weights.items()}
             with torch.no_grad():
                 z_hat = self._z_hat()
-                hardened = {
-                    c: gated(values[c], z_hat[c]) if c in z_hat else self.regularizer.harden(values[c], {})
-                    for c in self.covered
-                }
+                hardened = {c: self.regularizer.harden(values[c], z_hat.get(c, {})) for c in self.covered}
             self._hardened = self.weights | values | hardened
         return self._hardened
 

@@ -161,7 +161,7 @@ def test_a_members_gates_do_not_depend_on_its_company() -> None:
     for hook, own_hook in [
         (noise, own_noise),
         (together.sample([layers], gates, noise)[0], alone.sample([own_layers], own, own_noise)[0]),
-        (together.harden(layers, gates), alone.harden(own_layers, own)),
+        (together.harden(layers, together.gate_values(gates)), alone.harden(own_layers, alone.gate_values(own))),
         (together.open_probability(gates), alone.open_probability(own)),
     ]:
         for name, value in own_hook.items():
@@ -267,7 +267,8 @@ def test_hardened_gates_are_exactly_closed_and_open_beyond_the_bounds() -> None:
     """z_hat = 0 where sigmoid(log_alpha) <= 1/12, that is log_alpha <= -log 11 = -2.398; 1 from log 11 on."""
     log_alpha = torch.tensor([-5.0, -2.41, -2.39, 0.0, 2.39, 2.41, 5.0]).view(1, 1, -1)
     layers = {"0.weight": torch.full((1, 1, 7), 3.0), "0.bias": torch.full((1, 1, 7), 9.0)}
-    hardened = l0(test_gate="mean").harden(layers, {"0.weight": log_alpha})
+    regularizer = l0(test_gate="mean")
+    hardened = regularizer.harden(layers, regularizer.gate_values({"0.weight": log_alpha}))
     weight = hardened["0.weight"].flatten().tolist()
     assert weight[:2] == [0.0, 0.0]
     assert weight[5:] == [3.0, 3.0]
@@ -348,7 +349,10 @@ def test_gates_at_rest_run_hardened_and_do_not_move() -> None:
     gates = gates_like(layers)
     for step, moves in ((99, False), (100, True), (199, True), (200, False)):
         noise = regularizer.noise(gates, generators([0]), step)
-        running, hardened = regularizer.sample([layers], gates, noise)[0], regularizer.harden(layers, gates)
+        running, hardened = (
+            regularizer.sample([layers], gates, noise)[0],
+            regularizer.harden(layers, regularizer.gate_values(gates)),
+        )
         assert (regularizer.gate_rate(step) > 0) is moves
         assert all(torch.equal(running[name], hardened[name]) for name in layers) is not moves
 

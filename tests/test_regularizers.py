@@ -57,7 +57,7 @@ def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, d
         "noise": noise,
         "sample": regularizer.sample([layers], gates, noise)[0],
         "penalty": {"penalty": regularizer.penalty(layers, gates)},
-        "harden": regularizer.harden(layers, gates),
+        "harden": regularizer.harden(layers, regularizer.gate_values(gates)),
         "project, layers": kept,
         "project, gates": projected,
         "gate_values": regularizer.gate_values(gates),
@@ -115,7 +115,7 @@ def test_hooks_change_nothing_they_are_given(regularizer: Regularizer) -> None:
 
 def test_hardening_only_shrinks_weights_and_never_flips_them(regularizer: Regularizer) -> None:
     layers = layers_of()
-    for name, hardened in regularizer.harden(layers, gates_of(regularizer, layers)).items():
+    for name, hardened in regularizer.harden(layers, regularizer.gate_values(gates_of(regularizer, layers))).items():
         assert (hardened.abs() <= layers[name].abs()).all()
         assert (hardened * layers[name] >= 0).all()
 
@@ -175,8 +175,10 @@ def test_a_member_is_penalised_as_it_would_be_alone(regularizer: Regularizer) ->
     alone = dataclasses.replace(regularizer, **values)
     own_layers, own_gates = {n: t[1:2] for n, t in layers.items()}, {n: t[1:2] for n, t in gates.items()}
     assert torch.equal(alone.penalty(own_layers, own_gates), regularizer.penalty(layers, gates)[1:2])
-    hardened = regularizer.harden(layers, gates)
-    assert equal(alone.harden(own_layers, own_gates), {name: tensor[1:2] for name, tensor in hardened.items()})
+    hardened = regularizer.harden(layers, regularizer.gate_values(gates))
+    assert equal(
+        alone.harden(own_layers, alone.gate_values(own_gates)), {name: tensor[1:2] for name, tensor in hardened.items()}
+    )
 
 
 # ---------------------------------------------------------------- coefficient and scope

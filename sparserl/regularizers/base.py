@@ -75,9 +75,9 @@ class Regularizer(ABC):
         first = next(iter(layers.values()))
         return first.new_zeros(first.shape[0])
 
-    def harden(self, layers: Layers, gates: Gates) -> Layers:
-        """The weights without noise: what is evaluated, acts off-policy and is factored."""
-        return layers
+    def harden(self, layers: Layers, z_hat: dict[str, Tensor]) -> Layers:
+        """The weights without noise: what is evaluated, acts off-policy and is factored. ``z_hat`` are ``gate_values``."""
+        return gated(layers, z_hat) if z_hat else layers
 
     def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
         """Called after each optimiser step, ``step`` environment steps into training: where constraints are restored."""
@@ -118,7 +118,7 @@ class Penalized(Regularizer):
 class Thresholded(Penalized):
     """Penalties under which Adam makes weights small but never exactly zero: hardening sets the small ones to zero."""
 
-    def harden(self, layers: Layers, gates: Gates) -> Layers:
+    def harden(self, layers: Layers, z_hat: dict[str, Tensor]) -> Layers:
         if self.threshold == 0:
             return layers
         # hardshrink also takes what is equal; masks are several times slower

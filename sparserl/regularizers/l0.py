@@ -87,9 +87,6 @@ class L0(Penalized):
         """The expected share (or number) of open gates."""
         return self.reduce(list(self.open_probability(gates).values()))
 
-    def harden(self, layers: Layers, gates: Gates) -> Layers:
-        return gated(layers, self.gate_values(gates))
-
     def gate_values(self, gates: Gates) -> dict[str, Tensor]:
         """The paper's gate at test time, without noise and beta (equation 13), or the median of the random gate."""
         if self.test_gate == "mean":

@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint type layers bench
+.PHONY: help install demo test test-slow test-cuda lint type layers bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ test: $(INSTALLED) ## the tests, but for the slow ones, on all cores
 
 test-slow: $(INSTALLED) ## the slow tests
 	$(BIN)/python -m pytest -m slow
+
+test-cuda: $(INSTALLED) ## the tests of training on a GPU, where torch sees one
+	$(BIN)/python -m pytest -m cuda
 
 lint: $(INSTALLED) ## style and formatting
 	$(BIN)/ruff check .

@@ -1,8 +1,11 @@
 """Speed beside Stable-Baselines3's DQN, on one core, in one run. What `make bench` runs; needs the extra `bench`.
 
+With `--device cuda`: only how speed goes with the size of the population, on that core and with a GPU beside it.
+
 Every measurement is a process of its own, pinned to the same core, with one thread, and begins after learning has begun.
 Environment steps of all members count. Both sides train DQN on CartPole-v1 with the same network (120-84), batch (128), one
-gradient step for ten environment steps, and number of environments. Rows and the command go to results/DATE-speed/.
+gradient step for ten environment steps, and number of environments. Rows and the command go to results/DATE-speed/
+(DATE-speed-cuda/).
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,11 +32,14 @@ from rich.console import Console
 from rich.table import Table
 
 PHASES = ("environment", "acting", "replay", "update")
+SIZES = (1, 2, 4, 8, 16, 32, 64)
 WARM_STEPS = 3_000
 """Environment steps of each member before the clock starts: past `learning_starts`, torch.compile and first-time costs."""
 
 
-def measure_ours(members: int, regularizer: str, envs: int, compiled: bool, seconds: float) -> dict[str, Any]:
+def measure_ours(
+    members: int, regularizer: str, envs: int, compiled: bool, seconds: float, device: str = "cpu"
+) -> dict[str, Any]:
     """Steps/s, the split of time and the memory of one population; it trains for about ``seconds`` after the warm-up."""
     from sparserl import process
     from sparserl.build import build, compose
@@ -42,6 +49,7 @@ def measure_ours(members: int, regularizer: str, envs: int, compiled: bool, seco
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     common = (
         f"regularizer={regularizer}",
+        f"device={device}",
         f"trainer.envs={envs}",
         f"trainer.compile={str(compiled).lower()}",
         "logger=disk",
@@ -267,50 +275,89 @@ def beside_sb3(measure: Callable[..., dict[str, Any]], seconds: float) -> tuple[
     return table, rows
 
 
-def by_members(measure: Callable[..., dict[str, Any]], seconds: float, sizes: list[int]) -> tuple[Table, list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class Curve:
+    """One line of speed by the size of the population."""
+
+    regularizer: str
+    sizes: Sequence[int]
+    compiled: bool = False
+    device: str = "cpu"
+
+    @property
+    def label(self) -> str:
+        more = ", compiled" * self.compiled + ", GPU" * (self.device == "cuda")
+        return ("dense" if self.regularizer == "none" else "L0, gates moving") + more
+
+
+ON_A_CORE = [
+    Curve(regularizer, SIZES[:: 1 + compiled], compiled) for regularizer in ("none", "l0") for compiled in (False, True)
+]
+BESIDE_A_GPU = [
+    Curve(regularizer, sizes, device=device)
+    for regularizer in ("none", "l0")
+    for device, sizes in (("cpu", (1, 8, 64)), ("cuda", (1, 8, 64, 256)))
+]
+
+
+def by_members(
+    measure: Callable[..., dict[str, Any]], seconds: float, curves: list[Curve]
+) -> tuple[Table, list[dict[str, Any]]]:
     """How speed, time and memory go with the size of the population."""
-    names = ("members", "regularizer", "backend", "steps/s", "µs a member-step", *PHASES, "MiB/member")
+    names = ("members", "what", "steps/s", "µs a member-step", *PHASES, "MiB/member")
     table = Table(*names, title="by members, 10 environments each; split of time without evaluation and records")
     rows = []
-    for regularizer in ("none", "l0"):
-        for compiled in (False, True):
-            for members in sizes[::2] if compiled else sizes:
-                row = measure(
-                    kind="ours", members=members, regularizer=regularizer, envs=10, compiled=compiled, seconds=seconds
-                )
-                rows.append(row)
-                table.add_row(
-                    str(members),
-                    regularizer,
-                    "compiled" if compiled else "eager",
-                    f"{row['steps_per_second']:.0f}",
-                    f"{1e6 / row['steps_per_second']:.1f}",
-                    *(f"{row[f'share_{phase}']:.0%}" for phase in PHASES),
-                    f"{row['mib_per_member']:.1f}",
-                )
+    for curve in curves:
+        settings = {"regularizer": curve.regularizer, "compiled": curve.compiled, "device": curve.device}
+        for members in curve.sizes:
+            row = measure(kind="ours", members=members, envs=10, seconds=seconds, **settings)
+            rows.append(row)
+            table.add_row(
+                str(members),
+                curve.label,
+                f"{row['steps_per_second']:.0f}",
+                f"{1e6 / row['steps_per_second']:.1f}",
+                *(f"{row[f'share_{phase}']:.0%}" for phase in PHASES),
+                f"{row['mib_per_member']:.1f}",
+            )
     return table, rows
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """The curve of a member-step by the size of the population."""
+def draw(curves: list[Curve], rows: list[dict[str, Any]], hardware: str, path: Path) -> None:
+    """The curves of a member-step by the size of the population."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    for regularizer, colour in (("none", "#0072B2"), ("l0", "#D55E00")):
-        for compiled, line in ((False, "-"), (True, "--")):
-            chosen = [row for row in rows if row["regularizer"] == regularizer and row["compiled"] is compiled]
-            label = f"{'dense' if regularizer == 'none' else 'L0, gates moving'}{', compiled' if compiled else ''}"
-            values = [1e6 / row["steps_per_second"] for row in chosen]
-            axes.plot([row["members"] for row in chosen], values, line, color=colour, marker="o", label=label)
+    left = iter(rows)
+    for curve in curves:
+        values = [1e6 / next(left)["steps_per_second"] for _ in curve.sizes]
+        line = "--" if curve.compiled else ":" if curve.device == "cuda" else "-"
+        colour = "#0072B2" if curve.regularizer == "none" else "#D55E00"
+        axes.plot(curve.sizes, values, line, color=colour, marker="o", label=curve.label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("members of the population")
     axes.set_ylabel("µs a member-step")
-    axes.set_title("DQN on CartPole-v1, 10 environments each, one core", fontsize=10)
+    axes.set_title(f"DQN on CartPole-v1, 10 environments each, {hardware}", fontsize=10)
     axes.grid(color="0.9")
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def keep(folder: Path, measured: dict[str, list[dict[str, Any]]], say: Sequence[str | Table]) -> None:
+    """Print what there is to say, and put it and the rows into files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in measured.items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+    with (folder / "tables.txt").open("w") as file:
+        for console in (Console(width=120), Console(file=file, width=120)):
+            for item in say:
+                console.print(item)
+    print(f"rows and tables: {folder}")
 
 
 def main() -> None:
@@ -318,6 +365,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement, after its warm-up")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: what a GPU makes of it, and no more")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -329,24 +377,41 @@ def main() -> None:
     def measure(**arguments: Any) -> dict[str, Any]:
         return in_a_process(options.core, **arguments)
 
-    versus, versus_rows = beside_sb3(measure, options.seconds)
-    sizes, sizes_rows = by_members(measure, options.seconds, [1, 2, 4, 8, 16, 32, 64])
-    saved = measure(kind="checkpoint", members=8, seconds=options.seconds)
+    command = f"command: python scripts/bench.py --seconds {options.seconds:g}"
+    if options.device == "cuda":
+        beside_a_gpu(measure, options.seconds, f"{command} --device cuda")
+    else:
+        on_a_core(measure, options.seconds, command)
+
+
+def beside_a_gpu(measure: Callable[..., dict[str, Any]], seconds: float, command: str) -> None:
+    """From how many members on a GPU is worth it."""
+    hardware = f"{torch.cuda.get_device_name()} or one core"
+    sizes, rows = by_members(measure, seconds, BESIDE_A_GPU)
+    folder = Path("results") / f"{date.today()}-speed-cuda"
+    keep(folder, {"by_members": rows}, [command, hardware, sizes])
+    draw(BESIDE_A_GPU, rows, hardware, folder / "by_members.png")
+
+
+def on_a_core(measure: Callable[..., dict[str, Any]], seconds: float, command: str) -> None:
+    """All else."""
+    versus, versus_rows = beside_sb3(measure, seconds)
+    sizes, sizes_rows = by_members(measure, seconds, ON_A_CORE)
+    saved = measure(kind="checkpoint", members=8, seconds=seconds)
     saving = (
         f"a checkpoint of 8 members halfway through the shipped run takes {saved['checkpoint_seconds']:.2f} s, "
         f"{saved['checkpoint_share']:.1%} of the wall time at the default interval"
     )
-    swept = measure(kind="sweep", members=8, seconds=options.seconds)
+    swept = measure(kind="sweep", members=8, seconds=seconds)
     sweeping = (
         f"the sweep of {swept['ranks']} ranks of 8 members that balance to the limit takes {swept['sweep_seconds']:.0f} s, "
         f"{swept['sweep_share']:.1%} of the wall time of the shipped run"
     )
-    stepped = [measure(kind="stepping", envs=envs, seconds=options.seconds / 2) for envs in (8, 80, 4000)]
+    stepped = [measure(kind="stepping", envs=envs, seconds=seconds / 2) for envs in (8, 80, 4000)]
     stepping = "CartPole alone, environment steps/s, ours and Gymnasium's vector environment: " + "; ".join(
         f"{row['envs']} at once {row['ours']:,.0f} and {row['gymnasium']:,.0f}" for row in stepped
     )
     folder = Path("results") / f"{date.today()}-speed"
-    folder.mkdir(parents=True, exist_ok=True)
     measured = {
         "versus_sb3": versus_rows,
         "by_members": sizes_rows,
@@ -354,21 +419,8 @@ def main() -> None:
         "sweep": [swept],
         "stepping": stepped,
     }
-    for name, rows in measured.items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-    draw(sizes_rows, folder / "by_members.png")
-    with (folder / "tables.txt").open("w") as file:
-        for console in (Console(width=120), Console(file=file, width=120)):
-            console.print(f"command: python scripts/bench.py --seconds {options.seconds:g}")
-            console.print(versus)
-            console.print(sizes)
-            console.print(saving)
-            console.print(sweeping)
-            console.print(stepping)
-    print(f"rows and tables: {folder}")
+    keep(folder, measured, [command, versus, sizes, saving, sweeping, stepping])
+    draw(ON_A_CORE, sizes_rows, "one core", folder / "by_members.png")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,12 @@ process.prepare()  # before the first product of matrices, as in a training proc
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPU from all tests but its own: what others say of bits holds on a CPU, and ``device=auto`` would take it."""
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures: each takes a second, and they have tests of their own."""

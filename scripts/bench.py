@@ -91,18 +91,18 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
     """
     from sparserl import process
     from sparserl.build import build, compose
-    from sparserl.population import split
     from sparserl.records import checkpoint
     from sparserl.trainer import Snapshot
 
     process.prepare()
     shipped = compose("regularizer=none")["trainer"]
     trainer, parts = build([compose("regularizer=none", "trainer=smoke", f"seed={seed}") for seed in range(members)])
-    state = next(event.state for event in trainer.events(parts) if isinstance(event, Snapshot))
+    states = next(event.states for event in trainer.events(parts) if isinstance(event, Snapshot))
     half = shipped["total_steps"] // 2
-    for name, field in state["experience"]["fields"].items():
-        times = -(-half // field.shape[1])
-        state["experience"]["fields"][name] = torch.cat([field] * times, dim=1)[:, :half].contiguous()
+    for fields in (state["experience"]["fields"] for state in states):
+        for name, field in fields.items():
+            times = -(-half // len(field))
+            fields[name] = torch.cat([field] * times)[:half].contiguous()
     with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
         folders = [Path(root) / str(member) for member in range(members)]
         for folder in folders:
@@ -110,7 +110,7 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
         rounds, started = 0, time.perf_counter()
         while (spent := time.perf_counter() - started) < seconds:
             rounds += 1
-            checkpoint.save(folders, rounds, [split(state, member) for member in range(members)])
+            checkpoint.save(folders, rounds, states)
     rate = measure_ours(members, "none", shipped["envs"], compiled=False, seconds=seconds)["steps_per_second"]
     between = shipped["checkpoint_every"] * members / rate
     each = spent / rounds

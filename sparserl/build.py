@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from glob import glob
+from itertools import groupby
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -39,7 +40,7 @@ from sparserl.records.logger import Logger
 from sparserl.records.schema import Result
 from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import Constant, Schedule
-from sparserl.trainer import Parts, Trainer
+from sparserl.trainer import Cohort, Parts, Trainer
 from sparserl.trust import check
 from sparserl.types import Layers
 
@@ -289,24 +290,36 @@ def _has_compiler() -> bool:
 
 
 def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
-    """The trainer and parts of one population, from the config of each member.
+    """The trainer and parts of one loop, from the config of each member.
 
-    Raises ConfigError where the configs differ in more than the values of members.
+    Neighbours with equal structures are one population. Raises ConfigError where the configs cannot train in one loop.
     """
-    structures = {json.dumps(structure(config), sort_keys=True) for config in configs}
-    if len(structures) > 1:
-        raise ConfigError("these configs differ in more than seeds and per-member values, so they are not one population")
+    if len({_text(shared(config)) for config in configs}) > 1:
+        raise ConfigError(
+            "these configs differ in more than their regulariser, seeds and per-member values, so they cannot train in one loop"
+        )
     first = configs[0]
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if first["device"] == "auto" else first["device"])
-    members = Population(tuple(config["seed"] for config in configs), device)
+    cohorts = [list(members) for _, members in groupby(configs, key=lambda config: _text(structure(config)))]
     parts = Parts(
-        members,
+        _members(configs, device),
         _instantiate([first["environment"]], device),
         _instantiate([config["algorithm"] for config in configs], device),
-        _instantiate([config["regularizer"] for config in configs], device),
         _instantiate([first["experience"]], device),
+        [
+            Cohort(
+                _members(cohort, device),
+                _instantiate([config["algorithm"] for config in cohort], device),
+                _instantiate([config["regularizer"] for config in cohort], device),
+            )
+            for cohort in cohorts
+        ],
     )
     return _instantiate([first["trainer"]], device), parts
+
+
+def _members(configs: Sequence[Config], device: torch.device) -> Population:
+    return Population(tuple(config["seed"] for config in configs), device)
 
 
 def build_sweep(config: Config) -> Sweep:
@@ -374,6 +387,18 @@ def structure(config: Config) -> Config:
         varying = _per_member(hydra.utils.get_class(config[group]["_target_"]))
         common[group] = {key: value for key, value in config[group].items() if key not in varying}
     return common
+
+
+def shared(config: Config) -> Config:
+    """A config without what may differ between the members of one loop, which need not be one population."""
+    common = structure(config)
+    names = {group: name for group, name in common["names"].items() if group != "regularizer"}
+    return {key: value for key, value in common.items() if key != "regularizer"} | {"names": names}
+
+
+def _text(config: Config) -> str:
+    """The same for equal configs only."""
+    return json.dumps(config, sort_keys=True)
 
 
 def identity(config: Config) -> Config:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparserl.build import Config, ConfigError, identity, structure
+from sparserl.build import Config, ConfigError, identity, shared, structure
 from sparserl.records import checkpoint
 from sparserl.records.console import say
 from sparserl.records.disk import check_free, read_json, write_json
@@ -159,21 +159,25 @@ def mark(job: Job, status: StatusName, *, error: str | None = None, of: str | No
     write_json(job.folder / "status.json", Status(status, step, total, os.getpid(), socket.gethostname(), error, of))
 
 
-# ---------------------------------------------------------------- populations
+# ---------------------------------------------------------------- what trains at once
 
 
-def populations(jobs: Sequence[Job], max_members: int, workers: int) -> list[list[Job]]:
-    """The jobs in groups that train as one population each, in the order in which a group's first job comes.
+def loads(jobs: Sequence[Job], max_members: int, workers: int, together: bool) -> list[list[Job]]:
+    """The jobs in groups that train in one loop each, in the order in which a group's first job comes.
 
-    Together go jobs whose configs differ in the values of members only and whose checkpoints are of one step, at most
-    ``max_members`` of them. The largest groups are halved until every one of ``workers`` has the same number of groups, or
-    no group is left to be halved. What a job gives does not depend on its company.
+    In one loop go jobs whose configs differ in the values of members, and if ``together`` in their regulariser, and whose
+    checkpoints are of one step; at most ``max_members`` of them. Of one regulariser they are neighbours there: a population.
+    The largest groups are halved until every one of ``workers`` has the same number of groups, or no group is left to be
+    halved. What a job gives does not depend on its company.
     """
-    alike: dict[str, list[Job]] = {}
+    alike: dict[str, dict[str, list[Job]]] = {}
     for job in jobs:
-        key = json.dumps([structure(job.config), checkpoint.newest(job.folder)], sort_keys=True)
-        alike.setdefault(key, []).append(job)
-    groups = [part for group in alike.values() for part in _parts(group, -(-len(group) // max_members))]
+        population = json.dumps(structure(job.config), sort_keys=True)
+        common = json.dumps(shared(job.config), sort_keys=True) if together else population
+        loop = alike.setdefault(f"{checkpoint.newest(job.folder)} {common}", {})
+        loop.setdefault(population, []).append(job)
+    whole = [[job for population in loop.values() for job in population] for loop in alike.values()]
+    groups = [part for group in whole for part in _parts(group, -(-len(group) // max_members))]
     while len(groups) % workers and (largest := max(groups, key=len, default=[]))[1:]:
         at = groups.index(largest)
         groups[at : at + 1] = _parts(largest, 2)

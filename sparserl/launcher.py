@@ -1,7 +1,7 @@
-"""The launcher of multiruns: what is left to train of a sweep's jobs, in which populations, and what came of each job.
+"""The launcher of multiruns: what is left to train of a sweep's jobs, what of it in one loop, and what came of each job.
 
-To Hydra every job is one of its own, with its folder, its callbacks and its JobReturn. A population is trained within the jobs
-of all its members: the function of its first job runs the second job, and so on, and that of the last one trains them all.
+To Hydra every job is one of its own, with its folder, its callbacks and its JobReturn. What trains in one loop does so within
+the jobs of all members: the function of the first job runs the second job, and so on, and that of the last one trains them all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,12 +21,12 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from sparserl.build import ConfigError, resolve, without_hydra
+from sparserl.build import ConfigError, resolve, structure, without_hydra
 from sparserl.executors.base import Executor
 from sparserl.executors.inline import Inline
 from sparserl.executors.processes import Processes
 from sparserl.executors.slurm import Slurm, SlurmError
-from sparserl.jobs import Job, JobError, claim, digest, earlier, label, mark, objective, populations, result_of
+from sparserl.jobs import Job, JobError, claim, digest, earlier, label, loads, mark, objective, result_of
 from sparserl.records import provenance
 from sparserl.records.console import print_jobs, say
 from sparserl.records.disk import DiskError
@@ -151,12 +152,12 @@ class Launch:
         say(f"{len(self._configs)} jobs: {counts}")
 
     def train(self, executor: Executor, max_members: int) -> None:
-        """Train what is left, in populations."""
+        """Train what is left, in as few loops as there are workers for."""
         places = {job.folder: index for index, job in self._left.items()}
         command, live = provenance.command(), not executor.shares_terminal
         groups = [
             Group(jobs, [self._configs[places[job.folder]] for job in jobs], self._context, command, live)
-            for jobs in populations(list(self._left.values()), max_members, executor.workers)
+            for jobs in loads(list(self._left.values()), max_members, executor.workers, together=not executor.unlimited)
         ]
         for group, returned in zip(groups, executor.execute(train_group, groups, [g.name for g in groups]), strict=True):
             for member, job in enumerate(group.jobs):
@@ -224,12 +225,12 @@ def _folder(config: DictConfig) -> Path:
     return Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
 
 
-# ---------------------------------------------------------------- one population
+# ---------------------------------------------------------------- one loop
 
 
 @dataclass(frozen=True)
 class Group:
-    """What a population is trained from, in whatever process."""
+    """What trains in one loop, in whatever process: populations that differ in their regulariser, one after another."""
 
     jobs: list[Job]
     configs: list[DictConfig]
@@ -246,7 +247,7 @@ class Group:
 
 
 def train_group(group: Group) -> list[JobReturn]:
-    """Train the jobs as one population, each within Hydra's own frame of a job; what came of each."""
+    """Train the jobs in one loop, each within Hydra's own frame of a job; what came of each."""
     setup_globals()
     # a job inside a job inside a job: three calls each, and as many again where types are checked
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * len(group.jobs)))
@@ -262,7 +263,7 @@ def train_group(group: Group) -> list[JobReturn]:
             else:
                 for handler in logs[:-1]:  # Hydra has put each in the place of the one before
                     logging.getLogger().addHandler(handler)
-                outcomes.extend(_train(group))
+                outcomes.extend(_train(group.jobs, group.live, group.command))
             return _unwrap(outcomes[member])
 
         returns.insert(0, run_job(frame, group.configs[member], *_KEYS, group.context))
@@ -271,15 +272,19 @@ def train_group(group: Group) -> list[JobReturn]:
     return returns
 
 
-def _train(group: Group) -> list[Outcome]:
-    configs, folders = [job.config for job in group.jobs], [job.folder for job in group.jobs]
+def _train(jobs: Sequence[Job], live: bool, command: str) -> list[Outcome]:
     try:
-        run(configs, folders, group.live, group.command)
+        run([job.config for job in jobs], [job.folder for job in jobs], live, command)
     except (ConfigError, DiskError) as error:  # with nothing trained, or to go on from: started again, they do
-        return [_outcome(job, error) for job in group.jobs]
+        return [_outcome(job, error) for job in jobs]
     except Exception as error:  # noqa: BLE001 (whatever it is, the other populations go on)
-        return [_outcome(job, JobError(job.folder.name, f"{type(error).__name__}: {error}")) for job in group.jobs]
-    return [_outcome(job, JobError(job.folder.name, "it left no result")) for job in group.jobs]
+        reason = f"{type(error).__name__}: {error}"
+        alone = [list(population) for _, population in groupby(jobs, key=lambda job: structure(job.config))]
+        if len(alone) > 1:
+            say(f"warning: {reason}; each regulariser goes on by itself, and only the one that this comes from fails")
+            return [outcome for population in alone for outcome in _train(population, live, command)]
+        return [_outcome(job, JobError(job.folder.name, reason)) for job in jobs]
+    return [_outcome(job, JobError(job.folder.name, "it left no result")) for job in jobs]
 
 
 def _outcome(job: Job, otherwise: Exception) -> Outcome:

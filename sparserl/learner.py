@@ -56,7 +56,7 @@ class Learner:
         self, algorithm: Algorithm, regularizer: Regularizer, spec: Spec, members: Population, compiled: bool = False
     ) -> None:
         self.algorithm, self.regularizer = algorithm, regularizer
-        self.steps = 0
+        self.size, self.steps = members.size, 0
         self.learned = tuple(algorithm.learning_rates)
         self.covered = tuple(component for component in self.learned if regularizer.covers(component))
         # each with the targets that lag behind it, which run under its gates
@@ -277,10 +277,6 @@ class Learner:
                 hardened = {c: self.regularizer.harden(values[c], z_hat.get(c, {})) for c in self.covered}
             self._hardened = self.weights | values | hardened
         return self._hardened
-
-    def greedy(self, observation: Float[Tensor, "member env *obs"]) -> Tensor:
-        """The actions of the hardened policies: what is evaluated."""
-        return self.algorithm.greedy(self.hardened(), observation)
 
     def gradient_norms(self, component: str) -> dict[str, dict[str, Tensor]]:
         """The norm of each tensor's last gradient before clipping, ``[member]``: ``weights`` and ``gates``, by name."""

@@ -1,4 +1,4 @@
-"""From the events of a population to the files and the log of one member."""
+"""From the events of a loop to the files and the log of one member."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sparserl.trainer import Finished, Row
 
 
 class Recorder:
-    """Records member number ``member`` of a population, made by ``command``, into its folder, and then tells its log."""
+    """Records member number ``member`` of a loop, made by ``command``, into its folder, and then tells its log."""
 
     def __init__(self, folder: RunFolder, config: Config, member: int, log: Log, command: str) -> None:
         self._folder, self.config, self._member, self._log, self._command = folder, config, member, log, command
@@ -56,7 +56,7 @@ class Recorder:
     def row(self, event: Row) -> dict[str, Any]:
         """Write one row, with the warnings that it is the first to justify; returns it."""
         self._env_step = event.env_step
-        values = {name: float(value[self._member]) for name, value in event.metrics.items()}
+        values = event.metrics[self._member]
         row: dict[str, Any] = {"env_step": event.env_step} | {k: None if v != v else v for k, v in values.items()}
         warnings = self._signatures.read(row, event.frozen[self._member])
         if warnings:
@@ -83,16 +83,17 @@ class Recorder:
         """
         self._folder.table("lowrank", swept.rows)
         self._folder.table("spectrum", swept.spectrum)
-        hardened = split(event.learner.hardened(), self._member)
+        learner, place = event.company.place(self._member)
+        hardened = split(learner.hardened(), place)
         returns, config = event.evaluation.returns[self._member], self.config
         self._folder.policy(
             {f"{component}/{name}": tensor for component, layers in hardened.items() for name, tensor in layers.items()},
             {"config": identity(config), "network": config["network"], "versions": provenance.versions()},
         )
-        frozen = event.learner.frozen()[self._member]
+        frozen = learner.frozen()[place]
         status: StatusName = "failed" if frozen else "done"
         selected = swept.selected
-        seen = {name: float(value[self._member]) for name, value in observe(event.learner).items()}
+        seen = {name: float(value[place]) for name, value in observe(learner).items()}
         weights = torch.cat([weight.flatten() for weight in regularized(hardened["policy"]).values()])
         result = Result(
             algorithm=config["names"]["algorithm"],
@@ -135,7 +136,7 @@ class Recorder:
         self._folder.result(result)
         self._draw()
         self._log.sweep([as_json(row) for row in swept.rows])
-        self._log.finish(result, {name: values[self._member] for name, values in distributions(event.learner).items()})
+        self._log.finish(result, {name: values[place] for name, values in distributions(learner).items()})
         self.end(status, frozen)
         return result
 

@@ -1,6 +1,7 @@
-"""Train one population of runs: ``python -m sparserl.train``, or ``run(configs, folders)`` from Python.
+"""Train runs in one loop: ``python -m sparserl.train``, or ``run(configs, folders)`` from Python.
 
-A solo run is a population of one; a launcher of sweeps calls ``run`` with many.
+A solo run is a population of one; a launcher of sweeps calls ``run`` with many members, of one population or of several that
+differ in their regulariser.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from sparserl.build import (
 )
 from sparserl.evaluation import random_returns
 from sparserl.jobs import CONFIG_FILE, Job, JobError, claim, digest, earlier, job_name, kind, label, objective
-from sparserl.population import State, split, stack
+from sparserl.population import State
 from sparserl.recorder import Recorder
 from sparserl.records import checkpoint, provenance
 from sparserl.records.console import Display, print_results, say
@@ -54,12 +55,13 @@ from sparserl.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
 def run(
     configs: Sequence[Config], folders: Sequence[str | Path], live: bool = True, command: str | None = None
 ) -> list[Result]:
-    """Train a population of runs, each into its own folder, going on from the folders' checkpoints if they have any.
+    """Train runs in one loop, each into its own folder, going on from the folders' checkpoints if they have any.
 
-    The configs are resolved ones (``build.resolve`` or ``build.compose``) that may differ in seeds and per-member values
-    only. SIGINT and SIGTERM end it with KeyboardInterrupt, all rows written; called again, it goes on from the last
-    checkpoint. Without ``live`` there are plain lines also on a terminal, for processes that share one. ``command`` is what
-    results say they were made with, where that is not what started this process.
+    The configs are resolved ones (``build.resolve`` or ``build.compose``) that may differ in seeds, per-member values and their
+    regulariser only; neighbours that do not differ in it are one population. SIGINT and SIGTERM end it with KeyboardInterrupt,
+    all rows written; called again, it goes on from the last checkpoint. Without ``live`` there are plain lines also on a
+    terminal, for processes that share one. ``command`` is what results say they were made with, where that is not what started
+    this process.
 
     A member whose loss becomes non-finite is frozen, and its result has the status ``failed``; the others do not notice.
     Raises ConfigError before anything is trained, and DiskError where a member's folder cannot be written or another process
@@ -113,16 +115,16 @@ def _train(
     states: Sequence[State] | None,
     live: bool,
 ) -> list[Result]:
-    title = ", ".join(dict.fromkeys(kind(recorder.config) for recorder in recorders))
+    kinds = [kind(recorder.config) for recorder in recorders]
     sweep = build_sweep(recorders[0].config)
-    state = stack([saved["trainer"] for saved in states]) if states else None
+    saved = [state["trainer"] for state in states or ()]
     for member, recorder in enumerate(recorders):
         recorder.begin(states[member]["records"] if states else None)
-    with Display(title, len(recorders), trainer.total_steps, live) as display, process.Interrupts() as interrupts:
-        if state:
-            display.say(f"going on from step {state['env_step']}")
-        start = () if state else [build_start(recorder.config) for recorder in recorders]
-        for event in trainer.events(parts, state, start, interrupts.heed):
+    with Display(kinds, trainer.total_steps, live) as display, process.Interrupts() as interrupts:
+        if saved:
+            display.say(f"going on from step {saved[0]['env_step']}")
+        start = () if saved else [build_start(recorder.config) for recorder in recorders]
+        for event in trainer.events(parts, saved, start, interrupts.heed):
             match event:
                 case Progress():
                     display.progress(event.env_step)
@@ -134,15 +136,15 @@ def _train(
                             display.say(f"warning: {label(recorder.config)}: {warning}")
                 case Snapshot():
                     members = [
-                        {"trainer": split(event.state, member), "records": recorder.state_dict()}
-                        for member, recorder in enumerate(recorders)
+                        {"trainer": state, "records": recorder.state_dict()}
+                        for state, recorder in zip(event.states, recorders, strict=True)
                     ]
                     checkpoint.save(paths, event.env_step, members)
                 case Finished():
                     random = random_returns(parts.environment, trainer.eval_episodes, interrupts.heed)
                     display.say("trained; now the ranks are evaluated")
                     started = time.perf_counter()
-                    found = sweep(parts.environment, parts.algorithm, event.learner.hardened(), random, interrupts.heed)
+                    found = sweep(parts.environment, parts.algorithm, event.company.hardened(), random, interrupts.heed)
                     seconds = time.perf_counter() - started
                     results = []
                     for recorder, swept in zip(recorders, found, strict=True):

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
+from sparserl.company import Company
 from sparserl.diagnostics import observe
 from sparserl.environments.base import Environment, Outcome
 from sparserl.evaluation import Evaluation, Evaluator, heedless
 from sparserl.experience.base import Experience
 from sparserl.learner import Learner
-from sparserl.population import Population, State
+from sparserl.population import Population, State, split, stack
 from sparserl.regularizers.base import Regularizer
 from sparserl.settings import Count
 from sparserl.types import Layers, Metrics
@@ -29,14 +30,24 @@ PROGRESS_EACH_ROW = 50
 
 
 @dataclass(frozen=True)
+class Cohort:
+    """One population: members that learn together, with the per-member values of their own."""
+
+    members: Population
+    algorithm: Algorithm
+    regularizer: Regularizer
+
+
+@dataclass(frozen=True)
 class Parts:
-    """What one population is trained with."""
+    """What the members of one loop are trained with, those of all its populations."""
 
     members: Population
     environment: Environment
     algorithm: Algorithm
-    regularizer: Regularizer
     experience: Experience
+    cohorts: Sequence[Cohort]
+    """Whose members are ``members``, in their order."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +59,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Row:
-    """What is known after ``env_step`` environment steps of each member; ``metrics`` are ``[member]``."""
+    """What is known after ``env_step`` environment steps of each member."""
 
     env_step: int
-    metrics: Metrics
+    metrics: list[dict[str, float]]
+    """Of each member."""
     seconds: dict[str, float]
     """Seconds since the last row by phase; the only thing here that depends on the clock."""
     frozen: list[str | None]
@@ -60,10 +72,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything needed to go on from here. Tensors carry the member axis first; everything else is common."""
+    """Everything needed to go on from here."""
 
     env_step: int
-    state: State
+    states: list[State]
+    """Of each member: tensors without the member axis."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class Finished:
 
     env_step: int
     evaluation: Evaluation
-    learner: Learner
+    company: Company
 
 
 @dataclass(frozen=True)
@@ -90,11 +103,11 @@ class Trainer:
     def events(
         self,
         parts: Parts,
-        state: State | None = None,
+        states: Sequence[State] = (),
         start: Sequence[Layers | None] = (),
         heed: Callable[[], object] = heedless,
     ) -> Iterator[Progress | Row | Snapshot | Finished]:
-        """Train from the start, or on from the state of a Snapshot; the last event is Finished.
+        """Train from the start, or on from the states of a Snapshot; the last event is Finished.
 
         ``start`` are the weights of a policy for each member to begin with (without the member axis), or None for fresh ones.
         ``heed`` is called at every step of every evaluation, which may be longer than anything between two events; what it
@@ -104,24 +117,27 @@ class Trainer:
         spec = parts.environment.spec()
         vector = parts.environment.open(members.generators("environment"), self.envs)
         evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device, heed=heed)
-        learner = Learner(algorithm, parts.regularizer, spec, members, self.compile)
-        learner.start_from(start)
+        company = Company(
+            [Learner(each.algorithm, each.regularizer, spec, each.members, self.compile) for each in parts.cohorts]
+        )
+        company.start_from(start)
         exploration = members.uniforms("exploration")
         experience.begin(members)
         step, evaluation = 0, None
-        if state is not None:
+        if states:
+            company.load_states([state["learner"] for state in states])
+            state = stack([{name: part for name, part in state.items() if name != "learner"} for state in states])
             step = state["env_step"]
-            learner.load_state_dict(state["learner"])
             experience.load_state_dict(state["experience"])
             vector.generators.load_state_dict(state["environment"])
             exploration.load_state_dict(state["exploration"])
 
-        clock, episodes, averages = Clock(), Episodes(members, self.envs), Averages()
+        clock, episodes, averages = Clock(), Episodes(members, self.envs), [Averages() for _ in parts.cohorts]
         observation = vector.reset()
-        while step < self.total_steps and not learner.all_frozen:
+        while step < self.total_steps and not company.all_frozen:
             before, step = step, step + self.envs
             with torch.no_grad():
-                action = algorithm.act(learner.hardened(), observation, before, exploration)
+                action = algorithm.act(company.acting(), observation, before, exploration)
             taken = spec.accepted(action.action)
             clock.lap("acting")
             outcome = vector.step(taken)
@@ -140,50 +156,63 @@ class Trainer:
                     **action.extras,
                 }
             )
-            for batch in experience.batches(lambda recorded: algorithm.prepare(learner.hardened(), recorded)):
+            for batch in experience.batches(lambda recorded: algorithm.prepare(company.acting(), recorded)):
                 clock.lap("replay")
-                averages.add(learner.update(batch, step))
+                for average, metrics in zip(averages, company.update(batch, step), strict=True):
+                    average.add(metrics)
                 clock.lap("update")
             clock.lap("replay")
             episodes.add(outcome)
             observation = outcome.observation
 
-            over = step >= self.total_steps or learner.all_frozen
+            over = step >= self.total_steps or company.all_frozen
             snapshot_due = snapshot_due or over
             eval_due = crossed(before, step, self.eval_every) or over
             if eval_due:
-                evaluation = evaluator(learner.greedy)
+                evaluation = evaluator(company.greedy)
                 clock.lap("evaluation")
             if eval_due or snapshot_due or crossed(before, step, self.log_every):
-                metrics = episodes.take() | averages.take() | observe(learner)
+                trained, evaluated = episodes.take(), evaluation.metrics() if eval_due and evaluation else {}
+                rows = [
+                    row
+                    for average, learner, own in zip(averages, company.learners, company.rows, strict=True)
+                    for row in _by_member(_of(trained, own) | average.take() | observe(learner) | _of(evaluated, own))
+                ]
                 clock.lap("other")
-                metrics |= evaluation.metrics() if eval_due and evaluation else {}
-                yield Row(step, metrics, clock.take(), learner.frozen())
+                yield Row(step, rows, clock.take(), company.frozen())
             if snapshot_due:
-                yield Snapshot(
-                    step,
-                    {
-                        "env_step": step,
-                        "learner": learner.state_dict(),
-                        "experience": experience.state_dict(),
-                        "environment": vector.generators.state_dict(),
-                        "exploration": exploration.state_dict(),
-                    },
-                )
+                shared = {
+                    "experience": experience.state_dict(),
+                    "environment": vector.generators.state_dict(),
+                    "exploration": exploration.state_dict(),
+                }
+                learned = enumerate(company.states())
+                yield Snapshot(step, [{"env_step": step, "learner": own} | split(shared, member) for member, own in learned])
                 observation = vector.reset()
                 episodes.abandon()
             if crossed(before, step, max(1, self.log_every // PROGRESS_EACH_ROW)):
                 yield Progress(step)
             clock.lap("records")
-        last = evaluation or evaluator(learner.greedy)
+        last = evaluation or evaluator(company.greedy)
         vector.close()
         evaluator.close()
-        yield Finished(step, last, learner)
+        yield Finished(step, last, company)
 
 
 def crossed(before: int, now: int, interval: int) -> bool:
     """Whether a counter that went from ``before`` to ``now`` reached or passed a multiple of ``interval``."""
     return now // interval > before // interval
+
+
+def _of(metrics: Metrics, members: slice) -> Metrics:
+    """The metrics of some members."""
+    return {name: values[members] for name, values in metrics.items()}
+
+
+def _by_member(metrics: Metrics) -> Iterator[dict[str, float]]:
+    """The same metrics, one dictionary for each member."""
+    for values in zip(*(values.tolist() for values in metrics.values()), strict=True):
+        yield dict(zip(metrics, values, strict=True))
 
 
 class Episodes:

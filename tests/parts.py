@@ -11,6 +11,7 @@ from torch import Tensor
 
 import sparserl
 from sparserl.build import Config, build, compose
+from sparserl.regularizers.base import Regularizer
 from sparserl.trainer import Parts
 from sparserl.types import Batch
 
@@ -24,6 +25,12 @@ def modules(package: str) -> list[str]:
 def parts(*overrides: str, members: int = 1) -> Parts:
     """What a population with seeds 0, 1, 2 ... is trained with under these overrides."""
     return build([_compose(overrides) | {"seed": seed} for seed in range(members)])[1]
+
+
+def make_regularizer(*overrides: str, members: int = 1) -> Regularizer:
+    """The one of ``parts``, which is of all its members."""
+    (cohort,) = parts(*overrides, members=members).cohorts
+    return cohort.regularizer
 
 
 def random_batches(count: int, members: int, size: int) -> list[Batch]:

@@ -25,8 +25,8 @@ def check(regularizer: str) -> None:
     gates = ("regularizer.delay_steps=20", "regularizer.ramp_steps=20", "regularizer.freeze_steps=80")
     overrides = [f"regularizer={regularizer}", *(gates if regularizer == "l0" else ())]
     _, parts = build([compose(*overrides, f"seed={seed}") for seed in range(MEMBERS)])
-    spec = parts.environment.spec()
-    eager, compiled = (Learner(parts.algorithm, parts.regularizer, spec, parts.members, flag) for flag in (False, True))
+    spec, (cohort,) = parts.environment.spec(), parts.cohorts
+    eager, compiled = (Learner(cohort.algorithm, cohort.regularizer, spec, cohort.members, flag) for flag in (False, True))
     start = {name: tensor.detach().clone() for name, tensor in eager.weights["policy"].items()}
     for step, batch in enumerate(random_batches(100, MEMBERS, size=32)):
         if step == BROKEN_AT:

@@ -15,9 +15,10 @@ from sparserl.records.console import print_table
 
 PROGRAM = """
 from sparserl.records.console import Display
-with Display("dqn-cartpole-l0", members=2, total_steps=100, live=True) as display:
+with Display(["dqn-cartpole-none", "dqn-cartpole-l0", "dqn-cartpole-l0"], total_steps=100, live=True) as display:
     display.progress(10)
-    display.row(50, [{"eval/return_mean": 10.0, "sparsity/exact": 0.5}, {"eval/return_mean": 20.0, "sparsity/exact": 0.7}])
+    dense, *sparse = [{"eval/return_mean": 10.0 * step, "sparsity/exact": 0.25 * step} for step in range(3)]
+    display.row(50, [dense, *sparse])
     display.progress(50)
     display.say("warning: something")
 """
@@ -40,12 +41,12 @@ def read_all(descriptor: int) -> str:
         content += piece
 
 
-def test_a_terminal_gets_a_bar_with_means_over_the_members() -> None:
+def test_a_terminal_gets_a_bar_with_means_over_the_members_of_a_kind() -> None:
     ours, theirs = pty.openpty()
     shown(theirs)
     os.close(theirs)
     text = read_all(ours)
-    for words in ("50/100", "steps/s", "return 15", "sparsity 0.6", "left", "warning: something"):
+    for words in ("50/100", "steps/s", "return 0 / 15", "sparsity 0 / 0.375", "left", "warning: something"):
         assert words in text
 
 
@@ -54,8 +55,9 @@ def test_a_log_gets_plain_lines(tmp_path: Path) -> None:
         shown(log.fileno())
     text = (tmp_path / "log").read_text()
     assert "\x1b" not in text
-    assert "dqn-cartpole-l0: 50 of 100 steps" in text
-    assert "evaluated return 15, sparsity 0.6" in text
+    for kind, values in (("none", "evaluated return 0, sparsity 0"), ("l0", "evaluated return 15, sparsity 0.375")):
+        (line,) = (line for line in text.splitlines() if line.startswith(f"dqn-cartpole-{kind}: 50 of 100 steps"))
+        assert line.endswith(values)
     assert "warning: something" in text
 
 

@@ -95,7 +95,8 @@ def l0(*overrides: str) -> Regularizer:
     """L0 of critics too, for three members, on from the first step."""
     settings = "regularizer.scope=all", "regularizer.delay_steps=0", "regularizer.ramp_steps=0", *overrides
     _, parts = build([compose("regularizer=l0", *settings, f"seed={seed}") for seed in MEMBERS.seeds])
-    return parts.regularizer
+    (cohort,) = parts.cohorts
+    return cohort.regularizer
 
 
 def copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

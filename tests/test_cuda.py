@@ -31,7 +31,8 @@ UPDATES, MEMBERS = 40, 8
 def trained(device: str, overrides: Sequence[str], members: int = MEMBERS) -> dict[str, Tensor]:
     """The weights of the first members after some gradient steps, each on the same batches as ever."""
     made = parts(*overrides, f"device={device}", members=members)
-    learner = Learner(made.algorithm, made.regularizer, made.environment.spec(), made.members)
+    (cohort,) = made.cohorts
+    learner = Learner(cohort.algorithm, cohort.regularizer, made.environment.spec(), cohort.members)
     for step, batch in enumerate(random_batches(UPDATES, MEMBERS, size=64)):
         learner.update({name: values[:members].to(device) for name, values in batch.items()}, env_step=step)
     return {name: tensor.detach().cpu() for name, tensor in learner.weights["policy"].items()}

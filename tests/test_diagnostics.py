@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import parts
+from parts import make_regularizer
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
@@ -56,7 +56,7 @@ class Pull(Algorithm):
 
 
 def learner(algorithm: Pull, regularizer: str = "none", **changes: Any) -> Learner:
-    given: Regularizer = dataclasses.replace(parts(f"regularizer={regularizer}", members=2).regularizer, **changes)
+    given: Regularizer = dataclasses.replace(make_regularizer(f"regularizer={regularizer}", members=2), **changes)
     return Learner(algorithm, given, Spec((1,), discrete_actions=2), Population((0, 1)))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import modules, parts, random_batches
+from parts import make_regularizer, modules, parts, random_batches
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -197,7 +197,8 @@ def test_a_single_run_ends_with_its_table_one_sentence_and_code_1(
 def learner(regularizer: str, *overrides: str) -> Learner:
     moving = [] if regularizer == "none" else ["regularizer.scope=all", *MOVING]
     given = parts(*SETTINGS, f"regularizer={regularizer}", *moving, *overrides, members=3)
-    return Learner(given.algorithm, given.regularizer, given.environment.spec(), given.members)
+    (cohort,) = given.cohorts
+    return Learner(cohort.algorithm, cohort.regularizer, given.environment.spec(), cohort.members)
 
 
 def numbers(given: Learner, member: int) -> list[Tensor]:
@@ -250,7 +251,7 @@ def test_an_observation_that_is_no_number_freezes_too_and_the_action_is_one_that
     given.update(batch, env_step=1)
     assert [sentence is not None for sentence in given.frozen()] == [False, True, False]
     assert same(numbers(given, 1), before)
-    action = given.greedy(batch[seen])
+    action = given.algorithm.greedy(given.hardened(), batch[seen])
     assert ((action == 0) | (action == 1)).all()
 
 
@@ -274,7 +275,8 @@ def test_no_learning_rate_makes_weights_that_are_not_finite(rate: float) -> None
     assert given.all_frozen
     for member in range(3):
         assert all(number.isfinite().all() for number in numbers(given, member))
-    action = given.greedy(random_batches(1, members=3, size=16)[0]["observation"])
+    observation = random_batches(1, members=3, size=16)[0]["observation"]
+    action = given.algorithm.greedy(given.hardened(), observation)
     assert ((action == 0) | (action == 1)).all()
 
 
@@ -310,7 +312,7 @@ class Roots(Algorithm):
 
 @pytest.mark.parametrize("limit", [None, 0.5])
 def test_what_breaks_in_one_component_freezes_all_of_them(limit: float | None) -> None:
-    regularizer = parts("regularizer=none", members=2).regularizer
+    regularizer = make_regularizer("regularizer=none", members=2)
     given = Learner(Roots(max_grad_norm=limit), regularizer, Spec((1,), discrete_actions=2), Population((0, 1)))
     for step in (7, 8):
         given.update({}, env_step=step)

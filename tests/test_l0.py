@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import parts, random_batches
+from parts import make_regularizer, parts, random_batches
 from torch import Tensor
 
 from sparserl.learner import Learner
@@ -45,7 +45,7 @@ ERRORS = 4.5
 def l0(beta: Sequence[float] = (LOUIZOS,), **changes: Any) -> L0:
     """Gates as conf/regularizer/l0.yaml describes them, but for what the tests below are about."""
     plain = {"lambda_c": torch.ones(len(beta)), "beta": torch.tensor(beta), "delay_steps": 0, "ramp_steps": 0}
-    regularizer = parts("regularizer=l0").regularizer
+    regularizer = make_regularizer("regularizer=l0")
     assert isinstance(regularizer, L0)
     return dataclasses.replace(regularizer, **plain, **changes)
 
@@ -316,7 +316,7 @@ def test_log_alpha_is_kept_within_its_limit_and_weights_are_left() -> None:
 
 def test_a_gate_at_its_limit_can_still_be_closed_and_opened() -> None:
     """There the hardened gate is exactly shut or open, and the penalty still has a slope."""
-    limit = parts("regularizer=l0").regularizer.log_alpha_limit
+    limit = make_regularizer("regularizer=l0").log_alpha_limit
     gates = {"0.weight": torch.tensor([[[-limit, limit]]], requires_grad=True)}
     assert l0().gate_values(gates)["0.weight"].flatten().tolist() == [0.0, 1.0]
     penalty = l0().penalty({"0.weight": torch.ones(1, 1, 2)}, gates)
@@ -375,10 +375,11 @@ def test_what_is_kept_of_gates_at_rest_is_what_would_be_made_of_them_each_time(i
     """To the bit, through rest, movement and freeze; also where some gates are between 0 and 1 while they rest."""
     overrides = "regularizer=l0", "regularizer.delay_steps=4", "regularizer.ramp_steps=2", "regularizer.freeze_steps=8"
     given = parts(*overrides, f"regularizer.initial_open={initial_open}", "regularizer.lambda_c=10", members=3)
-    settings = {field.name: getattr(given.regularizer, field.name) for field in dataclasses.fields(given.regularizer)}
+    (cohort,) = given.cohorts
+    settings = {field.name: getattr(cohort.regularizer, field.name) for field in dataclasses.fields(cohort.regularizer)}
     keeps, makes = (
         Learner(given.algorithm, regularizer, given.environment.spec(), given.members)
-        for regularizer in (given.regularizer, Restless(**settings))
+        for regularizer in (cohort.regularizer, Restless(**settings))
     )
     for step, batch in enumerate(random_batches(12, members=3, size=16)):
         rows = [learner.update(batch, step) for learner in (keeps, makes)]

@@ -66,6 +66,17 @@ def test_a_member_equals_its_solo_run(regularizer: str, tmp_path: Path) -> None:
     assert not same(together[0], together[1]), "members with other seeds must differ, or this test sees nothing"
 
 
+def test_a_member_equals_its_solo_run_beside_other_regularizers(tmp_path: Path) -> None:
+    """Four populations in one loop, of three members each, and one of the second again: a population may be cut."""
+    members = [member for regularizer in REGULARIZERS for member in configs(regularizer)[:3]]
+    members.append(configs(REGULARIZERS[1])[3])
+    together = trained(members, tmp_path / "together")
+    for index in (0, 4, 8, 9, 12):
+        alone = trained([members[index]], tmp_path / f"alone{index}")
+        assert same(together[index], alone[0])
+    assert len({(folder / "policy.safetensors").read_bytes() for folder in together}) == len(members)
+
+
 def test_one_clip_for_all_members_breaks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: with one norm over the whole population a member's step depends on its neighbours."""
 

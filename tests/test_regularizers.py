@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import modules, parts
+from parts import make_regularizer, modules
 from torch import Tensor
 
 from sparserl.population import Population
@@ -23,7 +23,7 @@ STEP = 275_000
 
 @pytest.fixture(params=NAMES)
 def regularizer(request: pytest.FixtureRequest) -> Regularizer:
-    return parts(f"regularizer={request.param}", members=MEMBERS).regularizer
+    return make_regularizer(f"regularizer={request.param}", members=MEMBERS)
 
 
 def layers_of(members: int = MEMBERS, seed: int = 0) -> Layers:
@@ -183,12 +183,12 @@ def test_a_member_is_penalised_as_it_would_be_alone(regularizer: Regularizer) ->
 
 # ---------------------------------------------------------------- coefficient and scope
 
-PENALIZED = [name for name in NAMES if isinstance(parts(f"regularizer={name}").regularizer, Penalized)]
+PENALIZED = [name for name in NAMES if isinstance(make_regularizer(f"regularizer={name}"), Penalized)]
 
 
 def changed(name: str, **changes: Any) -> Regularizer:
     members = len(changes.get("lambda_c", [0]))
-    return dataclasses.replace(parts(f"regularizer={name}", members=members).regularizer, **changes)
+    return dataclasses.replace(make_regularizer(f"regularizer={name}", members=members), **changes)
 
 
 @pytest.mark.parametrize("name", PENALIZED)
@@ -209,7 +209,7 @@ def test_scope_says_whose_weights_are_regularised(name: str, scope: str, critic:
 
 
 def test_without_a_regulariser_every_hook_is_the_identity() -> None:
-    regularizer, layers = parts("regularizer=none").regularizer, layers_of(1)
+    regularizer, layers = make_regularizer("regularizer=none"), layers_of(1)
     assert not regularizer.covers("policy")
     assert not regularizer.covers("critic")
     assert regularizer.init(layers) == {}

@@ -107,9 +107,9 @@ def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:
     assert (tmp_path / "result.json").read_bytes() == before
 
 
-def test_configs_that_differ_in_structure_are_no_population(tmp_path: Path) -> None:
+def test_configs_that_differ_in_structure_do_not_train_in_one_loop(tmp_path: Path) -> None:
     configs = [compose(*SMOKE), compose(*SMOKE, "network.hidden=[5]")]
-    with pytest.raises(ConfigError, match="not one population"):
+    with pytest.raises(ConfigError, match="cannot train in one loop"):
         run(configs, [tmp_path / "0", tmp_path / "1"])
 
 

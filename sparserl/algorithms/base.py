@@ -25,6 +25,9 @@ class Algorithm(ABC):
     actions: ClassVar[str]
     """``discrete`` or ``continuous``: the action spaces it is made for."""
 
+    acting: ClassVar[tuple[str, ...]] = ("policy",)
+    """The components that ``act``, ``greedy`` and ``prepare`` are given."""
+
     network: Network
     """What the component ``policy`` runs in."""
 

@@ -15,6 +15,8 @@ class Executor(ABC):
 
     workers: int = 1
     """Into how many equal loads the items had better be dividable."""
+    unlimited: bool = False
+    """Whether there are as many workers as items, so that nothing is gained where two items are done as one."""
     shares_terminal: bool = True
     """Whether several items write to the terminal at once."""
 

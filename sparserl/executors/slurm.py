@@ -36,6 +36,8 @@ class Slurm(Executor):
     takes the job, or where a job from the same folder is under way: two would write the same files.
     """
 
+    unlimited = True
+
     def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
         self._root = folder
         self._folder = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"  # a new Slurm begins again with job 1

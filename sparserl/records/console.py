@@ -17,19 +17,22 @@ from sparserl.records.schema import Result
 
 
 class Display:
-    """Shows how one population goes; a context manager. ``total_steps`` are of each member; only ``live`` has a bar."""
+    """Shows how the members of one loop go, each kind by itself; a context manager.
 
-    def __init__(self, title: str, members: int, total_steps: int, live: bool) -> None:
-        self._title, self._members, self._total = title, members, total_steps
+    ``kinds`` says of each member what it trains; ``total_steps`` are of each member. Only ``live`` has a bar.
+    """
+
+    def __init__(self, kinds: Sequence[str], total_steps: int, live: bool) -> None:
+        self._kinds, self._total = kinds, total_steps
         self._console = Console(file=sys.stderr)
-        self._shown = {"return": "-", "sparsity": "-"}
+        self._shown = {kind: {"return": "-", "sparsity": "-"} for kind in kinds}
         self._started: tuple[float, int] | None = None
         self._bar: Progress | None = None
         if live and self._console.is_terminal:
             columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "steps", "{task.fields[speed]} steps/s"
             values = TextColumn("return {task.fields[score]} · sparsity {task.fields[sparsity]} · left")
             self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
-            self._task = self._bar.add_task(title, total=total_steps, speed="-", score="-", sparsity="-")
+            self._task = self._bar.add_task(", ".join(self._shown), total=total_steps, speed="-", score="-", sparsity="-")
 
     def __enter__(self) -> Display:
         if self._bar:
@@ -48,19 +51,23 @@ class Display:
             self._bar.update(self._task, completed=env_step, speed=self._speed(env_step))
 
     def row(self, env_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A row of every member: means over the members are shown, of the evaluation where there is one."""
+        """A row of every member: means over those of a kind are shown, of the evaluation where there is one."""
         for name, key in (("return", "train/return"), ("return", "eval/return_mean"), ("sparsity", "sparsity/exact")):
-            values = [row[key] for row in rows if row.get(key) is not None]
-            if values:
-                self._shown[name] = f"{fmean(values):.3g}"
+            for kind, shown in self._shown.items():
+                of_kind = [row for row, its_kind in zip(rows, self._kinds, strict=True) if its_kind == kind]
+                values = [row[key] for row in of_kind if row.get(key) is not None]
+                if values:
+                    shown[name] = f"{fmean(values):.3g}"
         if self._bar:
-            self._bar.update(self._task, score=self._shown["return"], sparsity=self._shown["sparsity"])
+            score, sparsity = (" / ".join(shown[name] for shown in self._shown.values()) for name in ("return", "sparsity"))
+            self._bar.update(self._task, score=score, sparsity=sparsity)
         elif any("eval/return_mean" in row for row in rows):
-            self._console.print(
-                f"{self._title}: {env_step} of {self._total} steps, {self._speed(env_step)} steps/s, "
-                f"evaluated return {self._shown['return']}, sparsity {self._shown['sparsity']}",
-                soft_wrap=True,
-            )
+            for kind, shown in self._shown.items():
+                self._console.print(
+                    f"{kind}: {env_step} of {self._total} steps, {self._speed(env_step)} steps/s, "
+                    f"evaluated return {shown['return']}, sparsity {shown['sparsity']}",
+                    soft_wrap=True,
+                )
 
     def say(self, sentence: str) -> None:
         """A line of its own, above the bar."""
@@ -69,7 +76,7 @@ class Display:
     def _speed(self, env_step: int) -> str:
         """Environment steps of all members a second, since this process took over."""
         seconds = time.perf_counter() - self._started[0] if self._started else 0.0
-        return f"{(env_step - self._started[1]) * self._members / seconds:.0f}" if self._started and seconds else "-"
+        return f"{(env_step - self._started[1]) * len(self._kinds) / seconds:.0f}" if self._started and seconds else "-"
 
 
 def say(sentence: str) -> None:

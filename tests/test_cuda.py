@@ -41,11 +41,17 @@ def trained(device: str, overrides: Sequence[str], members: int = MEMBERS) -> di
 @pytest.mark.parametrize("algorithm", modules("algorithms"))
 @pytest.mark.parametrize("regularizer", modules("regularizers"))
 def test_gradient_steps_are_the_cpus(algorithm: str, regularizer: str) -> None:
-    """Within 1e-4 after steps that move weights by hundreds of times that: what is left are other orders of summation."""
+    """But for the order of summation: within 1e-4 after steps of 1e-3, of which there are 40.
+
+    Where a gradient is nearly zero its sign is a matter of rounding, and Adam makes a whole step of a sign: one weight in a
+    thousand may be a few steps off (on an H100 it was one in 80,640, by a third of a step).
+    """
     overrides = [f"algorithm={algorithm}", f"regularizer={regularizer}", *(GATES if regularizer == "l0" else ())]
     on_cpu, on_gpu = trained("cpu", overrides), trained("cuda", overrides)
     for name, tensor in on_cpu.items():
-        torch.testing.assert_close(on_gpu[name], tensor, atol=1e-4, rtol=0)
+        difference = (on_gpu[name] - tensor).abs()
+        assert difference.max() < 5e-3
+        assert (difference > 1e-4).double().mean() < 1e-3
 
 
 @pytest.mark.parametrize("regularizer", modules("regularizers"))

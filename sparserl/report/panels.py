@@ -323,7 +323,7 @@ def _share(axes: Axes) -> None:
 
 
 def _finish(axes: Axes, title: str, x: str, y: str, legend: bool = True) -> None:
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, y=1.0)
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     axes.tick_params(labelsize=8)

@@ -91,6 +91,7 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
     """
     from sparserl import process
     from sparserl.build import build, compose
+    from sparserl.population import split, stack
     from sparserl.records import checkpoint
     from sparserl.trainer import Snapshot
 
@@ -103,6 +104,7 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
         for name, field in fields.items():
             times = -(-half // len(field))
             fields[name] = torch.cat([field] * times)[:half].contiguous()
+    state = stack(states)
     with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
         folders = [Path(root) / str(member) for member in range(members)]
         for folder in folders:
@@ -110,7 +112,7 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
         rounds, started = 0, time.perf_counter()
         while (spent := time.perf_counter() - started) < seconds:
             rounds += 1
-            checkpoint.save(folders, rounds, states)
+            checkpoint.save(folders, rounds, [split(state, member) for member in range(members)])
     rate = measure_ours(members, "none", shipped["envs"], compiled=False, seconds=seconds)["steps_per_second"]
     between = shipped["checkpoint_every"] * members / rate
     each = spent / rounds

@@ -12,12 +12,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from glob import glob
 from itertools import groupby
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import hydra
 import torch
@@ -43,6 +43,8 @@ from sparserl.schedules import Constant, Schedule
 from sparserl.trainer import Cohort, Parts, Trainer
 from sparserl.trust import check
 from sparserl.types import Layers
+
+T = TypeVar("T")
 
 Config: TypeAlias = dict[str, Any]
 """A resolved config: plain containers and numbers only."""
@@ -294,13 +296,12 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
 
     Neighbours with equal structures are one population. Raises ConfigError where the configs cannot train in one loop.
     """
-    if len({_text(shared(config)) for config in configs}) > 1:
+    if len({canonical(shared(config)) for config in configs}) > 1:
         raise ConfigError(
             "these configs differ in more than their regulariser, seeds and per-member values, so they cannot train in one loop"
         )
     first = configs[0]
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if first["device"] == "auto" else first["device"])
-    cohorts = [list(members) for _, members in groupby(configs, key=lambda config: _text(structure(config)))]
     parts = Parts(
         _members(configs, device),
         _instantiate([first["environment"]], device),
@@ -312,7 +313,7 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
                 _instantiate([config["algorithm"] for config in cohort], device),
                 _instantiate([config["regularizer"] for config in cohort], device),
             )
-            for cohort in cohorts
+            for cohort in populations(configs, lambda config: config)
         ],
     )
     return _instantiate([first["trainer"]], device), parts
@@ -323,13 +324,13 @@ def _members(configs: Sequence[Config], device: torch.device) -> Population:
 
 
 def build_sweep(config: Config) -> Sweep:
-    """What is done with a population after it was trained, from the config of any member."""
+    """What is done with members after they were trained, from the config of any of one loop."""
     sweep: Sweep = _instantiate([config["lowrank"]], torch.device("cpu"))
     return sweep
 
 
 def build_logger(config: Config) -> Logger:
-    """Where the rows of a population go besides the disk. Raises ConfigError where they cannot go there."""
+    """Where the rows of a loop go besides the disk. Raises ConfigError where they cannot go there."""
     logger: Logger = _instantiate([config["logger"]], torch.device("cpu"))
     return logger
 
@@ -396,8 +397,13 @@ def shared(config: Config) -> Config:
     return {key: value for key, value in common.items() if key != "regularizer"} | {"names": names}
 
 
-def _text(config: Config) -> str:
-    """The same for equal configs only."""
+def populations(items: Sequence[T], config_of: Callable[[T], Config]) -> list[list[T]]:
+    """What has configs, cut wherever the structures of two neighbours differ."""
+    return [list(alike) for _, alike in groupby(items, key=lambda item: canonical(structure(config_of(item))))]
+
+
+def canonical(config: Config) -> str:
+    """A text that is the same for equal configs only."""
     return json.dumps(config, sort_keys=True)
 
 

@@ -6,34 +6,35 @@ that differ in their regulariser only do these together, and then each learner t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparserl.algorithms.base import Algorithm
 from sparserl.learner import Learner
 from sparserl.population import State, split, stack
 from sparserl.types import Batch, Layers, Metrics, Weights
 
 
 class Company:
-    """Learners of one algorithm, each with members of its own: the first with the first ones, and so on."""
+    """Learners, each with members of its own: the first with the first ones, and so on. ``algorithm`` is of all members."""
 
-    def __init__(self, learners: Sequence[Learner]) -> None:
+    def __init__(self, algorithm: Algorithm, learners: Sequence[Learner]) -> None:
         self.learners = learners
         ends = [0, *accumulate(learner.size for learner in learners)]
         self.rows = [slice(*between) for between in pairwise(ends)]
         """Of each learner, which members are its own."""
         self._places = [(learner, row) for learner in learners for row in range(learner.size)]
-        self._algorithm = learners[0].algorithm
+        self._algorithm = algorithm
         self._acting: Weights | None = None
-        self._look()
 
-    def _look(self) -> None:
-        self.all_frozen = all(learner.all_frozen for learner in self.learners)
+    @property
+    def all_frozen(self) -> bool:
         """Whether nobody is left who learns."""
+        return all(learner.all_frozen for learner in self.learners)
 
     def place(self, member: int) -> tuple[Learner, int]:
         """The learner of a member, and the member's number there."""
@@ -43,22 +44,16 @@ class Company:
         """One gradient step of every learner; the metrics of each, of its own members."""
         self._acting = None
         own = [{name: values[rows] for name, values in batch.items()} for rows in self.rows] if self.rows[1:] else [batch]
-        metrics = [learner.update(part, env_step) for learner, part in zip(self.learners, own, strict=True)]
-        self._look()
-        return metrics
+        return [learner.update(part, env_step) for learner, part in zip(self.learners, own, strict=True)]
 
-    def acting(self) -> Weights:
+    def acting_weights(self) -> Weights:
         """What acts: those components of every member, hardened. Kept until the next update: do not change it."""
         if self._acting is None:
-            self._acting = self._together(self._algorithm.acting)
+            self._acting = self._hardened(self._algorithm.acting)
         return self._acting
 
-    def hardened(self) -> Weights:
-        """Every component of every member, as ``Learner.hardened`` gives it."""
-        return self._together(self.learners[0].weights)
-
     @torch.no_grad()
-    def _together(self, components: Sequence[str] | Weights) -> Weights:
+    def _hardened(self, components: Iterable[str]) -> Weights:
         hardened = [learner.hardened() for learner in self.learners]
         if len(hardened) == 1:
             return {component: hardened[0][component] for component in components}
@@ -69,7 +64,7 @@ class Company:
 
     def greedy(self, observation: Float[Tensor, "member env *obs"]) -> Tensor:
         """The actions of the hardened policies: what is evaluated."""
-        return self._algorithm.greedy(self.acting(), observation)
+        return self._algorithm.greedy(self.acting_weights(), observation)
 
     def frozen(self) -> list[str | None]:
         """Of each member why it is frozen, or None."""
@@ -91,4 +86,3 @@ class Company:
         for learner, rows in zip(self.learners, self.rows, strict=True):
             learner.load_state_dict(stack(states[rows]))
         self._acting = None
-        self._look()

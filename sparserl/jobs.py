@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparserl.build import Config, ConfigError, identity, shared, structure
+from sparserl.build import Config, ConfigError, canonical, identity, shared, structure
 from sparserl.records import checkpoint
 from sparserl.records.console import say
 from sparserl.records.disk import check_free, read_json, write_json
@@ -60,7 +59,7 @@ def label(config: Config) -> str:
 
 def job_name(config: Config) -> str:
     """The name of a job's folder in its sweep: readable, and the same for the same config only."""
-    return f"{label(config)}-{digest(json.dumps(identity(config), sort_keys=True))}"
+    return f"{label(config)}-{digest(canonical(identity(config)))}"
 
 
 def digest(text: str) -> str:
@@ -152,7 +151,7 @@ def _status(folder: Path) -> Status | None:
 
 
 def mark(job: Job, status: StatusName, *, error: str | None = None, of: str | None = None) -> None:
-    """Write the status of a job that no population is training: it waits, failed, or is a duplicate ``of`` another."""
+    """Write the status of a job that nothing is training: it waits, failed, or is a duplicate ``of`` another."""
     reached = _status(job.folder)
     step = reached.env_step if reached else 0
     total = job.config["trainer"]["total_steps"]
@@ -162,23 +161,23 @@ def mark(job: Job, status: StatusName, *, error: str | None = None, of: str | No
 # ---------------------------------------------------------------- what trains at once
 
 
-def loads(jobs: Sequence[Job], max_members: int, workers: int, together: bool) -> list[list[Job]]:
+def loads(jobs: Sequence[Job], max_members: int, workers: int | None) -> list[list[Job]]:
     """The jobs in groups that train in one loop each, in the order in which a group's first job comes.
 
-    In one loop go jobs whose configs differ in the values of members, and if ``together`` in their regulariser, and whose
-    checkpoints are of one step; at most ``max_members`` of them. Of one regulariser they are neighbours there: a population.
-    The largest groups are halved until every one of ``workers`` has the same number of groups, or no group is left to be
-    halved. What a job gives does not depend on its company.
+    In one loop go jobs whose configs differ in the values of members and in their regulariser only and whose checkpoints are
+    of one step; at most ``max_members`` of them. Those of one regulariser are neighbours there, and a population. The largest
+    groups are halved until every one of ``workers`` has the same number of groups, or no group is left to be halved. With no
+    limit to the workers, None, each population has a loop of its own. What a job gives does not depend on its company.
     """
     alike: dict[str, dict[str, list[Job]]] = {}
     for job in jobs:
-        population = json.dumps(structure(job.config), sort_keys=True)
-        common = json.dumps(shared(job.config), sort_keys=True) if together else population
+        population = canonical(structure(job.config))
+        common = population if workers is None else canonical(shared(job.config))
         loop = alike.setdefault(f"{checkpoint.newest(job.folder)} {common}", {})
         loop.setdefault(population, []).append(job)
     whole = [[job for population in loop.values() for job in population] for loop in alike.values()]
     groups = [part for group in whole for part in _parts(group, -(-len(group) // max_members))]
-    while len(groups) % workers and (largest := max(groups, key=len, default=[]))[1:]:
+    while len(groups) % (workers or 1) and (largest := max(groups, key=len, default=[]))[1:]:
         at = groups.index(largest)
         groups[at : at + 1] = _parts(largest, 2)
     return groups

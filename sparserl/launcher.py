@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +20,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from sparserl.build import ConfigError, resolve, structure, without_hydra
+from sparserl.build import ConfigError, populations, resolve, without_hydra
 from sparserl.executors.base import Executor
 from sparserl.executors.inline import Inline
 from sparserl.executors.processes import Processes
@@ -157,7 +156,7 @@ class Launch:
         command, live = provenance.command(), not executor.shares_terminal
         groups = [
             Group(jobs, [self._configs[places[job.folder]] for job in jobs], self._context, command, live)
-            for jobs in loads(list(self._left.values()), max_members, executor.workers, together=not executor.unlimited)
+            for jobs in loads(list(self._left.values()), max_members, executor.workers)
         ]
         for group, returned in zip(groups, executor.execute(train_group, groups, [g.name for g in groups]), strict=True):
             for member, job in enumerate(group.jobs):
@@ -230,7 +229,7 @@ def _folder(config: DictConfig) -> Path:
 
 @dataclass(frozen=True)
 class Group:
-    """What trains in one loop, in whatever process: populations that differ in their regulariser, one after another."""
+    """What trains in one loop, in whatever process: populations that differ in their regulariser, side by side."""
 
     jobs: list[Job]
     configs: list[DictConfig]
@@ -273,18 +272,31 @@ def train_group(group: Group) -> list[JobReturn]:
 
 
 def _train(jobs: Sequence[Job], live: bool, command: str) -> list[Outcome]:
+    """Train jobs in one loop, and where that goes wrong each population of them by itself, from the last checkpoint on."""
+    error = _stopped_by(jobs, live, command)
+    apart = populations(jobs, lambda job: job.config)
+    if error and len(apart) > 1:
+        say(f"warning: {_first_line(error)}; each population goes on by itself, and only the one that this comes from fails")
+        for job in jobs:
+            with suppress(DiskError):  # started again, it meets the same
+                mark(job, "waiting")
+        return [outcome for population in apart for outcome in _train(population, live, command)]
+    if error and not isinstance(error, ConfigError | DiskError):  # of those, started again, they go on
+        return [_outcome(job, JobError(job.folder.name, f"{type(error).__name__}: {error}")) for job in jobs]
+    return [_outcome(job, error or JobError(job.folder.name, "it left no result")) for job in jobs]
+
+
+def _stopped_by(jobs: Sequence[Job], live: bool, command: str) -> Exception | None:
+    """Train jobs in one loop; what ended it before its end, without what it holds: everything that was trained."""
     try:
         run([job.config for job in jobs], [job.folder for job in jobs], live, command)
-    except (ConfigError, DiskError) as error:  # with nothing trained, or to go on from: started again, they do
-        return [_outcome(job, error) for job in jobs]
     except Exception as error:  # noqa: BLE001 (whatever it is, the other populations go on)
-        reason = f"{type(error).__name__}: {error}"
-        alone = [list(population) for _, population in groupby(jobs, key=lambda job: structure(job.config))]
-        if len(alone) > 1:
-            say(f"warning: {reason}; each regulariser goes on by itself, and only the one that this comes from fails")
-            return [outcome for population in alone for outcome in _train(population, live, command)]
-        return [_outcome(job, JobError(job.folder.name, reason)) for job in jobs]
-    return [_outcome(job, JobError(job.folder.name, "it left no result")) for job in jobs]
+        return error.with_traceback(None)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _outcome(job: Job, otherwise: Exception) -> Outcome:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 State = Any
-"""Nested dicts and lists for a checkpoint. Each tensor in it has the member axis first; everything else is common."""
+"""Nested dicts and lists for a checkpoint. Each tensor in it has the member axis first, and everything else is common; or, as
+``split`` gives it, it is of one member, and no tensor has that axis."""
 
 
 class Generators:

@@ -73,7 +73,7 @@ class Recorder:
         return row
 
     def swept_in(self, seconds: float) -> None:
-        """Write how long the rank sweep of the population took: the last line of timing.jsonl."""
+        """Write how long the rank sweep of all members took: the last line of timing.jsonl."""
         self._folder.timing({"env_step": self._env_step, "lowrank": seconds})
 
     def finish(self, event: Finished, random: Tensor, swept: Swept, device: str) -> Result:

@@ -117,13 +117,13 @@ def _train(
 ) -> list[Result]:
     kinds = [kind(recorder.config) for recorder in recorders]
     sweep = build_sweep(recorders[0].config)
-    saved = [state["trainer"] for state in states or ()]
+    saved = [state.pop("trainer") for state in states or ()]
     for member, recorder in enumerate(recorders):
         recorder.begin(states[member]["records"] if states else None)
     with Display(kinds, trainer.total_steps, live) as display, process.Interrupts() as interrupts:
-        if saved:
+        if states:
             display.say(f"going on from step {saved[0]['env_step']}")
-        start = () if saved else [build_start(recorder.config) for recorder in recorders]
+        start = () if states else [build_start(recorder.config) for recorder in recorders]
         for event in trainer.events(parts, saved, start, interrupts.heed):
             match event:
                 case Progress():
@@ -135,16 +135,15 @@ def _train(
                         for warning in row.get("warnings", []):
                             display.say(f"warning: {label(recorder.config)}: {warning}")
                 case Snapshot():
-                    members = [
-                        {"trainer": state, "records": recorder.state_dict()}
-                        for state, recorder in zip(event.states, recorders, strict=True)
-                    ]
-                    checkpoint.save(paths, event.env_step, members)
+                    records = [recorder.state_dict() for recorder in recorders]
+                    members = zip(event.states, records, strict=True)
+                    checkpoint.save(paths, event.env_step, [{"trainer": own, "records": its} for own, its in members])
+                    event.states.clear()  # they are large, and the event stays until the next one
                 case Finished():
                     random = random_returns(parts.environment, trainer.eval_episodes, interrupts.heed)
                     display.say("trained; now the ranks are evaluated")
                     started = time.perf_counter()
-                    found = sweep(parts.environment, parts.algorithm, event.company.hardened(), random, interrupts.heed)
+                    found = sweep(parts.environment, parts.algorithm, event.company.acting_weights(), random, interrupts.heed)
                     seconds = time.perf_counter() - started
                     results = []
                     for recorder, swept in zip(recorders, found, strict=True):

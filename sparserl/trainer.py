@@ -103,12 +103,13 @@ class Trainer:
     def events(
         self,
         parts: Parts,
-        states: Sequence[State] = (),
+        states: list[State] | None = None,
         start: Sequence[Layers | None] = (),
         heed: Callable[[], object] = heedless,
     ) -> Iterator[Progress | Row | Snapshot | Finished]:
         """Train from the start, or on from the states of a Snapshot; the last event is Finished.
 
+        ``states`` is emptied, since they are large.
         ``start`` are the weights of a policy for each member to begin with (without the member axis), or None for fresh ones.
         ``heed`` is called at every step of every evaluation, which may be longer than anything between two events; what it
         raises ends the training.
@@ -117,9 +118,8 @@ class Trainer:
         spec = parts.environment.spec()
         vector = parts.environment.open(members.generators("environment"), self.envs)
         evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device, heed=heed)
-        company = Company(
-            [Learner(each.algorithm, each.regularizer, spec, each.members, self.compile) for each in parts.cohorts]
-        )
+        learners = [Learner(each.algorithm, each.regularizer, spec, each.members, self.compile) for each in parts.cohorts]
+        company = Company(algorithm, learners)
         company.start_from(start)
         exploration = members.uniforms("exploration")
         experience.begin(members)
@@ -127,17 +127,19 @@ class Trainer:
         if states:
             company.load_states([state["learner"] for state in states])
             state = stack([{name: part for name, part in state.items() if name != "learner"} for state in states])
+            states.clear()
             step = state["env_step"]
             experience.load_state_dict(state["experience"])
             vector.generators.load_state_dict(state["environment"])
             exploration.load_state_dict(state["exploration"])
+            del state
 
         clock, episodes, averages = Clock(), Episodes(members, self.envs), [Averages() for _ in parts.cohorts]
         observation = vector.reset()
         while step < self.total_steps and not company.all_frozen:
             before, step = step, step + self.envs
             with torch.no_grad():
-                action = algorithm.act(company.acting(), observation, before, exploration)
+                action = algorithm.act(company.acting_weights(), observation, before, exploration)
             taken = spec.accepted(action.action)
             clock.lap("acting")
             outcome = vector.step(taken)
@@ -156,7 +158,7 @@ class Trainer:
                     **action.extras,
                 }
             )
-            for batch in experience.batches(lambda recorded: algorithm.prepare(company.acting(), recorded)):
+            for batch in experience.batches(lambda recorded: algorithm.prepare(company.acting_weights(), recorded)):
                 clock.lap("replay")
                 for average, metrics in zip(averages, company.update(batch, step), strict=True):
                     average.add(metrics)

@@ -90,12 +90,12 @@ def test_a_run_moves_from_the_cpu_to_the_device(tmp_path: Path) -> None:
     """``device=auto`` does not name one, so its checkpoints go on wherever they are."""
     arguments = ("seed=0", "trainer.total_steps=6000", "trainer.log_every=250", "trainer.checkpoint_every=1000")
     command = [sys.executable, "-m", "sparserl.train", "trainer=smoke", "logger=disk", *arguments, "hydra.run.dir=mine"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    without = environment | {"CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(command, cwd=tmp_path, env=without, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wait_for(tmp_path, jobs=1, rows=10)
     process.kill()
     process.wait()
-    environment.pop("CUDA_VISIBLE_DEVICES")
     done = subprocess.run(
         [sys.executable, "-m", "sparserl.train", "resume=mine"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,

@@ -127,6 +127,19 @@ def test_the_others_do_not_change_by_a_bit(tmp_path: Path, monkeypatch: pytest.M
     assert (broken / "lowrank.csv").read_text().count("\n") == 4
 
 
+def test_a_population_that_is_frozen_whole_leaves_those_beside_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets its rows for as long as they train; by itself it would have ended."""
+    break_the_environment(monkeypatch, math.nan)
+    dense, frozen = config("regularizer=none") | {"seed": 0}, config("regularizer=l1") | {"seed": BROKEN}
+    results = run([frozen, dense], [tmp_path / "frozen", tmp_path / "dense"], live=False)
+    (alone,) = run([dense], [tmp_path / "alone"], live=False)
+    assert [result.status for result in results] == ["failed", "done"]
+    assert [result.env_steps for result in results] == [alone.env_steps] * 2
+    assert all((tmp_path / "dense" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes() for name in OUTCOME)
+
+
 def test_a_run_that_is_interrupted_after_the_freeze_ends_as_if_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

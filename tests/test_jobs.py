@@ -35,43 +35,42 @@ KINDS = ("regularizer=none", "regularizer=l1", "regularizer=l2")
 
 
 def test_values_of_members_and_regularizers_may_differ_in_a_loop_and_nothing_else() -> None:
-    """What is of one regulariser is side by side there; ``together`` is off where there are workers enough."""
+    """What is of one regulariser is side by side there; populations stay apart where there are workers enough."""
     l0 = [Job(config("regularizer=l0", f"regularizer.lambda_c={value}"), Path(f"nowhere/{value}")) for value in (1, 2)]
     dense = jobs(2, "regularizer=none")
     other = [Job(config("regularizer=l0", "algorithm.discount=0.9"), Path("nowhere/gamma"))]
     mixed = [l0[0], *other, dense[0], l0[1], dense[1]]
-    assert loads(mixed, 64, 1, together=True) == [[*l0, *dense], other]
-    assert loads(mixed, 64, 1, together=False) == [l0, other, dense]
+    assert loads(mixed, 64, 1) == [[*l0, *dense], other]
+    assert loads(mixed, 64, None) == [l0, other, dense]
 
 
 @settings(deadline=None)  # composing takes a while, but only the first time
 @given(
     counts=st.lists(st.integers(1, 12), min_size=1, max_size=3),
     max_members=st.integers(1, 8),
-    workers=st.integers(1, 5),
-    together=st.booleans(),
+    workers=st.none() | st.integers(1, 5),
 )
-def test_every_job_is_in_one_loop_that_is_not_too_large(
-    counts: list[int], max_members: int, workers: int, together: bool
-) -> None:
+def test_every_job_is_in_one_loop_that_is_not_too_large(counts: list[int], max_members: int, workers: int | None) -> None:
     alike = [jobs(count, kind) for count, kind in zip(counts, KINDS, strict=False)]
     every = [job for group in alike for job in group]
-    groups = loads(every, max_members, workers, together)
+    groups = loads(every, max_members, workers)
     assert sorted(str(job.folder) for group in groups for job in group) == sorted(str(job.folder) for job in every)
     assert max(sizes(groups)) <= max_members
-    assert together or all(any(set(map(id, group)) <= set(map(id, kind)) for kind in alike) for group in groups)
-    assert len(groups) % workers == 0 or max(sizes(groups)) == 1, "no worker has more groups than another, if that can be"
+    assert workers or all(any(set(map(id, group)) <= set(map(id, kind)) for kind in alike) for group in groups)
+    assert len(groups) % (workers or 1) == 0 or max(sizes(groups)) == 1, (
+        "no worker has more groups than another, if that can be"
+    )
 
 
 def test_parts_of_what_is_too_large_are_alike() -> None:
-    assert sizes(loads(jobs(10, "regularizer=none"), 4, 1, together=True)) == [4, 3, 3]
+    assert sizes(loads(jobs(10, "regularizer=none"), 4, 1)) == [4, 3, 3]
 
 
 def test_workers_share_what_there_is() -> None:
-    """Three populations of eight for two workers: half each, or where they stay apart the last halves of one fill the gap."""
-    every = [job for kind in KINDS for job in jobs(8, kind)]
-    assert sizes(loads(every, 64, 2, together=True)) == [12, 12]
-    assert sorted(sizes(loads(every, 64, 2, together=False))) == [4, 4, 8, 8]
+    """Of three populations half for each; of three that cannot share a loop, the last halves of one fill the gap."""
+    assert sizes(loads([job for kind in KINDS for job in jobs(8, kind)], 64, 2)) == [12, 12]
+    apart = [job for envs in (1, 2, 3) for job in jobs(8, f"trainer.envs={envs}")]
+    assert sorted(sizes(loads(apart, 64, 2))) == [4, 4, 8, 8]
 
 
 def test_jobs_at_different_steps_do_not_train_together(tmp_path: Path) -> None:
@@ -79,9 +78,9 @@ def test_jobs_at_different_steps_do_not_train_together(tmp_path: Path) -> None:
     for job in both:
         job.folder.mkdir()
     checkpoint.save([both[0].folder], 200, [{"tensor": torch.ones(1)}])
-    assert sizes(loads(both, 64, 1, together=True)) == [1, 1]
+    assert sizes(loads(both, 64, 1)) == [1, 1]
     checkpoint.save([both[1].folder], 200, [{"tensor": torch.ones(1)}])
-    assert sizes(loads(both, 64, 1, together=True)) == [2]
+    assert sizes(loads(both, 64, 1)) == [2]
 
 
 # ---------------------------------------------------------------- names

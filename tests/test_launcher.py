@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +18,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from hydra_plugins.sparserl_population import PopulationLauncher
+from sparserl import launcher
+from sparserl.build import Config
 from sparserl.launcher import Settings
 from sparserl.learner import Learner
+from sparserl.records import checkpoint
 from sparserl.records.disk import read_json
 from sparserl.regularizers.l1 import L1
 from sparserl.train import main
@@ -48,10 +53,12 @@ def jobs(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and "-again-" not in path.name)
 
 
-def outcome(root: Path) -> dict[str, tuple[bytes, bytes, bytes]]:
+OUTCOME = ("metrics.jsonl", "policy.safetensors", "lowrank.csv")
+
+
+def outcome(root: Path) -> dict[str, tuple[bytes, ...]]:
     """What every job left that does not depend on the clock, byte for byte."""
-    names = "metrics.jsonl", "policy.safetensors", "lowrank.csv"
-    return {folder.name: tuple((folder / name).read_bytes() for name in names) for folder in jobs(root)}  # type: ignore[misc]
+    return {folder.name: tuple((folder / name).read_bytes() for name in OUTCOME) for folder in jobs(root)}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +76,15 @@ def test_results_do_not_depend_on_how_jobs_were_grouped(sweep: Sweep, values: tu
         outcome(sweep(*values, *MOVING, f"hydra.launcher.max_members={size}", folder=f"at most {size}")) for size in sizes
     )
     assert len(set(together.values())) == len(together) == sizes[0], "jobs that are all alike would show nothing"
+    assert all(other == together for other in others)
+
+
+def test_results_do_not_depend_on_which_regularizers_share_a_loop(sweep: Sweep) -> None:
+    together, *others = (
+        outcome(sweep("regularizer=none,l0,l1,l2", "seed=3,7", f"hydra.launcher.max_members={size}", folder=f"at most {size}"))
+        for size in (8, 3, 1)
+    )
+    assert len(set(together.values())) == len(together) == 8, "jobs that are all alike would show nothing"
     assert all(other == together for other in others)
 
 
@@ -150,6 +166,92 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     monkeypatch.setattr(Learner, "update", fail)
     return lambda: monkeypatch.setattr(Learner, "update", update)
+
+
+@pytest.fixture
+def broken_late(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Learner]]:
+    """L1 cannot be trained beyond its 30th gradient step, which is after a checkpoint. Those that tried."""
+    update = Learner.update
+    tried: list[weakref.ref[Learner]] = []
+
+    def fail(learner: Learner, *arguments: Any) -> Any:
+        if isinstance(learner.regularizer, L1) and learner.steps == 30:
+            tried.append(weakref.ref(learner))
+            gc.collect()
+            raise RuntimeError("made to fail")
+        return update(learner, *arguments)
+
+    monkeypatch.setattr(Learner, "update", fail)
+    return tried
+
+
+def statuses(root: Path) -> list[str]:
+    return [read_json(folder / "status.json")["status"] for folder in jobs(root)]
+
+
+BOTH = ("regularizer=l1,none", "seed=0,1", "trainer.total_steps=600", "trainer.checkpoint_every=100")
+
+
+def test_who_shares_a_loop_with_a_failure_goes_on_as_if_nothing_had_been(
+    sweep: Sweep, broken_late: list[weakref.ref[Learner]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    whole = outcome(sweep("regularizer=none", *BOTH[1:], folder="whole"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="made to fail"):
+        sweep(*BOTH)
+    said = capsys.readouterr().err
+    assert said.count("warning: RuntimeError: made to fail; each population goes on by itself") == 1
+    assert said.count("going on from step") == 2
+    root = tmp_path / "here/outputs/mine"
+    assert statuses(root) == ["failed", "failed", "done", "done"]
+    for folder in jobs(root)[2:]:
+        assert tuple((folder / name).read_bytes() for name in OUTCOME) == whole[folder.name]
+    for folder in jobs(root)[:2]:
+        assert "During handling" not in read_json(folder / "status.json")["error"]
+    first, second = broken_late
+    assert first() is None, "what was trained in one loop must not stay beside what is trained after it"
+    del second
+
+
+def test_ctrl_c_while_one_population_fails_again_leaves_the_others_to_be_trained(
+    sweep: Sweep, broken_late: list[weakref.ref[Learner]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = launcher.run
+
+    def interrupted(configs: list[Config], *arguments: Any) -> Any:
+        if len(configs) == 2:
+            raise KeyboardInterrupt
+        return real(configs, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "run", interrupted)
+        with pytest.raises(SystemExit):
+            sweep(*BOTH)
+    root = tmp_path / "here/outputs/mine"
+    assert statuses(root) == ["waiting"] * 4
+    with pytest.raises(SystemExit, match="made to fail"):
+        sweep(*BOTH)
+    assert statuses(root) == ["failed", "failed", "done", "done"]
+
+
+def test_one_damaged_folder_stops_its_own_population_only(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save = checkpoint.save
+
+    def save_and_stop(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(SystemExit):
+            sweep(*BOTH)
+    root = tmp_path / "here/outputs/mine"
+    (jobs(root)[0] / "metrics.jsonl").write_text("")
+    with pytest.raises(SystemExit, match="has lost rows"):
+        sweep(*BOTH)
+    assert statuses(root) == ["interrupted", "interrupted", "done", "done"]
 
 
 def test_a_failure_stays_where_it_happened(

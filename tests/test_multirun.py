@@ -61,8 +61,8 @@ def test_processes_give_what_one_gives_also_when_all_is_stopped_in_the_middle(tm
 
 @pytest.mark.slow
 def test_killed_in_the_middle_a_sweep_goes_on_where_each_job_was(tmp_path: Path) -> None:
-    """The first population is done, the second under way, the third not begun."""
-    jobs = "regularizer=none,l1,l2", "seed=0", *LONG
+    """The first job is done, the second under way, the third not begun."""
+    jobs = "regularizer=none,l1,l2", "seed=0", "hydra.launcher.max_members=1", *LONG
     whole = outcome(sweep(tmp_path / "whole", *jobs))
     process = begin(tmp_path / "killed", *jobs)
     root = tmp_path / "killed/outputs/mine"
@@ -75,4 +75,21 @@ def test_killed_in_the_middle_a_sweep_goes_on_where_each_job_was(tmp_path: Path)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "2 to train, 1 ended before" in errors
+    assert outcome(root) == whole
+
+
+def test_killed_in_a_loop_of_several_regularizers_each_job_goes_on_wherever_it_trains(tmp_path: Path) -> None:
+    """In the same loop, and a second time each in one of its own."""
+    jobs = "regularizer=none,l0,l1,l2", "seed=0", *LONG
+    whole = outcome(sweep(tmp_path / "whole", *jobs))
+    root = tmp_path / "killed/outputs/mine"
+    for rows in (4, 12):
+        process = begin(tmp_path / "killed", *jobs)
+        wait_for(root, 4, rows)
+        process.kill()
+        process.communicate()
+    process = begin(tmp_path / "killed", *jobs, "hydra.launcher.max_members=1")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert len(re.findall("going on from step", errors)) == 4
     assert outcome(root) == whole

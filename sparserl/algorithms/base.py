@@ -26,7 +26,7 @@ class Algorithm(ABC):
     """``discrete`` or ``continuous``: the action spaces it is made for."""
 
     acting: ClassVar[tuple[str, ...]] = ("policy",)
-    """The components that ``act``, ``greedy`` and ``prepare`` are given."""
+    """The components that ``act``, ``greedy`` and ``prepare`` are given, hardened."""
 
     network: Network
     """What the component ``policy`` runs in."""
@@ -58,7 +58,7 @@ class Algorithm(ABC):
 
     @abstractmethod
     def greedy(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
-        """The action to be evaluated: no exploration."""
+        """The action to be evaluated: no exploration, and no per-member values. The rank sweep plays a member at many ranks."""
 
     def prepare(self, weights: Weights, batch: Batch) -> Batch:
         """From experience as recorded to what ``losses`` needs (advantages, say). Called without gradients."""

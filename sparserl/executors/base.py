@@ -13,10 +13,9 @@ R = TypeVar("R")
 class Executor(ABC):
     """Does the same work on several items."""
 
-    workers: int = 1
-    """Into how many equal loads the items had better be dividable."""
-    unlimited: bool = False
-    """Whether there are as many workers as items, so that nothing is gained where two items are done as one."""
+    workers: int | None = 1
+    """Into how many equal loads the items had better be dividable. None is as many as there are: nothing is gained where two
+    items are done as one."""
     shares_terminal: bool = True
     """Whether several items write to the terminal at once."""
 

@@ -30,6 +30,8 @@ class Processes(Executor):
     A process that dies takes only its own item along: another one comes in its place.
     """
 
+    workers: int
+
     def __init__(self, workers: int | None) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
 

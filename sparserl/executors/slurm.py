@@ -36,7 +36,7 @@ class Slurm(Executor):
     takes the job, or where a job from the same folder is under way: two would write the same files.
     """
 
-    unlimited = True
+    workers = None
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
         self._root = folder

@@ -1,4 +1,4 @@
-"""Checkpoints of a population, kept in its members' folders.
+"""Checkpoints of the members of a loop, kept in its members' folders.
 
 Each member has its own file, named by its step, so that a run can go on in whatever company. The members' manifests are
 replaced only after every member's file is on the disk, and the older of two generations is removed only after that; so

@@ -32,7 +32,9 @@ class Display:
             columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "steps", "{task.fields[speed]} steps/s"
             values = TextColumn("return {task.fields[score]} · sparsity {task.fields[sparsity]} · left")
             self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
-            self._task = self._bar.add_task(", ".join(self._shown), total=total_steps, speed="-", score="-", sparsity="-")
+            first, *others = self._shown
+            title = f"{first} and {len(others)} more" if others else first
+            self._task = self._bar.add_task(title, total=total_steps, speed="-", score="-", sparsity="-")
 
     def __enter__(self) -> Display:
         if self._bar:
@@ -64,7 +66,7 @@ class Display:
         elif any("eval/return_mean" in row for row in rows):
             for kind, shown in self._shown.items():
                 self._console.print(
-                    f"{kind}: {env_step} of {self._total} steps, {self._speed(env_step)} steps/s, "
+                    f"{kind}: {env_step} of {self._total} steps, {self._speed(env_step, kind)} steps/s, "
                     f"evaluated return {shown['return']}, sparsity {shown['sparsity']}",
                     soft_wrap=True,
                 )
@@ -73,10 +75,11 @@ class Display:
         """A line of its own, above the bar."""
         self._console.print(sentence, soft_wrap=True, markup=False)
 
-    def _speed(self, env_step: int) -> str:
-        """Environment steps of all members a second, since this process took over."""
+    def _speed(self, env_step: int, kind: str | None = None) -> str:
+        """Environment steps a second of all members, or of those of a kind, since this process took over."""
         seconds = time.perf_counter() - self._started[0] if self._started else 0.0
-        return f"{(env_step - self._started[1]) * len(self._kinds) / seconds:.0f}" if self._started and seconds else "-"
+        members = self._kinds.count(kind) if kind else len(self._kinds)
+        return f"{(env_step - self._started[1]) * members / seconds:.0f}" if self._started and seconds else "-"
 
 
 def say(sentence: str) -> None:

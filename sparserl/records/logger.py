@@ -33,7 +33,7 @@ class Log:
 
 @dataclass(frozen=True, kw_only=True)
 class Logger:
-    """Opens a log for each member of a population."""
+    """Opens a log for each member of a loop."""
 
     def open(self, folders: Sequence[Path], configs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Sequence[Log]:
         """A log for each run, from its folder, its config and its name for a reader."""

@@ -31,7 +31,7 @@ from sparserl.records.logger import Log, Logger
 from sparserl.records.schema import Result, StatusName, as_json
 
 INIT_SECONDS = 15.0
-"""How long W&B may take to begin a run before the population goes on offline."""
+"""How long W&B may take to begin a run before training goes on offline."""
 
 FINISH_SECONDS = 8.0
 """How long the end of all runs may wait for uploads; what is left can be uploaded with ``wandb sync``."""

@@ -41,13 +41,16 @@ def read_all(descriptor: int) -> str:
         content += piece
 
 
-def test_a_terminal_gets_a_bar_with_means_over_the_members_of_a_kind() -> None:
+def test_a_terminal_gets_a_bar_for_each_kind_with_means_over_its_members() -> None:
     ours, theirs = pty.openpty()
     shown(theirs)
     os.close(theirs)
     text = read_all(ours)
-    for words in ("50/100", "steps/s", "return 0 / 15", "sparsity 0 / 0.375", "left", "warning: something"):
-        assert words in text
+    for kind, values in (("none", "return 0 · sparsity 0"), ("l0", "return 15 · sparsity 0.375")):
+        lines = [line for line in text.splitlines() if f"dqn-cartpole-{kind} " in line and "50/100" in line]
+        assert values in lines[-1]
+        assert "steps/s" in lines[-1]
+    assert "warning: something" in text
 
 
 def test_a_log_gets_plain_lines(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from sparserl.records.schema import Result
 class Display:
     """Shows how the members of one loop go, each kind by itself; a context manager.
 
-    ``kinds`` says of each member what it trains; ``total_steps`` are of each member. Only ``live`` has a bar.
+    ``kinds`` says of each member what it trains; ``total_steps`` are of each member. Only ``live`` has bars, one for each kind.
     """
 
     def __init__(self, kinds: Sequence[str], total_steps: int, live: bool) -> None:
@@ -32,9 +32,9 @@ class Display:
             columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "steps", "{task.fields[speed]} steps/s"
             values = TextColumn("return {task.fields[score]} · sparsity {task.fields[sparsity]} · left")
             self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
-            first, *others = self._shown
-            title = f"{first} and {len(others)} more" if others else first
-            self._task = self._bar.add_task(title, total=total_steps, speed="-", score="-", sparsity="-")
+            self._tasks = {
+                kind: self._bar.add_task(kind, total=total_steps, speed="-", score="-", sparsity="-") for kind in self._shown
+            }
 
     def __enter__(self) -> Display:
         if self._bar:
@@ -50,7 +50,8 @@ class Display:
         if self._started is None:
             self._started = (time.perf_counter(), env_step)
         if self._bar:
-            self._bar.update(self._task, completed=env_step, speed=self._speed(env_step))
+            for kind, task in self._tasks.items():
+                self._bar.update(task, completed=env_step, speed=self._speed(env_step, kind))
 
     def row(self, env_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A row of every member: means over those of a kind are shown, of the evaluation where there is one."""
@@ -61,8 +62,8 @@ class Display:
                 if values:
                     shown[name] = f"{fmean(values):.3g}"
         if self._bar:
-            score, sparsity = (" / ".join(shown[name] for shown in self._shown.values()) for name in ("return", "sparsity"))
-            self._bar.update(self._task, score=score, sparsity=sparsity)
+            for kind, shown in self._shown.items():
+                self._bar.update(self._tasks[kind], score=shown["return"], sparsity=shown["sparsity"])
         elif any("eval/return_mean" in row for row in rows):
             for kind, shown in self._shown.items():
                 self._console.print(
@@ -75,11 +76,10 @@ class Display:
         """A line of its own, above the bar."""
         self._console.print(sentence, soft_wrap=True, markup=False)
 
-    def _speed(self, env_step: int, kind: str | None = None) -> str:
-        """Environment steps a second of all members, or of those of a kind, since this process took over."""
+    def _speed(self, env_step: int, kind: str) -> str:
+        """Environment steps a second of all members of a kind, since this process took over."""
         seconds = time.perf_counter() - self._started[0] if self._started else 0.0
-        members = self._kinds.count(kind) if kind else len(self._kinds)
-        return f"{(env_step - self._started[1]) * members / seconds:.0f}" if self._started and seconds else "-"
+        return f"{(env_step - self._started[1]) * self._kinds.count(kind) / seconds:.0f}" if self._started and seconds else "-"
 
 
 def say(sentence: str) -> None:

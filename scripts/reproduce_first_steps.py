@@ -1,6 +1,6 @@
 """The first experiments of the paper's summary, three seeds of each setting, and their table: what is in the README.
 
-Each setting trains as one population, two populations at a time. Started again, it goes on where it was. Table, rows and figure
+Each setting trains as one population, in two loops at a time. Started again, it goes on where it was. Table, rows and figure
 go to results/DATE-first-steps/.
 """
 

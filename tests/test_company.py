@@ -99,8 +99,9 @@ def test_states_bring_every_member_back() -> None:
     company.update(first, 0)
     states = company.states()
     assert len(states) == MEMBERS
-    other.acting_weights()
+    other.acting_weights()  # which is not to be kept
     other.load_states(states)
+    assert equal(other.acting_weights()["policy"], company.acting_weights()["policy"])
     for each in (company, other):
         each.update(second, 1)
     assert all(map(equal, policies(company), policies(other)))

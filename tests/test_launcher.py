@@ -208,9 +208,8 @@ def test_who_shares_a_loop_with_a_failure_goes_on_as_if_nothing_had_been(
         assert tuple((folder / name).read_bytes() for name in OUTCOME) == whole[folder.name]
     for folder in jobs(root)[:2]:
         assert "During handling" not in read_json(folder / "status.json")["error"]
-    first, second = broken_late
+    first, _ = broken_late
     assert first() is None, "what was trained in one loop must not stay beside what is trained after it"
-    del second
 
 
 def test_ctrl_c_while_one_population_fails_again_leaves_the_others_to_be_trained(

@@ -41,16 +41,17 @@ def measure_ours(
     members: int, regularizer: str, envs: int, compiled: bool, seconds: float, device: str = "cpu"
 ) -> dict[str, Any]:
     """Steps/s, the split of time and the memory of one population; it trains for about ``seconds`` after the warm-up."""
-    from sparserl import process
-    from sparserl.build import build, compose
-    from sparserl.trainer import Progress, Row
+    from sparserl.config.build import build
+    from sparserl.config.validation import compose
+    from sparserl.training import interrupts
+    from sparserl.training.trainer import Progress, Row
 
-    process.prepare()
+    interrupts.prepare()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     common = (
         f"regularizer={regularizer}",
         f"device={device}",
-        f"trainer.envs={envs}",
+        f"trainer.num_envs={envs}",
         f"trainer.compile={str(compiled).lower()}",
         "logger=disk",
         "trainer.log_every=500",
@@ -89,13 +90,14 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
 
     The rings are as full as they are halfway through the shipped run.
     """
-    from sparserl import process
-    from sparserl.build import build, compose
-    from sparserl.population import split, stack
-    from sparserl.records import checkpoint
-    from sparserl.trainer import Snapshot
+    from sparserl.config.build import build
+    from sparserl.config.validation import compose
+    from sparserl.population.state import split, stack
+    from sparserl.runs import checkpoint
+    from sparserl.training import interrupts
+    from sparserl.training.trainer import Snapshot
 
-    process.prepare()
+    interrupts.prepare()
     shipped = compose("regularizer=none")["trainer"]
     trainer, parts = build([compose("regularizer=none", "trainer=smoke", f"seed={seed}") for seed in range(members)])
     states = next(event.states for event in trainer.events(parts) if isinstance(event, Snapshot))
@@ -113,7 +115,7 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
         while (spent := time.perf_counter() - started) < seconds:
             rounds += 1
             checkpoint.save(folders, rounds, [split(state, member) for member in range(members)])
-    rate = measure_ours(members, "none", shipped["envs"], compiled=False, seconds=seconds)["steps_per_second"]
+    rate = measure_ours(members, "none", shipped["num_envs"], compiled=False, seconds=seconds)["steps_per_second"]
     between = shipped["checkpoint_every"] * members / rate
     each = spent / rounds
     return {"checkpoint_seconds": each, "between_seconds": between, "checkpoint_share": each / (each + between)}
@@ -125,11 +127,12 @@ def measure_sweep(members: int, seconds: float) -> dict[str, Any]:
     It takes as long as its episodes, so these are the longest that there are: of policies made by hand, which balance the
     pole to the limit of 500 steps at every rank. A little noise gives their layers the ranks that trained ones have.
     """
-    from sparserl import process
-    from sparserl.build import build, build_sweep, compose
-    from sparserl.evaluation import random_returns
+    from sparserl.config.build import build, build_sweep
+    from sparserl.config.validation import compose
+    from sparserl.training import interrupts
+    from sparserl.training.evaluation import random_returns
 
-    process.prepare()
+    interrupts.prepare()
     configs = [compose("regularizer=none", f"seed={seed}") for seed in range(members)]
     trainer, parts = build(configs)
     noise = parts.algorithm.init(parts.environment.spec(), parts.members)["policy"]
@@ -143,7 +146,7 @@ def measure_sweep(members: int, seconds: float) -> dict[str, Any]:
     started = time.perf_counter()
     swept = build_sweep(configs[0])(parts.environment, parts.algorithm, {"policy": layers}, random, lambda: None)
     spent = time.perf_counter() - started
-    rate = measure_ours(members, "none", trainer.envs, compiled=False, seconds=seconds)["steps_per_second"]
+    rate = measure_ours(members, "none", trainer.num_envs, compiled=False, seconds=seconds)["steps_per_second"]
     training = trainer.total_steps * members / rate
     return {
         "ranks": len(swept[0].rows),
@@ -201,7 +204,7 @@ def measure_stepping(envs: int, seconds: float) -> dict[str, Any]:
     from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
     from sparserl.environments.cartpole import CartPole
-    from sparserl.population import Population
+    from sparserl.population.members import Population
 
     torch.set_num_threads(1)
     ours, theirs = CartPole(500).open(Population(tuple(range(8))).generators("environment"), envs // 8), CartPoleVectorEnv(envs)

@@ -84,7 +84,7 @@ def sweep(folder: Path, regularizers: Sequence[str], seeds: int, steps: int, env
     return [
         *(sys.executable, "-m", "sparserl.train", "-m", f"hydra.sweep.dir={folder}", "logger=disk"),
         *(f"regularizer={','.join(regularizers)}", f"seed=range({seeds})", f"trainer.total_steps={steps}"),
-        *(f"trainer.envs={envs}", *more),
+        *(f"trainer.num_envs={envs}", *more),
     ]
 
 

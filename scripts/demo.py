@@ -18,7 +18,7 @@ from sparserl import load_policy
 
 FOLDER = Path("outputs/demo")
 TRAIN = (
-    *("-m", "sparserl.train", "-m", f"sweep={FOLDER.name}", "regularizer=none,l0", "seed=0,1", "logger=disk"),
+    *("-m", "sparserl.train", "-m", f"sweep_name={FOLDER.name}", "regularizer=none,l0", "seed=0,1", "logger=disk"),
     "hydra.launcher.executor=processes",
 )
 REPORT = "-m", "sparserl.report", str(FOLDER)

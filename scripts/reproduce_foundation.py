@@ -21,11 +21,11 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from sparserl.build import compose
-from sparserl.records import provenance
+from sparserl.config.validation import compose
 from sparserl.report import tables
-from sparserl.report.runs import Run, find, groups
-from sparserl.train import run
+from sparserl.runs import provenance
+from sparserl.runs.reader import Run, find, groups
+from sparserl.sweeps.loop import run
 
 OUTPUTS = Path("outputs/foundation")
 
@@ -56,7 +56,7 @@ def jobs() -> list[Job]:
 
 def train(job: Job) -> None:
     """Train one population, or go on with it."""
-    common = f"algorithm={job.algorithm}", f"regularizer={job.regularizer}", "sweep=foundation", "logger=disk"
+    common = f"algorithm={job.algorithm}", f"regularizer={job.regularizer}", "sweep_name=foundation", "logger=disk"
     configs, folders = [], []
     for seed, lambda_c in job.members:
         value = [] if lambda_c is None else [f"regularizer.lambda_c={lambda_c}"]

@@ -14,8 +14,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparserl.records.disk import DiskError, replace
-from sparserl.records.wandb import has_key
+from sparserl.runs.files import DiskError, replace
+from sparserl.tracking.wandb import has_key
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparserl import process
-from sparserl.deploy import described, load_policy
 from sparserl.environments.base import Environment
-from sparserl.evaluation import EVALUATION, EVALUATION_SEED
+from sparserl.loading import described, load_policy
 from sparserl.networks.base import Network
-from sparserl.population import Population
-from sparserl.records import checkpoint
-from sparserl.records.disk import read_policy
+from sparserl.population.members import Population
+from sparserl.runs import checkpoint
+from sparserl.runs.files import read_policy
+from sparserl.training import interrupts
+from sparserl.training.evaluation import EVALUATION, EVALUATION_SEED
 
 FILMS = {".mp4": "imageio_ffmpeg", ".gif": "imageio"}
 """The endings that a film may have, and the package that writes each."""
@@ -38,7 +38,7 @@ Show = Callable[[np.ndarray], None]
 
 def main() -> None:
     """The console script. Errors of the user's end with one sentence."""
-    process.prepare()
+    interrupts.prepare()
     arguments = _arguments()
     try:
         _check(arguments)

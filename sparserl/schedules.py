@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from sparserl.settings import Count, Steps
+from sparserl.fields import Count, Steps
 
 
 class Schedule(ABC):

@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sparserl.records.console import print_table
-from sparserl.records.schema import as_json
-from sparserl.report import runs
+from sparserl.runs import reader
+from sparserl.runs.schema import as_json
+from sparserl.terminal import print_table
 
 STATUSES = {
     "done": "",
@@ -136,7 +136,7 @@ def main() -> None:
 
 def look(folder: Path) -> list[Job]:
     """The jobs in a folder and below it, by status: those that need somebody are last."""
-    names = {path: str(path.relative_to(folder)) for path in runs.folders([folder])}
+    names = {path: str(path.relative_to(folder)) for path in reader.folders([folder])}
     jobs = [job for path, name in names.items() if (job := _job(path, folder.resolve().name if name == "." else name))]
     return sorted(jobs, key=lambda job: ([*STATUSES].index(job.status), _counted(job.folder)))
 
@@ -161,7 +161,7 @@ def totals(jobs: Sequence[Job]) -> Totals:
 
 def _job(folder: Path, name: str) -> Job | None:
     """What the files of a run say at this moment; None where they are gone."""
-    run = runs.read(folder, rows=False)
+    run = reader.read(folder, rows=False)
     said, result = run.status_file, run.result
     if not (said or result or run.config or run.problems):
         return None
@@ -181,7 +181,7 @@ def _job(folder: Path, name: str) -> Job | None:
         trained = step == total
         patience = max(SILENCE, ROWS * max(seconds)) if seconds and not trained else LONG_SILENCE
         if _is_gone(folder, said, patience):
-            if runs.read(folder, rows=False).status_file != said:  # it came to its end while we looked
+            if reader.read(folder, rows=False).status_file != said:  # it came to its end while we looked
                 return _job(folder, name)
             status, note = "stopped", "its process is gone; start the sweep again: it goes on"
         elif trained:
@@ -203,7 +203,7 @@ def _job(folder: Path, name: str) -> Job | None:
     )
 
 
-def _is_gone(folder: Path, said: runs.Row, patience: float) -> bool:
+def _is_gone(folder: Path, said: reader.Row, patience: float) -> bool:
     """Whether the process is gone that status.json says runs: it is asked here, and elsewhere silent for ``patience`` s."""
     begun = _written(folder / "status.json")
     if said.get("host") == socket.gethostname():
@@ -255,7 +255,7 @@ def _last(lines: Sequence[bytes], key: str) -> Any:
     return next((row[key] for row in _rows(reversed(lines), key) if row[key] is not None), None)
 
 
-def _rows(lines: Iterable[bytes], key: str) -> Iterator[runs.Row]:
+def _rows(lines: Iterable[bytes], key: str) -> Iterator[reader.Row]:
     """The rows that have a key; the others, and what is not whole in a copy, are passed over."""
     for line in lines:
         if f'"{key}"'.encode() in line:  # or else it need not be parsed

@@ -1,8 +1,4 @@
-"""Train runs in one loop: ``python -m sparserl.train``, or ``run(configs, folders)`` from Python.
-
-A solo run is a population of one; a launcher of sweeps calls ``run`` with many members, of one population or of several that
-differ in their regulariser.
-"""
+"""``python -m sparserl.train``: train one run, or with ``-m`` a sweep."""
 
 from __future__ import annotations
 
@@ -11,10 +7,6 @@ import os
 import re
 import signal
 import sys
-import time
-import traceback
-from collections.abc import Sequence
-from contextlib import ExitStack, closing, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -25,135 +17,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sparserl import process
-from sparserl.build import (
-    CONF,
-    Config,
-    ConfigError,
-    build,
-    build_logger,
-    build_start,
-    build_sweep,
-    nearest_key,
-    read_back,
-    resolve,
-    without_hydra,
-)
-from sparserl.evaluation import random_returns
-from sparserl.jobs import CONFIG_FILE, Job, JobError, claim, digest, earlier, job_name, kind, label, objective
-from sparserl.population import State
-from sparserl.recorder import Recorder
-from sparserl.records import checkpoint, provenance
-from sparserl.records.console import Display, print_results, say
-from sparserl.records.disk import FIGURE, DiskError, RunFolder
-from sparserl.records.schema import Result, StatusName
-from sparserl.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
-
-# ---------------------------------------------------------------- from Python
-
-
-def run(
-    configs: Sequence[Config], folders: Sequence[str | Path], live: bool = True, command: str | None = None
-) -> list[Result]:
-    """Train runs in one loop, each into its own folder, going on from the folders' checkpoints if they have any.
-
-    The configs are resolved ones (``build.resolve`` or ``build.compose``) that may differ in seeds, per-member values and their
-    regulariser only; neighbours that do not differ in it are one population. SIGINT and SIGTERM end it with KeyboardInterrupt,
-    all rows written; called again, it goes on from the last checkpoint. Without ``live`` there are plain lines also on a
-    terminal, for processes that share one. ``command`` is what results say they were made with, where that is not what started
-    this process.
-
-    A member whose loss becomes non-finite is frozen, and its result has the status ``failed``; the others do not notice.
-    Raises ConfigError before anything is trained, and DiskError where a member's folder cannot be written or another process
-    writes there. Members share one loop, so that stops all of them, ``interrupted``; called again, they go on from the newest
-    checkpoint that all of them have.
-    """
-    process.prepare()
-    trainer, parts = build(configs)
-    logger = build_logger(configs[0])
-    jobs = [Job(config, Path(folder)) for config, folder in zip(configs, folders, strict=True)]
-    with ExitStack() as held:
-        opened = []
-        for job in jobs:
-            claim(job)
-            opened.append(held.enter_context(closing(RunFolder(job.folder, trainer.total_steps))))
-        paths = [job.folder for job in jobs]
-        try:
-            states = checkpoint.load(paths)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        logs = logger.open(paths, configs, [label(config) for config in configs])
-        members, typed = range(len(configs)), command or provenance.command()
-        recorders = [Recorder(*member, typed) for member in zip(opened, configs, members, logs, strict=True)]
-        try:
-            return _train(trainer, parts, paths, recorders, states, live)
-        except (KeyboardInterrupt, SystemExit):
-            _end(recorders, "interrupted")
-            raise
-        except DiskError as error:
-            _end(recorders, "interrupted", str(error))
-            raise
-        except Exception:
-            _end(recorders, "failed", traceback.format_exc())
-            raise
-        finally:
-            logger.close(logs)
-
-
-def _end(recorders: Sequence[Recorder], status: StatusName, error: str | None = None) -> None:
-    """As far as the disk takes it: what goes wrong here follows from what is being raised."""
-    for recorder in recorders:
-        with suppress(DiskError):
-            recorder.end(status, error)
-
-
-def _train(
-    trainer: Trainer,
-    parts: Parts,
-    paths: Sequence[Path],
-    recorders: Sequence[Recorder],
-    states: Sequence[State] | None,
-    live: bool,
-) -> list[Result]:
-    kinds = [kind(recorder.config) for recorder in recorders]
-    sweep = build_sweep(recorders[0].config)
-    saved = [state.pop("trainer") for state in states or ()]
-    for member, recorder in enumerate(recorders):
-        recorder.begin(states[member]["records"] if states else None)
-    with Display(kinds, trainer.total_steps, live) as display, process.Interrupts() as interrupts:
-        if states:
-            display.say(f"going on from step {saved[0]['env_step']}")
-        start = () if states else [build_start(recorder.config) for recorder in recorders]
-        for event in trainer.events(parts, saved, start, interrupts.heed):
-            match event:
-                case Progress():
-                    display.progress(event.env_step)
-                case Row():
-                    rows = [recorder.row(event) for recorder in recorders]
-                    display.row(event.env_step, rows)
-                    for recorder, row in zip(recorders, rows, strict=True):
-                        for warning in row.get("warnings", []):
-                            display.say(f"warning: {label(recorder.config)}: {warning}")
-                case Snapshot():
-                    records = [recorder.state_dict() for recorder in recorders]
-                    members = zip(event.states, records, strict=True)
-                    checkpoint.save(paths, event.env_step, [{"trainer": own, "records": its} for own, its in members])
-                    event.states.clear()  # they are large, and the event stays until the next one
-                case Finished():
-                    random = random_returns(parts.environment, trainer.eval_episodes, interrupts.heed)
-                    display.say("trained; now the ranks are evaluated")
-                    started = time.perf_counter()
-                    found = sweep(parts.environment, parts.algorithm, event.company.acting_weights(), random, interrupts.heed)
-                    seconds = time.perf_counter() - started
-                    results = []
-                    for recorder, swept in zip(recorders, found, strict=True):
-                        recorder.swept_in(seconds)
-                        results.append(recorder.finish(event, random, swept, parts.members.device.type))
-                        interrupts.heed()
-                    return results
-            interrupts.heed()
-    raise AssertionError("a trainer's last event is Finished")
-
+from sparserl.config.schema import CONF, Config, ConfigError
+from sparserl.config.validation import nearest_key, read_back, resolve, without_hydra
+from sparserl.runs.files import FIGURE, DiskError
+from sparserl.sweeps.jobs import CONFIG_FILE, Job, JobError, claim, digest, earlier, job_name, objective
+from sparserl.sweeps.loop import run
+from sparserl.terminal import say
+from sparserl.tracking.console import print_results
 
 # ---------------------------------------------------------------- from the command line
 

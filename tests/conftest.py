@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 assert not any(name.split(".")[0] == "sparserl" for name in sys.modules), "imported too early for its calls to be checked"
 install_import_hook("sparserl", "beartype.beartype")
 
-from sparserl import process  # noqa: E402 (only what is imported after the hook is checked)
+from sparserl.training.interrupts import prepare  # noqa: E402 (only what is imported after the hook is checked)
 
 os.environ["WANDB_MODE"] = "disabled"  # for the default logger, also in the processes that tests start
 
-process.prepare()  # before the first product of matrices, as in a training process
+prepare()  # before the first product of matrices, as in a training process
 
 # a script's background jobs ignore it, and so would the processes that tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures: each takes a second, and they have tests of their own."""
-    monkeypatch.setattr("sparserl.recorder.draw", lambda folder: folder)
+    monkeypatch.setattr("sparserl.sweeps.loop.draw", lambda folder: folder)
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ def logged_out(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """W&B has no key of whoever runs the tests, and no answer of an earlier test."""
     import wandb
 
-    from sparserl.records import console
+    from sparserl import terminal
 
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     for variable in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC"):
         monkeypatch.delenv(variable, raising=False)
-    console.say_once.cache_clear()
+    terminal.say_once.cache_clear()
     yield
     wandb.teardown()
     assert not list((home / ".local").rglob("*")), "what W&B keeps belongs into the run's folder"
@@ -62,7 +62,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     from wandb_runs import KEY
     from wandb_server import Server
 
-    from sparserl.records import wandb as ours
+    from sparserl.tracking import wandb as ours
 
     with Server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)

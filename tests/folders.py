@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparserl.records import checkpoint
-from sparserl.records.disk import write_json
+from sparserl.runs import checkpoint
+from sparserl.runs.files import write_json
 
 RAW = {"0.weight": torch.diag(torch.tensor([8.0, 4.0, 2.0])), "0.bias": torch.ones(1, 3)}
 """A policy whose singular values can be read off."""

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SMOKE = ("-m", "trainer=smoke", "logger=disk", "sweep=mine", "lowrank.ranks=[2]", "lowrank.episodes=2")
+SMOKE = ("-m", "trainer=smoke", "logger=disk", "sweep_name=mine", "lowrank.ranks=[2]", "lowrank.episodes=2")
 LONG = ("trainer.total_steps=6000", "trainer.log_every=250", "trainer.eval_every=3000", "trainer.checkpoint_every=500")
 
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 import sparserl
-from sparserl.build import Config, build, compose
+from sparserl.config.build import build
+from sparserl.config.schema import Config
+from sparserl.config.validation import compose
 from sparserl.regularizers.base import Regularizer
-from sparserl.trainer import Parts
+from sparserl.training.trainer import Parts
 from sparserl.types import Batch
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sparserl.environments.base import Environment, Outcome, VectorEnvironment
-from sparserl.population import Generators
+from sparserl.population.random import Generators
 from sparserl.types import Spec
 
 

@@ -17,10 +17,11 @@ import wandb
 from wandb_runs import history, of, records
 from wandb_server import Server
 
-from sparserl import dashboard, recorder
-from sparserl.build import compose
-from sparserl.records.schema import Result
-from sparserl.train import run
+from sparserl import dashboard
+from sparserl.config.validation import compose
+from sparserl.runs.schema import Result
+from sparserl.sweeps import loop
+from sparserl.sweeps.loop import run
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     """Of a run with gates, ranks and everything else that there is to see."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorder, "draw", lambda _: None)  # seconds, for a picture that nobody looks at
+        patch.setattr(loop, "draw", lambda _: None)  # seconds, for a picture that nobody looks at
         run([compose("trainer=smoke", "network.hidden=[8]", "lowrank.ranks=[1]", "logger.mode=offline")], [folder])
     (process,) = records(folder)
     return Logged(

@@ -16,15 +16,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sparserl import load_policy, play
-from sparserl.build import build, compose
+from sparserl.config.build import build
+from sparserl.config.validation import compose
 from sparserl.environments.base import Environment
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium
-from sparserl.evaluation import EVALUATION, EVALUATION_SEED, Evaluator
-from sparserl.population import Population
-from sparserl.records import checkpoint
-from sparserl.records.disk import POLICY_METADATA
-from sparserl.train import run
+from sparserl.population.members import Population
+from sparserl.runs import checkpoint
+from sparserl.runs.files import POLICY_METADATA
+from sparserl.sweeps.loop import run
+from sparserl.training.evaluation import EVALUATION, EVALUATION_SEED, Evaluator
 
 CPU = torch.device("cpu")
 

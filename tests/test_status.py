@@ -18,11 +18,12 @@ import pytest
 from folders import made_up
 
 from sparserl import status
-from sparserl.build import compose
-from sparserl.records.disk import RunFolder, write_json
-from sparserl.records.schema import Status, StatusName
-from sparserl.report import runs
-from sparserl.train import run
+from sparserl.config.validation import compose
+from sparserl.runs import reader
+from sparserl.runs.files import write_json
+from sparserl.runs.folder import RunFolder
+from sparserl.runs.schema import Status, StatusName
+from sparserl.sweeps.loop import run
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = "another-machine"
@@ -205,7 +206,7 @@ def test_a_status_that_cannot_be_is_damage(tmp_path: Path, content: str, monkeyp
 
 def test_folders_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = job(tmp_path / "there")
-    monkeypatch.setattr(runs, "folders", lambda _: [tmp_path / "gone", there])
+    monkeypatch.setattr(reader, "folders", lambda _: [tmp_path / "gone", there])
     assert one(tmp_path).folder == "there"
     (there / "metrics.jsonl").unlink()
     (there / "timing.jsonl").unlink()

@@ -13,12 +13,15 @@ import torch
 from safetensors import safe_open
 
 from sparserl import load_policy
-from sparserl.build import ConfigError, build, compose
-from sparserl.evaluation import Evaluator
-from sparserl.learner import Learner
-from sparserl.records.disk import RunFolder, read_json
-from sparserl.records.schema import Result
-from sparserl.train import run
+from sparserl.config.build import build
+from sparserl.config.schema import ConfigError
+from sparserl.config.validation import compose
+from sparserl.runs.files import read_json
+from sparserl.runs.folder import RunFolder
+from sparserl.runs.schema import Result
+from sparserl.sweeps.loop import run
+from sparserl.training.evaluation import Evaluator
+from sparserl.training.learner import Learner
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ("trainer=smoke", "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.lambda_c=500")
@@ -122,7 +125,7 @@ def test_resuming_where_there_is_no_run_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_multirun_names_its_folders_by_what_is_in_them(tmp_path: Path) -> None:
     """The same job has the same folder in every sweep, so a longer seed list adds to what is there."""
-    sweep = "--multirun", "trainer=smoke", "regularizer=none", "sweep=mine"
+    sweep = "--multirun", "trainer=smoke", "regularizer=none", "sweep_name=mine"
     assert command(tmp_path, *sweep, "seed=0,1").returncode == 0
     first = {path.name for path in (tmp_path / "outputs/mine").glob("dqn-*")}
     assert len(first) == 2
@@ -141,7 +144,7 @@ def test_a_picture_that_cannot_be_drawn_is_said_and_costs_nothing_else(
             raise ValueError("no paint")
         return folder / "figure.png"
 
-    monkeypatch.setattr("sparserl.recorder.draw", refuse)
+    monkeypatch.setattr("sparserl.sweeps.loop.draw", refuse)
     run([compose(*SMOKE, f"seed={seed}") for seed in range(3)], [tmp_path / name for name in "abc"], live=False)
     assert [line for line in capsys.readouterr().err.splitlines() if "no paint" in line] == [
         f"warning: {tmp_path / 'b'} has no figure: ValueError: no paint"
@@ -159,7 +162,7 @@ def test_what_stops_one_member_at_the_end_leaves_those_that_are_done(tmp_path: P
             raise OSError("the disk is full")
 
     monkeypatch.setattr(RunFolder, "result", write)
-    monkeypatch.setattr("sparserl.recorder.draw", lambda folder: folder)
+    monkeypatch.setattr("sparserl.sweeps.loop.draw", lambda folder: folder)
     with pytest.raises(OSError, match="the disk is full"):
         run([compose(*SMOKE, f"seed={seed}") for seed in range(3)], [tmp_path / name for name in "abc"], live=False)
     assert [read_json(tmp_path / name / "status.json")["status"] for name in "abc"] == ["done", "failed", "failed"]

@@ -20,10 +20,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from sparserl import load_policy, play
-from sparserl.build import Config, ConfigError, compose, read_back
-from sparserl.records import checkpoint
-from sparserl.records.disk import POLICY_METADATA, read_json, write_json
-from sparserl.train import run
+from sparserl.config.schema import Config, ConfigError
+from sparserl.config.validation import compose, read_back
+from sparserl.runs import checkpoint
+from sparserl.runs.files import POLICY_METADATA, read_json, write_json
+from sparserl.sweeps.loop import run
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,7 +110,7 @@ STRANGE = {
     "deep in arguments": at("environment", given(wheels=[{"left": [WORLD]}])),
     "an interpolation": at("environment", given(wheels="${oc.create:'{_target_: stranger.Schedule, value: 1}'}")),
     "an id with a module": at("environment", given() | {"id": "stranger:World-v0"}),
-    "a function": at("environment", given(wheels={"_target_": "sparserl.records.wandb.os.mkdir", "path": "TRACE"})),
+    "a function": at("environment", given(wheels={"_target_": "sparserl.tracking.wandb.os.mkdir", "path": "TRACE"})),
 }
 """Each of these would run the stranger's code, or the machine's."""
 
@@ -140,10 +141,10 @@ def test_a_config_from_a_stranger_runs_nothing_unless_it_is_trusted(
         # what is installed may open other packages by name, as shimmy does here
         at("environment", given(env_id="stranger:World-v0") | {"id": "GymV26Environment-v0"}),
         # W&B would be told
-        at("logger", {"_target_": "sparserl.records.logger.Disk", "project": "${oc.env:HOME}"}),
+        at("logger", {"_target_": "sparserl.tracking.base.Disk", "project": "${oc.env:HOME}"}),
         # no part, and building it is calling it
-        at("environment", given(wheels={"_target_": "sparserl.records.disk.RunFolder", "path": "TRACE", "total_steps": 1})),
-        at("environment", given(wheels={"_target_": "sparserl.deploy.load_policy", "folder": "TRACE"})),
+        at("environment", given(wheels={"_target_": "sparserl.runs.folder.RunFolder", "path": "TRACE", "total_steps": 1})),
+        at("environment", given(wheels={"_target_": "sparserl.loading.load_policy", "folder": "TRACE"})),
     ],
 )
 def test_so_does_what_might(folder: Path, trace: Path, change: Callable[[Config, Path], None]) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparserl.records.logger import Log
-from sparserl.records.wandb import Wandb, read_records
+from sparserl.tracking.base import Log
+from sparserl.tracking.wandb import Wandb, read_records
 
 KEY = "a" * 40  # W&B takes no shorter one
 SETTINGS = ("trainer=smoke", "network.hidden=[8]", "logger.mode=offline")

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 
 class PopulationLauncher(Launcher):
-    """Jobs of a multirun that differ only in the values of members train as one population: see sparserl/launcher.py."""
+    """Jobs of a multirun that differ only in the values of members train as one population: see sparserl/sweeps/launcher.py."""
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
@@ -22,7 +22,7 @@ class PopulationLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """``task_function`` would train one job; it is not asked."""
-        from sparserl.launcher import Composer
+        from sparserl.sweeps.launcher import Composer
 
         self._composer = Composer(hydra_context.config_loader)
         self._context, self._config = HydraContext(hydra_context.config_loader, hydra_context.callbacks), config
@@ -30,7 +30,7 @@ class PopulationLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """What came of each job, in their order."""
-        from sparserl.launcher import Settings, launch
+        from sparserl.sweeps.launcher import Settings, launch
 
         configs = [self._composer.take(self._config, overrides) for overrides in job_overrides]
         return launch(Settings(**self._settings), self._context, self._config, configs, initial_job_idx)

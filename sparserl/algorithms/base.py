@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.networks.base import Network
-from sparserl.population import Population, Uniforms
+from sparserl.population.members import Population
+from sparserl.population.random import Uniforms
 from sparserl.schedules import Schedule
 from sparserl.types import Action, Batch, Loss, Metrics, Spec, Weights
 

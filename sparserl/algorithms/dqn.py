@@ -16,14 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparserl.algorithms.base import Algorithm
+from sparserl.fields import Count, Fraction, OpenFraction, Positive
 from sparserl.networks.base import Network
 from sparserl.policies import q_values
-from sparserl.population import Population, Uniforms
+from sparserl.population.members import Population
+from sparserl.population.random import Uniforms
 from sparserl.schedules import Schedule
-from sparserl.settings import Count, Fraction, OpenFraction, Positive
 from sparserl.types import Action, Batch, Loss, Metrics, Spec, Weights
 
-_LOSSES: dict[str, Callable[..., Tensor]] = {"squared": functional.mse_loss, "huber": functional.huber_loss}
+_LOSSES: dict[str, Callable[..., Tensor]] = {"mse": functional.mse_loss, "huber": functional.huber_loss}
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ class DQN(Algorithm):
     """The keys are described in ``conf/algorithm/dqn.yaml``."""
 
     network: Network
-    discount: Fraction
+    gamma: Fraction
     learning_rate: Annotated[Schedule, Ge(0)]
-    loss: Literal["squared", "huber"]
+    loss: Literal["mse", "huber"]
     epsilon: Annotated[Schedule, Ge(0), Le(1)]
-    target_every: Count
-    target_rate: OpenFraction
+    target_update_interval: Count
+    tau: OpenFraction
     max_grad_norm: Positive | None
 
     actions = "discrete"
@@ -74,7 +75,7 @@ class DQN(Algorithm):
         """The mean loss of the TD error. A terminated episode has no value after it; a truncated one goes on unseen."""
         with torch.no_grad():
             v_t = self.next_value(weights, quiet, batch["next_observation"])
-            target_tm1 = batch["reward"] + self.discount * (1 - batch["terminated"]) * v_t
+            target_tm1 = batch["reward"] + self.gamma * (1 - batch["terminated"]) * v_t
         q_tm1 = self.network(weights["policy"], batch["observation"])
         q_a_tm1 = q_values.of(q_tm1, batch["action"])
         loss = _LOSSES[self.loss](q_a_tm1, target_tm1, reduction="none").mean(dim=-1)
@@ -83,8 +84,8 @@ class DQN(Algorithm):
         return {"policy": (loss, metrics)}
 
     def after_step(self, weights: Weights, step: int) -> Weights:
-        """Every ``target_every`` gradient steps the target moves by ``target_rate`` towards the network."""
-        if step % self.target_every:
+        """Every ``target_update_interval`` gradient steps the target moves by ``tau`` towards the network."""
+        if step % self.target_update_interval:
             return {}
         online, target = weights["policy"], weights["target_policy"]
-        return {"target_policy": {name: torch.lerp(target[name], online[name], self.target_rate) for name in online}}
+        return {"target_policy": {name: torch.lerp(target[name], online[name], self.tau) for name in online}}

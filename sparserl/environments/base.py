@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparserl.population import Generators
+from sparserl.population.random import Generators
 from sparserl.types import Spec
 
 

@@ -12,7 +12,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from torch import Tensor
 
 from sparserl.environments.base import Environment, Outcome, VectorEnvironment
-from sparserl.population import Generators
+from sparserl.population.random import Generators
 from sparserl.types import Spec
 
 LOW, HIGH = -0.05, 0.05

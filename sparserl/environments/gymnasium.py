@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 from sparserl.environments.base import Environment, Outcome, VectorEnvironment
-from sparserl.population import Generators
+from sparserl.population.random import Generators
 from sparserl.types import Spec
 
 

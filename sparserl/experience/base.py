@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
-from sparserl.population import Population, State
+from sparserl.population.members import Population
+from sparserl.population.state import State
 from sparserl.types import Batch, Prepare, Transition
 
 

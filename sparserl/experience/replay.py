@@ -16,8 +16,9 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from sparserl.experience.base import Experience
-from sparserl.population import Population, State
-from sparserl.settings import Count, Steps
+from sparserl.fields import Count, Steps
+from sparserl.population.members import Population
+from sparserl.population.state import State
 from sparserl.types import Batch, Prepare, Transition
 
 ALIGNMENT = 8
@@ -46,16 +47,16 @@ class Field:
 class Replay(Experience):
     """The keys are described in ``conf/experience/replay.yaml``."""
 
-    capacity: Annotated[int, Ge(1), Le(2**24)]  # there are 2**24 float32 numbers to draw a place with
+    buffer_size: Annotated[int, Ge(1), Le(2**24)]  # there are 2**24 float32 numbers to draw a place with
     batch_size: Count
     learning_starts: Steps
-    update_every: Count
+    train_freq: Count
 
     def begin(self, members: Population) -> None:
         self._uniforms = members.uniforms("replay")
-        self._offsets = torch.arange(members.size, device=members.device).unsqueeze(1) * self.capacity
+        self._offsets = torch.arange(members.size, device=members.device).unsqueeze(1) * self.buffer_size
         self._fields: dict[str, Field] = {}
-        self._ring = torch.empty(members.size, self.capacity, 0, dtype=torch.uint8, device=members.device)
+        self._ring = torch.empty(members.size, self.buffer_size, 0, dtype=torch.uint8, device=members.device)
         self._waiting: list[Transition] = []  # steps that are seen but not yet in the ring
         self._fresh = self._ring[:, :0]  # where they are made into rows
         self._fresh_columns: dict[str, Tensor] = {}
@@ -65,14 +66,14 @@ class Replay(Experience):
     @property
     def size(self) -> int:
         """Transitions of each member that can be sampled."""
-        return min(self._seen, self.capacity)
+        return min(self._seen, self.buffer_size)
 
     def extend(self, transition: Transition) -> None:
         """Raises ValueError where one step brings more transitions than the ring holds."""
         envs = transition["reward"].shape[1]
-        if envs > self.capacity:
-            raise ValueError(f"experience.capacity is {self.capacity}, fewer than the {envs} transitions of one step")
-        if len(self._waiting) == WAITING_STEPS or (len(self._waiting) + 1) * envs > self.capacity:
+        if envs > self.buffer_size:
+            raise ValueError(f"experience.buffer_size is {self.buffer_size}, fewer than the {envs} transitions of one step")
+        if len(self._waiting) == WAITING_STEPS or (len(self._waiting) + 1) * envs > self.buffer_size:
             self._store()
         self._waiting.append(transition)
         self._seen += envs
@@ -93,15 +94,15 @@ class Replay(Experience):
         for name, column in self._fresh_columns.items():
             steps = [transition[name] for transition in waiting]
             column.copy_(torch.cat(steps, dim=1) if len(steps) > 1 else steps[0])
-        start = (self._seen - number) % self.capacity
-        head = min(number, self.capacity - start)  # what fits before the ring's end; the rest goes to its start
+        start = (self._seen - number) % self.buffer_size
+        head = min(number, self.buffer_size - start)  # what fits before the ring's end; the rest goes to its start
         self._ring[:, start : start + head] = self._fresh[:, :head]
         if head < number:
             self._ring[:, : number - head] = self._fresh[:, head:]
 
     def batches(self, prepare: Prepare) -> Iterator[Batch]:
-        while self._owed >= self.update_every:
-            self._owed -= self.update_every
+        while self._owed >= self.train_freq:
+            self._owed -= self.train_freq
             yield prepare(self._sample())
 
     def _sample(self) -> Batch:

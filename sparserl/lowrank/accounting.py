@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, break_even
-from sparserl.records.schema import Rank, RankRow, SingularValue
 from sparserl.regularizers.base import regularized
+from sparserl.runs.schema import Rank, RankRow, SingularValue
 from sparserl.types import Layers
 
 Cut: TypeAlias = tuple[int | None, ...]

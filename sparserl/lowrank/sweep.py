@@ -16,11 +16,11 @@ from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.environments.base import Environment
-from sparserl.evaluation import CONFIRMATION, EVALUATION, Evaluator
+from sparserl.fields import Count, OpenFraction
 from sparserl.lowrank.accounting import Cut, DecomposedPolicy
-from sparserl.population import split
-from sparserl.records.schema import Rank, RankRow, SingularValue
-from sparserl.settings import Count, OpenFraction
+from sparserl.population.state import split
+from sparserl.runs.schema import Rank, RankRow, SingularValue
+from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator
 from sparserl.types import Weights
 
 SUB_ENVIRONMENTS = 4096

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sparserl.population import Generators
+from sparserl.population.random import Generators
 from sparserl.types import Layers
 
 

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sparserl.fields import Count
 from sparserl.networks.base import Network
-from sparserl.population import Generators
-from sparserl.settings import Count
+from sparserl.population.random import Generators
 from sparserl.types import Layers
 
 _MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh}

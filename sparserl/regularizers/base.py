@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from sparserl.population import Generators
+from sparserl.fields import NonNegative, Steps, per_member
+from sparserl.population.random import Generators
 from sparserl.schedules import DelayedRamp
-from sparserl.settings import NonNegative, Steps, per_member
 from sparserl.types import Gates, Layers, Noise, Penalty, is_weight
 
 
@@ -30,7 +30,7 @@ from sparserl.types import Gates, Layers, Noise, Penalty, is_weight
 class Regularizer(ABC):
     """The hooks, and the one setting that every regulariser has: what counts as zero in ``sparsity_thresholded``."""
 
-    threshold: NonNegative
+    zero_threshold: NonNegative
 
     def covers(self, component: str) -> bool:
         """Whether this component's weights are regularised."""
@@ -119,10 +119,10 @@ class Thresholded(Penalized):
     """Penalties under which Adam makes weights small but never exactly zero: hardening sets the small ones to zero."""
 
     def harden(self, layers: Layers, z_hat: dict[str, Tensor]) -> Layers:
-        if self.threshold == 0:
+        if self.zero_threshold == 0:
             return layers
         # hardshrink also takes what is equal; masks are several times slower
-        below = float(np.nextafter(np.float32(self.threshold), np.float32(0)))
+        below = float(np.nextafter(np.float32(self.zero_threshold), np.float32(0)))
         return layers | {name: hardshrink(weight, below) for name, weight in regularized(layers).items()}
 
 

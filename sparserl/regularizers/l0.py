@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from sparserl.population import Generators
+from sparserl.fields import Positive, Steps, per_member
+from sparserl.population.random import Generators
 from sparserl.regularizers.base import Penalized, gated, regularized
 from sparserl.schedules import Schedule
-from sparserl.settings import Positive, Steps, per_member
 from sparserl.types import Gates, Layers, Noise, Penalty
 
 GAMMA, ZETA = -0.1, 1.1
@@ -39,22 +39,22 @@ class L0(Penalized):
     gate_learning_rate: Annotated[Schedule, Ge(0)]
     max_gate_grad_norm: Positive | None
     log_alpha_limit: Positive
-    freeze_steps: Steps | None
-    test_gate: Literal["mean", "median"]
+    freeze_at_step: Steps | None
+    deterministic_gate: Literal["sigmoid", "median"]
 
     def gate_grad_limit(self) -> float | None:
         return self.max_gate_grad_norm
 
     def __post_init__(self) -> None:
-        if self.freeze_steps is not None and self.freeze_steps <= self.delay_steps:
+        if self.freeze_at_step is not None and self.freeze_at_step <= self.delay_steps:
             raise ValueError(
-                f"regularizer.freeze_steps is {self.freeze_steps}; it must be above regularizer.delay_steps, "
+                f"regularizer.freeze_at_step is {self.freeze_at_step}; it must be above regularizer.delay_steps, "
                 f"{self.delay_steps}, or no gate ever moves"
             )
 
     def moving(self, step: int) -> bool:
         """Whether gates are random and move: after the delay and before they are frozen."""
-        return self.delay_steps <= step and (self.freeze_steps is None or step < self.freeze_steps)
+        return self.delay_steps <= step and (self.freeze_at_step is None or step < self.freeze_at_step)
 
     def gate_rate(self, step: int) -> float:
         return self.gate_learning_rate(step) if self.moving(step) else 0.0
@@ -89,7 +89,7 @@ class L0(Penalized):
 
     def gate_values(self, gates: Gates) -> dict[str, Tensor]:
         """The paper's gate at test time, without noise and beta (equation 13), or the median of the random gate."""
-        if self.test_gate == "mean":
+        if self.deterministic_gate == "sigmoid":
             return {name: hard_sigmoid(log_alpha) for name, log_alpha in gates.items()}
         return {name: hard_sigmoid(log_alpha / _over(self.beta, log_alpha)) for name, log_alpha in gates.items()}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparserl.fields import meaningless
 from sparserl.regularizers.base import Thresholded, regularized
-from sparserl.settings import meaningless
 from sparserl.types import Gates, Layers, Penalty
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparserl.fields import meaningless
 from sparserl.regularizers.base import Regularizer
-from sparserl.settings import meaningless
 
 
 @dataclass(frozen=True, kw_only=True)

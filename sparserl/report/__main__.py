@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from sparserl.records import provenance
-from sparserl.records.console import print_table
-from sparserl.records.disk import DiskError, replace
-from sparserl.report import figures, runs, tables
+from sparserl.report import figures, tables
+from sparserl.runs import provenance, reader
+from sparserl.runs.files import DiskError, replace
+from sparserl.terminal import print_table
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     for folder in arguments.folders:
         if not folder.is_dir():
             _say(f"{folder} is not a folder")
-    found = runs.find(arguments.folders)
+    found = reader.find(arguments.folders)
     if not found:
         sys.exit(f"sparserl: there is no run in {', '.join(map(str, arguments.folders))}")
     try:
@@ -36,8 +36,8 @@ def main() -> None:
         sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
 
 
-def _report(found: list[runs.Run], folders: list[Path], to: Path) -> None:
-    kept, repeats = runs.without_repeats(found)
+def _report(found: list[reader.Run], folders: list[Path], to: Path) -> None:
+    kept, repeats = reader.without_repeats(found)
     for sentence in (*(problem for run in found for problem in run.problems), *repeats):
         _say(sentence)
     uncounted = [f"{run.folder}: {_end(run)}" for run in kept if not run.counts]
@@ -70,14 +70,14 @@ def _report(found: list[runs.Run], folders: list[Path], to: Path) -> None:
     print(f"{', '.join(written)}: {to}")
 
 
-def _common(kept: list[runs.Run]) -> str:
+def _common(kept: list[reader.Run]) -> str:
     """The names that all runs share."""
     names = [{str(run.settings[key]) for run in kept} for key in ("algorithm", "environment", "regularizer")]
     shared = ", ".join(next(iter(values)) for values in names if len(values) == 1)
     return f"{shared}: " if shared else ""
 
 
-def _end(run: runs.Run) -> str:
+def _end(run: reader.Run) -> str:
     """How a run ended that does not count."""
     step, total = run.status_file.get("env_step"), run.status_file.get("total_steps")
     how_far = "" if step is None else f" at step {step} of {total}"

@@ -9,9 +9,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparserl.records import provenance
-from sparserl.records.disk import FIGURE
-from sparserl.report import runs
+from sparserl.runs import provenance, reader
+from sparserl.runs.files import FIGURE
 
 PACKAGES = "matplotlib", "pandas", "scipy"
 """What else decides how a report looks and what its intervals are."""
@@ -24,7 +23,7 @@ def draw(folder: str | Path) -> Path:
     """
     from sparserl.report import panels
 
-    run = runs.read(Path(folder))
+    run = reader.read(Path(folder))
     if run.problems:
         raise ValueError("; ".join(run.problems))
     return panels.save(panels.of_run(run), run.folder / FIGURE, _origin(run.result))
@@ -37,11 +36,11 @@ def compare(folders: Sequence[str | Path], path: str | Path) -> Path:
     """
     from sparserl.report import panels
 
-    found, _ = runs.without_repeats(runs.find([Path(folder) for folder in folders]))
+    found, _ = reader.without_repeats(reader.find([Path(folder) for folder in folders]))
     origin = {"command": provenance.command(), "commit": provenance.commit(), "versions": provenance.versions(*PACKAGES)}
     return panels.save(panels.of_many([run for run in found if run.counts]), Path(path), _origin(origin))
 
 
-def _origin(row: runs.Row) -> str:
+def _origin(row: reader.Row) -> str:
     """The command, commit and versions that the numbers of a picture were made with: its last lines."""
     return textwrap.fill(" · ".join(str(row[key]) for key in ("command", "commit", "versions") if row.get(key)), 200)

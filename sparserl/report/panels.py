@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter, SymmetricalLogLocator
 
-from sparserl.records import checkpoint
-from sparserl.records.disk import replace
-from sparserl.report.runs import NAMED, Run, distinguishing, groups
+from sparserl.runs import checkpoint
+from sparserl.runs.files import replace
+from sparserl.runs.reader import NAMED, Run, distinguishing, groups
 from sparserl.types import Layers, is_weight
 
 # told apart also by those who do not see red or green as others do (Okabe and Ito 2008)

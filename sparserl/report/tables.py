@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from sparserl.report.runs import NAMED, OF_REGULARIZER, Row, Run, distinguishing, groups
+from sparserl.runs.reader import NAMED, OF_REGULARIZER, Row, Run, distinguishing, groups
 
 CONFIDENCE = 0.95
 

@@ -1,0 +1,52 @@
+"""What makes two configs one run, one population or one loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import TypeVar
+
+import hydra
+
+from sparserl.config.schema import Config
+
+T = TypeVar("T")
+
+
+def _per_member(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if "per_member" in field.metadata]
+
+
+def structure(config: Config) -> Config:
+    """A config without what may differ between the members of one population."""
+    common = {key: value for key, value in identity(config).items() if key not in ("seed", "init_from")}
+    common["logger"] = config["logger"]
+    for group in ("algorithm", "regularizer"):
+        varying = _per_member(hydra.utils.get_class(config[group]["_target_"]))
+        common[group] = {key: value for key, value in config[group].items() if key not in varying}
+    return common
+
+
+def shared(config: Config) -> Config:
+    """A config without what may differ between the members of one loop, which need not be one population."""
+    common = structure(config)
+    names = {group: name for group, name in common["names"].items() if group != "regularizer"}
+    return {key: value for key, value in common.items() if key != "regularizer"} | {"names": names}
+
+
+def populations(items: Sequence[T], config_of: Callable[[T], Config]) -> list[list[T]]:
+    """What has configs, cut wherever the structures of two neighbours differ."""
+    return [list(alike) for _, alike in groupby(items, key=lambda item: canonical(structure(config_of(item))))]
+
+
+def canonical(config: Config) -> str:
+    """A text that is the same for equal configs only."""
+    return json.dumps(config, sort_keys=True)
+
+
+def identity(config: Config) -> Config:
+    """What makes two runs the same run: everything but where it is kept and what is reported of it."""
+    elsewhere = "sweep_name", "objective", "resume", "retry_failed", "trust", "logger"
+    return {key: value for key, value in config.items() if key not in elsewhere}

@@ -1,0 +1,108 @@
+"""Trained policies as ordinary torch modules. Needs neither Hydra nor whatever trained them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sparserl.lowrank.truncation import factored
+from sparserl.networks.base import Network
+from sparserl.runs.files import component, read_policy
+
+
+def load_policy(folder: str | Path, rank: int | None = None, trust: bool = False) -> nn.Module:
+    """The policy of a finished run, hardened: its zeros are zeros.
+
+    Called with observations ``[batch, *obs]`` it returns what the algorithm acts by (action values for DQN). Weights live
+    in ``nn.Linear`` only. With a ``rank`` the policy is cut at it, as in ``lowrank.csv``: there are two layers, without an
+    activation between them, in the place of each one that becomes smaller so. Raises FileNotFoundError where the run left no
+    policy and ValueError where the rank is below 1, or the file is damaged or names a class that is not sparserl's: a file
+    from a stranger runs no code. With ``trust`` such a class is built too, which runs the code of whoever wrote it.
+    """
+    if rank is not None and rank < 1:
+        raise ValueError(f"rank is {rank}; it must be 1 or more, or None for the whole policy")
+    path, description, tensors = read_policy(folder)
+    network: Network = described(description, "network", Network, path, trust)
+    try:
+        module = network.module(component(tensors, "policy"))
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a whole policy: its tensors do not make its network ({error})") from error
+    return (module if rank is None else factored(module, rank)).eval()
+
+
+def described(description: Any, part: str, contract: type, path: Path, trust: bool) -> Any:
+    """The ``part`` (``network``, say) that the file at ``path`` describes, of a class that keeps ``contract``.
+
+    Unless the file is trusted, of one of sparserl's: nothing else is imported or called. Raises ValueError where what is
+    described is not such a class, or not its fields.
+    """
+    try:
+        fields = dict(description[part])
+        if not trust:
+            check(part, fields)
+        cls = find_class(fields.pop("_target_"))
+        if not issubclass(cls, contract):
+            raise ValueError(f"{cls.__module__}.{cls.__name__} is not a {part}")
+        return cls(**fields)
+    except UntrustedError as error:
+        raise UntrustedError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not a whole policy, what it describes is not a {part}: {error}") from error
+
+
+# ---------------------------------------------------------------- what a file may make this process do
+
+_OURS = f"{__name__.partition('.')[0]}."
+
+
+class UntrustedError(ValueError):
+    """What in a file would run code that is not sparserl's, in one sentence with the remedy."""
+
+
+def check(path: str, node: Any) -> None:
+    """Look through a part of a config out of a file, however deep; ``path`` is its key.
+
+    Raises UntrustedError where building it might run code that is not sparserl's, and ValueError where it names something of
+    sparserl's that is no part. Only modules of sparserl's are imported.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            below = f"{path}.{key}" if path else str(key)
+            if key == "_target_" and not _is_ours(value):
+                raise _untrusted(below, value)
+            check(below, value)
+    elif isinstance(node, list):
+        for index, item in enumerate(node):
+            check(f"{path}.{index}", item)
+    # A resolved config has no interpolation; OmegaConf would make parts of one that are nowhere in the file. And of what an
+    # environment is given, Gymnasium imports what stands before a colon.
+    elif isinstance(node, str) and ("${" in node or (path.startswith("environment.") and ":" in node)):
+        raise _untrusted(path, node)
+
+
+def find_class(target: Any) -> type:
+    """The dataclass that a ``_target_`` names, which is imported. Raises ValueError where there is none."""
+    module, _, name = str(target).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{target!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ValueError(f"{target!r} is not a dataclass")
+    return found
+
+
+def _is_ours(target: Any) -> bool:
+    """Also by where the class comes from: a module of sparserl's holds whatever it imports."""
+    return str(target).startswith(_OURS) and find_class(target).__module__.startswith(_OURS)
+
+
+def _untrusted(path: str, value: Any) -> UntrustedError:
+    return UntrustedError(
+        f"{path} is {value!r}, which may run code that is not sparserl's; "
+        "where you trust whoever wrote it, trust=true (to play: --trust) lets it"
+    )

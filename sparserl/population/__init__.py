@@ -1,0 +1,1 @@
+"""Members: who they are, their random numbers, and their states."""

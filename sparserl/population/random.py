@@ -1,0 +1,86 @@
+"""Random numbers of every member, each from generators of its own."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparserl.population.state import State
+
+
+class Generators:
+    """One torch generator for each member, all of one named stream.
+
+    Streams (``environment``, ``exploration``, ``replay``, ``gates``, ``init`` …) are independent, so that a new draw in
+    one leaves the others as they were.
+    """
+
+    def __init__(self, seeds: Sequence[int], stream: str, device: torch.device) -> None:
+        self.device = device
+        self._generators = [torch.Generator().manual_seed(_stream_seed(seed, stream)) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def __getitem__(self, member: int) -> torch.Generator:
+        return self._generators[member]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), ``[member, *shape]``, each member's from its own generator.
+
+        They are drawn on the CPU whatever the device, so that a run does not depend on where it runs.
+        """
+        numbers = torch.empty(len(self), *shape)
+        for slice_, generator in zip(numbers, self._generators, strict=True):
+            slice_.uniform_(generator=generator)
+        return numbers.to(self.device)
+
+    def state_dict(self) -> State:
+        return {"states": torch.stack([generator.get_state() for generator in self._generators])}
+
+    def load_state_dict(self, state: State) -> None:
+        for generator, saved in zip(self._generators, state["states"], strict=True):
+            generator.set_state(saved.cpu().clone())  # torch 2.13 reads the storage from its start: a row is not enough
+
+
+def _stream_seed(seed: int, stream: str) -> int:
+    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(stream.encode()),))
+    # torch takes a signed 64-bit seed
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Uniforms:
+    """Uniform numbers in [0, 1) handed out in small pieces, drawn in blocks.
+
+    Actions and replay indices need a handful of numbers a step; one draw for each member and step would cost more than
+    the network. A block holds the same for every member, so all members use it up at the same time.
+    """
+
+    block = 8192
+
+    def __init__(self, generators: Generators) -> None:
+        self._generators = generators
+        self._numbers = generators.uniform(0)
+        self._used = 0
+
+    def take(self, *shape: int) -> Tensor:
+        """The next numbers, ``[member, *shape]``. Whoever fills a shape larger than a block gets a larger block."""
+        count = math.prod(shape)
+        if self._used + count > self._numbers.shape[1]:
+            self._numbers = self._generators.uniform(max(self.block, count))
+            self._used = 0
+        numbers = self._numbers[:, self._used : self._used + count]
+        self._used += count
+        return numbers.reshape(len(self._generators), *shape)
+
+    def state_dict(self) -> State:
+        return {"generators": self._generators.state_dict(), "numbers": self._numbers, "used": self._used}
+
+    def load_state_dict(self, state: State) -> None:
+        self._generators.load_state_dict(state["generators"])
+        self._numbers, self._used = state["numbers"].to(self._numbers.device), state["used"]

@@ -1,0 +1,49 @@
+"""States of members: from those of one member each to that of a population, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = Any
+"""Nested dicts and lists for a checkpoint. Each tensor in it has the member axis first, and everything else is common; or, as
+``split`` gives it, it is of one member, and no tensor has that axis."""
+
+
+def stack(states: Sequence[State]) -> State:
+    """One state of P members from P states of one member each (the inverse of ``split``).
+
+    Raises ValueError where two states differ in a value that is common to a population, a counter say.
+    """
+    first = states[0]
+    if any(type(state) is not type(first) for state in states):
+        raise ValueError(f"members of one population disagree: {', '.join(sorted({type(s).__name__ for s in states}))}")
+    if isinstance(first, dict | list) and any(len(state) != len(first) or _keys(state) != _keys(first) for state in states):
+        raise ValueError("members of one population disagree on what there is to keep")
+    if isinstance(first, Tensor):
+        return torch.stack(list(states))
+    if isinstance(first, dict):
+        return {key: stack([state[key] for state in states]) for key in first}
+    if isinstance(first, list):
+        return [stack(items) for items in zip(*states, strict=True)]
+    if any(state != first for state in states):
+        raise ValueError(f"members of one population disagree on a common value: {sorted(map(str, set(states)))}")
+    return first
+
+
+def _keys(state: State) -> set[Any]:
+    return set(state) if isinstance(state, dict) else set()
+
+
+def split(state: State, member: int) -> State:
+    """The state of one member, without the member axis and sharing no memory with the population's."""
+    if isinstance(state, Tensor):
+        return state[member].detach().clone()
+    if isinstance(state, dict):
+        return {key: split(value, member) for key, value in state.items()}
+    if isinstance(state, list):
+        return [split(value, member) for value in state]
+    return state

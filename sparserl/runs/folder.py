@@ -1,0 +1,175 @@
+"""A run's folder. Rows are on the disk before they are anywhere else, and a file is either whole or not there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparserl.runs.schema import RankRow, Result, SingularValue, Status, StatusName, as_json
+
+if TYPE_CHECKING:
+    pass
+from sparserl.runs.files import LOG_FILE, POLICY_METADATA, DiskError, Tensor, read_json, replace, write_json, writing
+
+
+class RunFolder:
+    """Writes the files of one member, described in the README, and keeps other processes from doing so. ``path`` must exist.
+
+    Whatever cannot be written raises DiskError, and leaves what was whole before as it was.
+    """
+
+    def __init__(self, path: Path, total_steps: int) -> None:
+        self.path = path
+        self._total_steps = total_steps
+        self._metrics = _open_log(path / "metrics.jsonl")
+        try:
+            _lock(self._metrics, path)
+            self._timing = _open_log(path / "timing.jsonl")
+            self._told = _open_log(path / LOG_FILE)
+        except DiskError:
+            self._metrics.close()
+            raise
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl; nothing in it may depend on the clock."""
+        _append(self._metrics, _json_line(row))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_bytes().splitlines()]
+        except ValueError as error:
+            raise DiskError(f"{path} is damaged ({error}); take the folder away to train from the start") from error
+
+    def timing(self, row: Mapping[str, Any]) -> None:
+        """One line of timing.jsonl."""
+        _append(self._timing, _json_line(row))
+
+    def tell(self, text: str) -> None:
+        """What happens, and when, for a reader of run.log; nothing is ever cut off there."""
+        _append(self._told, f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {text.strip()}\n".encode())
+
+    def offsets(self) -> dict[str, int]:
+        """How long the logs are now, for ``cut``; so far they are safe from a power failure too."""
+        for log in (self._metrics, self._timing):
+            with writing(Path(log.name)):
+                os.fsync(log.fileno())
+        return {"metrics": self._metrics.tell(), "timing": self._timing.tell()}
+
+    def cut(self, offsets: Mapping[str, int]) -> None:
+        """Drop whatever the logs hold after ``offsets``. Raises DiskError where rows before that are gone."""
+        if self._metrics.tell() < offsets["metrics"]:
+            raise DiskError(
+                f"{self.path / 'metrics.jsonl'} has lost rows that were there at the last checkpoint; "
+                "put them back, or take the folder away to train from the start"
+            )
+        for log, offset in ((self._metrics, offsets["metrics"]), (self._timing, offsets["timing"])):
+            with writing(Path(log.name)):
+                log.truncate(min(offset, log.tell()))
+                log.seek(0, os.SEEK_END)
+
+    def status(self, name: StatusName, env_step: int, error: str | None = None) -> None:
+        """Replace status.json."""
+        row = Status(name, env_step, self._total_steps, os.getpid(), socket.gethostname(), error)
+        write_json(self.path / "status.json", row)
+
+    def result(self, row: Result) -> None:
+        """Write result.json."""
+        write_json(self.path / "result.json", row)
+
+    def table(self, name: str, rows: Sequence[RankRow] | Sequence[SingularValue]) -> None:
+        """Write ``name``.csv, a line for each row; there must be one. Numbers read back exactly, null is an empty cell."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(as_json(row) for row in rows)
+        replace(self.path / f"{name}.csv", lambda file: file.write(text.getvalue().encode()))
+
+    def policy(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+        """Write policy.safetensors: the tensors, and in its metadata whatever is needed to rebuild the network."""
+        from safetensors.torch import save  # brings torch
+
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        # one entry: safetensors writes several in an order that changes, and equal policies are to be equal files
+        metadata = {POLICY_METADATA: json.dumps(description)}
+        replace(self.path / "policy.safetensors", lambda file: file.write(save(whole, metadata)))
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._timing.close()
+        self._told.close()
+
+
+def _open_log(path: Path) -> io.FileIO:
+    """At its end, and without a buffer: what could not be written would wait in there, and be tried again at the close."""
+    with writing(path):
+        log = path.open("ab+", buffering=0)
+        log.seek(0, os.SEEK_END)
+        return log
+
+
+def _json_line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(as_json(dict(row)), allow_nan=False).encode() + b"\n"
+
+
+def _append(log: io.FileIO, line: bytes) -> None:
+    """Write a line, or nothing."""
+    before = log.tell()
+    with writing(Path(log.name)):
+        try:
+            while line:
+                line = line[_write(log, line) :]
+        except OSError:
+            log.truncate(before)
+            log.seek(before)
+            raise
+
+
+def _write(log: io.FileIO, line: bytes) -> int:
+    """How much of the line was written: on a disk that has just become full, a part."""
+    return log.write(line)
+
+
+def _lock(log: io.FileIO, folder: Path) -> None:
+    """Hold ``folder`` until ``log`` is closed, or the process ends. Raises DiskError where another process does.
+
+    File systems that know no locks hold nothing, and neither does Windows.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DiskError(f"{folder} is being written by {_writer(folder)}; wait for it to end, or stop it") from error
+    except OSError:
+        return
+
+
+def check_free(folder: Path) -> None:
+    """Raises DiskError where another process writes to a run's folder at this moment."""
+    path = folder / "metrics.jsonl"
+    if path.exists():
+        with _open_log(path) as log:
+            _lock(log, folder)
+
+
+def _writer(folder: Path) -> str:
+    """Who writes to a folder, as far as its status says."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        status = read_json(folder / "status.json")
+        if status["status"] == "running":  # or else it is from before
+            return f"process {status['process']} on {status['host']}"
+    return "another process"

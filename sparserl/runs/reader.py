@@ -1,0 +1,232 @@
+"""What runs left, read back from their folders, and what tells one run from another."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sparserl.runs.files import read_json
+
+T = TypeVar("T")
+
+Row = dict[str, Any]
+
+MARKS = ("result.json", "status.json", "config.json")
+"""A folder with one of these is a run's."""
+
+NAMED = ("algorithm", "environment", "network", "regularizer", "lambda_c")
+"""The settings that a reader looks for first: a column of every table of runs that differ in them."""
+
+OF_REGULARIZER = ("lambda_c", "beta", "reduction", "scope", "zero_threshold")
+_NO_SETTINGS = ("names", "seed", "init_from", "sweep_name", "objective", "resume", "retry_failed", "trust", "logger")
+"""Keys of a config that say who a run is, where it is kept and who hears of it, not how it was trained; or named apart."""
+
+_NEEDED = ("algorithm", "environment", "seed", "return_mean", "return_random", "episodes", "sparsity", "nonzero_weights")
+"""Without these there is nothing to compare; what else a result may lack is null in a table."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The files of one folder. What is not there is empty; what cannot be read is empty too, and one of ``problems``."""
+
+    folder: Path
+    config: Row
+    status_file: Row
+    result: Row
+    metrics: list[Row]
+    lowrank: list[Row]
+    """By increasing rank, as numbers; the rank of the last, ``full``, is infinite."""
+    spectrum: list[Row]
+    problems: list[str]
+    """A sentence for each file that is damaged."""
+
+    @property
+    def status(self) -> str:
+        """``done`` with a result; without one what status.json says, or ``no result`` where that says ``done``."""
+        if self.result:
+            return str(self.result.get("status", "done"))
+        said = str(self.status_file.get("status", "no status"))
+        return "no result" if said == "done" else said
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has a result for means and figures: that of a run which failed, frozen in the middle, is none."""
+        return bool(self.result) and self.status != "failed"
+
+    @property
+    def error(self) -> str | None:
+        """What stopped a run that did not come to its end: the last line, if it is a traceback."""
+        lines = str(self.status_file.get("error") or "").strip().splitlines()
+        return lines[-1] if lines and self.status in ("failed", "interrupted") else None
+
+    @property
+    def seed(self) -> int | None:
+        seed: int | None = self.config.get("seed", self.result.get("seed"))
+        return seed
+
+    @cached_property
+    def settings(self) -> Row:
+        """Everything that decides how a run is trained but its seed, flat: the named settings, then whatever the config has."""
+        if not self.config:
+            return {key: self.result.get(key) for key in dict.fromkeys((*NAMED, *OF_REGULARIZER))}
+        named: Row = self.config["names"] | {key: self.config["regularizer"].get(key) for key in OF_REGULARIZER}
+        if start := self.config.get("init_from"):  # each seed from its own
+            named["init_from"] = start.replace(f"seed{self.seed}", "seed*")
+        return named | dict(_flat({key: value for key, value in self.config.items() if key not in _NO_SETTINGS}))
+
+    @property
+    def learned(self) -> bool | None:
+        """Whether the policy learned anything that a rank could keep, as the rank sweep found; None where there was none."""
+        return self.result["rank_reason"] != "not_learned" if "rank_reason" in self.result else None
+
+    @property
+    def swept(self) -> list[Row]:
+        """The rows of lowrank.csv but for that of the whole policy."""
+        return [row for row in self.lowrank if math.isfinite(row["rank"])]
+
+    def curve(self, key: str) -> tuple[list[int], list[float]]:
+        """A column of metrics.jsonl: the environment steps at which it has a number, and the numbers."""
+        rows = [row for row in self.metrics if row.get(key) is not None]
+        return [row["env_step"] for row in rows], [row[key] for row in rows]
+
+
+def folders(roots: Sequence[Path]) -> list[Path]:
+    """The folders of runs among these and below them, each once."""
+    found: dict[Path, Path] = {}
+    for root in roots:
+        for path, _, names in os.walk(root):
+            if not set(MARKS).isdisjoint(names):
+                found.setdefault(Path(path).resolve(), Path(path))
+    return sorted(found.values())
+
+
+def find(roots: Sequence[Path]) -> list[Run]:
+    """The runs in these folders and below them, each once: a job of a sweep that is the same run as another is none."""
+    return [run for folder in folders(roots) if (run := read(folder)).status != "duplicate"]
+
+
+def read(folder: Path, rows: bool = True) -> Run:
+    """The files of one run's folder, whole or not; without ``rows`` only what is short however long the run."""
+    problems: list[str] = []
+
+    def attempt(name: str, reader: Callable[[Path], T], empty: T) -> T:
+        path = folder / name
+        try:
+            return reader(path) if path.exists() else empty
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            told = str(error) if str(path) in str(error) else f"{path} is not whole: {type(error).__name__}: {error}"
+            problems.append(" ".join(told.split()))
+            return empty
+
+    return Run(
+        folder,
+        attempt("config.json", _config, {}),
+        attempt("status.json", _object, {}),
+        attempt("result.json", _result, {}),
+        attempt("metrics.jsonl", _lines, []) if rows else [],
+        attempt("lowrank.csv", _numbers, []) if rows else [],
+        attempt("spectrum.csv", _numbers, []) if rows else [],
+        problems,
+    )
+
+
+def distinguishing(runs: Sequence[Run]) -> list[str]:
+    """The settings that tell these runs apart, whatever their seeds.
+
+    A named one wherever two runs differ in it; any other only where the ones before it do not tell two runs apart, since
+    most keys of a config follow from others.
+    """
+    settings = [run.settings for run in runs]
+
+    def kinds(columns: Sequence[str]) -> int:
+        return len({tuple(values.get(column) for column in columns) for values in settings})
+
+    columns = [key for key in NAMED if kinds([key]) > 1]
+    for key in dict.fromkeys(key for values in settings for key in values):
+        if kinds([*columns, key]) > kinds(columns):
+            columns.append(key)
+    return columns
+
+
+def groups(runs: Sequence[Run]) -> dict[tuple[Any, ...], list[Run]]:
+    """The runs that differ in nothing but their seed, by their values of ``distinguishing``, in the order of these."""
+    columns = distinguishing(runs)
+    found: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault(tuple(run.settings.get(column) for column in columns), []).append(run)
+    return dict(sorted(found.items(), key=lambda item: [(v is None, isinstance(v, str), v or 0) for v in item[0]]))
+
+
+def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Of runs that count and have equal settings and seed only the newest, and a sentence for each that was left out.
+
+    They are one sample of what a seed does, not two.
+    """
+    newest: dict[str, Run] = {}
+    left_out: dict[int, str] = {}
+    for run in sorted((run for run in runs if run.counts), key=lambda run: (run.folder / "result.json").stat().st_mtime_ns):
+        key = json.dumps([run.seed, run.settings], sort_keys=True)
+        if key in newest:
+            left_out[id(newest[key])] = f"{newest[key].folder} is left out: {run.folder} is the same run, and newer"
+        newest[key] = run
+    return [run for run in runs if id(run) not in left_out], list(left_out.values())
+
+
+# ---------------------------------------------------------------- files
+
+
+def _flat(config: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else value
+
+
+def _object(path: Path) -> Row:
+    row = read_json(path)
+    if not isinstance(row, dict):
+        raise TypeError("an object is needed")
+    return row
+
+
+def _config(path: Path) -> Row:
+    config = _object(path)
+    return config | {"names": dict(config["names"]), "regularizer": dict(config["regularizer"])}
+
+
+def _result(path: Path) -> Row:
+    row = _object(path)
+    needed = [] if row.get("status") == "failed" else _NEEDED  # a frozen run's return may be no number
+    lacking = [key for key in needed if not isinstance(row.get(key), str | int | float)]
+    if lacking:
+        raise ValueError(f"{path} is not whole: it has no {', '.join(lacking)}")
+    return row
+
+
+def _lines(path: Path) -> list[Row]:
+    whole, _, _ = path.read_text().rpartition("\n")  # the last line may be written at this moment
+    rows = [json.loads(line) for line in whole.splitlines()]
+    for row in rows:
+        row["env_step"] + 0
+    return rows
+
+
+def _numbers(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        return [{key: _number(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(key: str, text: str) -> float | str:
+    if key == "layer":
+        return text
+    if text == "full":
+        return math.inf
+    return float(text) if text else math.nan

@@ -1,0 +1,1 @@
+"""Many runs: which train together, where, and what came of each."""

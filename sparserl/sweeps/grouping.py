@@ -1,0 +1,43 @@
+"""Which jobs of a sweep train in one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sparserl.config.identity import canonical, shared, structure
+from sparserl.runs import checkpoint
+from sparserl.sweeps.jobs import Job
+
+# ---------------------------------------------------------------- what trains at once
+
+
+def loads(jobs: Sequence[Job], max_members: int, workers: int | None) -> list[list[Job]]:
+    """The jobs in groups that train in one loop each, in the order in which a group's first job comes.
+
+    In one loop go jobs whose configs differ in the values of members and in their regulariser only and whose checkpoints are
+    of one step; at most ``max_members`` of them. Those of one regulariser are neighbours there, and a population. The largest
+    groups are halved until every one of ``workers`` has the same number of groups, or no group is left to be halved. With no
+    limit to the workers, None, each population has a loop of its own. What a job gives does not depend on its company.
+    """
+    alike: dict[str, dict[str, list[Job]]] = {}
+    for job in jobs:
+        population = canonical(structure(job.config))
+        common = population if workers is None else canonical(shared(job.config))
+        loop = alike.setdefault(f"{checkpoint.newest(job.folder)} {common}", {})
+        loop.setdefault(population, []).append(job)
+    whole = [[job for population in loop.values() for job in population] for loop in alike.values()]
+    groups = [part for group in whole for part in _parts(group, -(-len(group) // max_members))]
+    while len(groups) % (workers or 1) and (largest := max(groups, key=len, default=[]))[1:]:
+        at = groups.index(largest)
+        groups[at : at + 1] = _parts(largest, 2)
+    return groups
+
+
+def _parts(group: Sequence[Job], number: int) -> Iterator[list[Job]]:
+    """``number`` parts of a group whose sizes differ by one at most."""
+    size, more = divmod(len(group), number)
+    start = 0
+    for part in range(number):
+        end = start + size + (part < more)
+        yield list(group[start:end])
+        start = end

@@ -1,0 +1,320 @@
+"""The launcher of multiruns: what is left to train of a sweep's jobs, what of it in one loop, and what came of each job.
+
+To Hydra every job is one of its own, with its folder, its callbacks and its JobReturn. What trains in one loop does so within
+the jobs of all members: the function of the first job runs the second job, and so on, and that of the last one trains them all.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict, read_write
+
+from sparserl.config.identity import populations
+from sparserl.config.schema import ConfigError
+from sparserl.config.validation import resolve, without_hydra
+from sparserl.runs import provenance
+from sparserl.runs.files import DiskError
+from sparserl.runs.schema import Result
+from sparserl.sweeps.executors.base import Executor
+from sparserl.sweeps.executors.inline import Inline
+from sparserl.sweeps.executors.processes import Processes
+from sparserl.sweeps.executors.slurm import Slurm, SlurmError
+from sparserl.sweeps.grouping import loads
+from sparserl.sweeps.jobs import Job, JobError, claim, digest, earlier, label, mark, objective, result_of
+from sparserl.sweeps.loop import run
+from sparserl.terminal import say
+from sparserl.tracking.console import print_jobs
+
+Outcome: TypeAlias = float | Exception | None
+"""What a sweeper is told of a job: its objective, or why there is none."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys of ``conf/hydra/launcher/population.yaml``."""
+
+    executor: str
+    workers: int | None
+    max_members: int
+    slurm: Mapping[str, Any]
+
+
+def launch(
+    settings: Settings, context: HydraContext, sweep: DictConfig, configs: Sequence[DictConfig], first: int
+) -> list[JobReturn]:
+    """Train what is left to train of these jobs, the first of them number ``first``; what came of each, in their order.
+
+    ``configs`` are theirs, Hydra's node included, and ``sweep`` is that of the whole multirun.
+
+    Raises ConfigError where the settings are wrong; what is wrong with a job is in its JobReturn.
+    """
+    setup_globals()
+    configure_log(sweep.hydra.hydra_logging, sweep.hydra.verbose)
+    for number, config in enumerate(configs, first):
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+    jobs = Launch(context, configs)
+    try:
+        executor = _executor(settings, Path(sweep.hydra.sweep.dir).absolute())
+        jobs.plan()
+        jobs.train(executor, settings.max_members)
+    except SlurmError as error:  # before anything was trained
+        raise ConfigError(str(error)) from error
+    jobs.repeat()
+    configure_log(sweep.hydra.hydra_logging, sweep.hydra.verbose)
+    jobs.print()
+    return [jobs.returns[index] for index in range(len(configs))]
+
+
+def _executor(settings: Settings, root: Path) -> Executor:
+    if settings.max_members < 1:
+        raise ConfigError(f"hydra.launcher.max_members is {settings.max_members}; it must be 1 or more")
+    if settings.workers is not None and settings.workers < 1:
+        raise ConfigError(f"hydra.launcher.workers is {settings.workers}; it must be 1 or more, or null")
+    match settings.executor:
+        case "inline":
+            return Inline()
+        case "processes":
+            return Processes(settings.workers)
+        case "slurm":
+            return Slurm(root / ".slurm", settings.slurm)
+    raise ConfigError(f"hydra.launcher.executor is {settings.executor!r}; it must be inline, processes or slurm")
+
+
+class Composer:
+    """Hydra's config loader, which composes every job once.
+
+    Hydra's sweepers compose each job to see whether it can be, and throw it away; its launchers compose it again. At a tenth of
+    a second and more for each that is a long wait before a large sweep.
+    """
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self._loader = loader
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        config = self._loader.load_sweep_config(master_config, sweep_overrides)
+        self._composed[tuple(sweep_overrides)] = config
+        return config
+
+    def take(self, sweep: DictConfig, overrides: Sequence[str]) -> DictConfig:
+        """The config of one job, its own: of two with the same overrides the second is composed anew."""
+        found = self._composed.pop(tuple(overrides), None)
+        return self._loader.load_sweep_config(sweep, list(overrides)) if found is None else found
+
+
+class Launch:
+    """The jobs of one launch, by their place in it, on their way from configs to returns."""
+
+    def __init__(self, context: HydraContext, configs: Sequence[DictConfig]) -> None:
+        self._context, self._configs = context, configs
+        self._jobs: dict[int, Job] = {}
+        self._left: dict[int, Job] = {}
+        self._repeats: dict[int, int] = {}
+        self.returns: dict[int, JobReturn] = {}
+
+    def plan(self) -> None:
+        """Find out of which jobs there is something left to train, and which are the same run as another."""
+        places: dict[Path, int] = {}
+        for index, config in enumerate(self._configs):
+            try:
+                if config.resume:
+                    raise ConfigError("resume is for a single run; the same sweep started again goes on by itself")
+                HydraConfig.instance().set_config(config)  # `names` and folders ask it for the options chosen
+                job = self._jobs[index] = Job(resolve(without_hydra(config)), _folder(config))
+                if (original := places.setdefault(job.folder, index)) != index:
+                    self._repeats[index] = original
+                    continue
+                claim(job)
+                result = earlier(job, config.retry_failed)
+                if result is None:
+                    mark(job, "waiting")
+                    self._left[index] = job
+                else:
+                    self._give(index, objective(job, result))
+            except (ConfigError, DiskError, JobError) as error:
+                self._give(index, error)
+        found = {"to train": len(self._left), "ended before": len(self.returns), "the same as another": len(self._repeats)}
+        counts = ", ".join(f"{count} {what}" for what, count in found.items() if count)
+        say(f"{len(self._configs)} jobs: {counts}")
+
+    def train(self, executor: Executor, max_members: int) -> None:
+        """Train what is left, in as few loops as there are workers for."""
+        places = {job.folder: index for index, job in self._left.items()}
+        command, live = provenance.command(), not executor.shares_terminal
+        groups = [
+            Group(jobs, [self._configs[places[job.folder]] for job in jobs], self._context, command, live)
+            for jobs in loads(list(self._left.values()), max_members, executor.workers)
+        ]
+        for group, returned in zip(groups, executor.execute(train_group, groups, [g.name for g in groups]), strict=True):
+            for member, job in enumerate(group.jobs):
+                if isinstance(returned, Exception):  # its process died, so nobody has said what came of its jobs
+                    died = JobError(job.folder.name, str(returned))
+                    if (outcome := _outcome(job, died)) is died:
+                        with suppress(DiskError):  # which may be what it died of
+                            mark(job, "failed", error=str(returned))
+                    self._give(places[job.folder], outcome)
+                else:
+                    self.returns[places[job.folder]] = returned[member]
+
+    def repeat(self) -> None:
+        """Let jobs that are the same run as another have what came of that."""
+        for index, original in self._repeats.items():
+            job, config = self._jobs[original], self._configs[index]
+            given = digest(str(sorted(config.hydra.overrides.task)))
+            with read_write(config.hydra.sweep):
+                config.hydra.sweep.subdir = f"{job.folder.name}-again-{given}"
+            again = self._jobs[index] = Job(job.config, _folder(config))
+            self._give(index, self.returns[original]._return_value)  # noqa: SLF001 (of a failure, the property prints and raises)
+            mark(again, "duplicate", of=job.folder.name)
+
+    def print(self) -> None:
+        """The table at the end: every job, and of those that failed, why."""
+        rows: list[tuple[str, str, Result | None, str]] = []
+        for index, config in enumerate(self._configs):
+            job, returned = self._jobs.get(index), self.returns[index]
+            name = job.folder.name if job else " ".join(config.hydra.overrides.task)
+            if returned.status is JobStatus.FAILED:
+                error = returned._return_value  # noqa: SLF001 (as above)
+                rows.append((name, "failed", None, getattr(error, "reason", str(error))))
+            elif index in self._repeats:
+                rows.append((name, "duplicate", None, f"the same as {self._jobs[self._repeats[index]].folder.name}"))
+            else:
+                rows.append((name, "done", result_of(job.folder) if job else None, ""))
+        print_jobs(rows)
+
+    def _give(self, index: int, outcome: Outcome) -> None:
+        """End a job that is not trained here, with the callbacks of any other."""
+        config = self._configs[index]
+        is_new = not (_folder(config) / ".hydra").exists()  # what a first start wrote there stays
+
+        def give(_: DictConfig) -> float | None:
+            if is_new and isinstance(outcome, Exception):
+                log.error(outcome)
+            return _unwrap(outcome)
+
+        if not is_new:
+            with read_write(config.hydra):
+                config.hydra.output_subdir = None
+        try:
+            self.returns[index] = run_job(give, config, *_KEYS, self._context, configure_logging=is_new)
+        except OSError:  # the folder cannot be used, which is what the outcome says
+            job = JobReturn(config.hydra.overrides.task, without_hydra(config), config, status=JobStatus.FAILED)
+            job.return_value = outcome
+            self.returns[index] = job
+
+
+_KEYS = "hydra.sweep.dir", "hydra.sweep.subdir"
+"""Where Hydra's config says in which folder a job of a multirun belongs."""
+
+
+def _folder(config: DictConfig) -> Path:
+    return Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+
+
+# ---------------------------------------------------------------- one loop
+
+
+@dataclass(frozen=True)
+class Group:
+    """What trains in one loop, in whatever process: populations that differ in their regulariser, side by side."""
+
+    jobs: list[Job]
+    configs: list[DictConfig]
+    """Of each job as Hydra composed it."""
+    context: HydraContext
+    command: str
+    live: bool
+
+    @property
+    def name(self) -> str:
+        """For a reader."""
+        more = len(self.jobs) - 1
+        return label(self.jobs[0].config) + (f" and {more} more" if more else "")
+
+
+def train_group(group: Group) -> list[JobReturn]:
+    """Train the jobs in one loop, each within Hydra's own frame of a job; what came of each."""
+    setup_globals()
+    # a job inside a job inside a job: three calls each, and as many again where types are checked
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * len(group.jobs)))
+    returns: list[JobReturn] = []
+    outcomes: list[Outcome] = []
+    logs: list[logging.Handler] = []
+
+    def begin(member: int) -> None:
+        def frame(_: DictConfig) -> float | None:
+            logs.extend(handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler))
+            if member + 1 < len(group.jobs):
+                begin(member + 1)
+            else:
+                for handler in logs[:-1]:  # Hydra has put each in the place of the one before
+                    logging.getLogger().addHandler(handler)
+                outcomes.extend(_train(group.jobs, group.live, group.command))
+            return _unwrap(outcomes[member])
+
+        returns.insert(0, run_job(frame, group.configs[member], *_KEYS, group.context))
+
+    begin(0)
+    return returns
+
+
+def _train(jobs: Sequence[Job], live: bool, command: str) -> list[Outcome]:
+    """Train jobs in one loop, and where that goes wrong each population of them by itself, from the last checkpoint on."""
+    error = _stopped_by(jobs, live, command)
+    apart = populations(jobs, lambda job: job.config)
+    if error and len(apart) > 1:
+        say(f"warning: {_first_line(error)}; each population goes on by itself, and only the one that this comes from fails")
+        for job in jobs:
+            with suppress(DiskError):  # started again, it meets the same
+                mark(job, "waiting")
+        return [outcome for population in apart for outcome in _train(population, live, command)]
+    if error and not isinstance(error, ConfigError | DiskError):  # of those, started again, they go on
+        return [_outcome(job, JobError(job.folder.name, f"{type(error).__name__}: {error}")) for job in jobs]
+    return [_outcome(job, error or JobError(job.folder.name, "it left no result")) for job in jobs]
+
+
+def _stopped_by(jobs: Sequence[Job], live: bool, command: str) -> Exception | None:
+    """Train jobs in one loop; what ended it before its end, without what it holds: everything that was trained."""
+    try:
+        run([job.config for job in jobs], [job.folder for job in jobs], live, command)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the other populations go on)
+        return error.with_traceback(None)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _outcome(job: Job, otherwise: Exception) -> Outcome:
+    """What came of a job, by the files in its folder: what its result says, or else the error given."""
+    result = result_of(job.folder)
+    if result is None:
+        return otherwise
+    try:
+        return objective(job, result)
+    except JobError as failure:
+        return failure
+
+
+def _unwrap(outcome: Outcome) -> float | None:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome

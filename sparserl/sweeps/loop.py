@@ -1,0 +1,140 @@
+"""Train runs in one loop, from their configs to what they leave."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+from sparserl.config.build import build, build_logger, build_start, build_sweep
+from sparserl.config.identity import identity
+from sparserl.config.schema import Config, ConfigError
+from sparserl.population.state import State
+from sparserl.report.figures import draw
+from sparserl.runs import checkpoint, provenance
+from sparserl.runs.files import DiskError
+from sparserl.runs.folder import RunFolder
+from sparserl.runs.schema import Result, StatusName
+from sparserl.sweeps.jobs import Job, claim, kind, label
+from sparserl.terminal import say
+from sparserl.tracking.console import Display
+from sparserl.tracking.recorder import Recorder
+from sparserl.training.evaluation import random_returns
+from sparserl.training.interrupts import Interrupts, prepare
+from sparserl.training.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
+
+
+def run(
+    configs: Sequence[Config], folders: Sequence[str | Path], live: bool = True, command: str | None = None
+) -> list[Result]:
+    """Train runs in one loop, each into its own folder, going on from the folders' checkpoints if they have any.
+
+    The configs are resolved ones (``build.resolve`` or ``build.compose``) that may differ in seeds, per-member values and their
+    regulariser only; neighbours that do not differ in it are one population. SIGINT and SIGTERM end it with KeyboardInterrupt,
+    all rows written; called again, it goes on from the last checkpoint. Without ``live`` there are plain lines also on a
+    terminal, for processes that share one. ``command`` is what results say they were made with, where that is not what started
+    this process.
+
+    A member whose loss becomes non-finite is frozen, and its result has the status ``failed``; the others do not notice.
+    Raises ConfigError before anything is trained, and DiskError where a member's folder cannot be written or another process
+    writes there. Members share one loop, so that stops all of them, ``interrupted``; called again, they go on from the newest
+    checkpoint that all of them have.
+    """
+    prepare()
+    trainer, parts = build(configs)
+    logger = build_logger(configs[0])
+    jobs = [Job(config, Path(folder)) for config, folder in zip(configs, folders, strict=True)]
+    with ExitStack() as held:
+        opened = []
+        for job in jobs:
+            claim(job)
+            opened.append(held.enter_context(closing(RunFolder(job.folder, trainer.total_steps))))
+        paths = [job.folder for job in jobs]
+        try:
+            states = checkpoint.load(paths)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        logs = logger.open(paths, configs, [label(config) for config in configs])
+        members, typed = range(len(configs)), command or provenance.command()
+        identities = [identity(config) for config in configs]
+        recorders = [Recorder(*its, typed) for its in zip(opened, configs, identities, members, logs, strict=True)]
+        try:
+            return _train(trainer, parts, paths, recorders, states, live)
+        except (KeyboardInterrupt, SystemExit):
+            _end(recorders, "interrupted")
+            raise
+        except DiskError as error:
+            _end(recorders, "interrupted", str(error))
+            raise
+        except Exception:
+            _end(recorders, "failed", traceback.format_exc())
+            raise
+        finally:
+            logger.close(logs)
+
+
+def _end(recorders: Sequence[Recorder], status: StatusName, error: str | None = None) -> None:
+    """As far as the disk takes it: what goes wrong here follows from what is being raised."""
+    for recorder in recorders:
+        with suppress(DiskError):
+            recorder.end(status, error)
+
+
+def _train(
+    trainer: Trainer,
+    parts: Parts,
+    paths: Sequence[Path],
+    recorders: Sequence[Recorder],
+    states: Sequence[State] | None,
+    live: bool,
+) -> list[Result]:
+    kinds = [kind(recorder.config) for recorder in recorders]
+    sweep = build_sweep(recorders[0].config)
+    saved = [state.pop("trainer") for state in states or ()]
+    for member, recorder in enumerate(recorders):
+        recorder.begin(states[member]["records"] if states else None)
+    with Display(kinds, trainer.total_steps, live) as display, Interrupts() as interrupts:
+        if states:
+            display.say(f"going on from step {saved[0]['env_step']}")
+        start = () if states else [build_start(recorder.config) for recorder in recorders]
+        for event in trainer.events(parts, saved, start, interrupts.heed):
+            match event:
+                case Progress():
+                    display.progress(event.env_step)
+                case Row():
+                    rows = [recorder.row(event) for recorder in recorders]
+                    display.row(event.env_step, rows)
+                    for recorder, row in zip(recorders, rows, strict=True):
+                        for warning in row.get("warnings", []):
+                            display.say(f"warning: {label(recorder.config)}: {warning}")
+                case Snapshot():
+                    records = [recorder.state_dict() for recorder in recorders]
+                    members = zip(event.states, records, strict=True)
+                    checkpoint.save(paths, event.env_step, [{"trainer": own, "records": its} for own, its in members])
+                    event.states.clear()  # they are large, and the event stays until the next one
+                case Finished():
+                    random = random_returns(parts.environment, trainer.eval_episodes, interrupts.heed)
+                    display.say("trained; now the ranks are evaluated")
+                    started = time.perf_counter()
+                    found = sweep(parts.environment, parts.algorithm, event.company.acting_weights(), random, interrupts.heed)
+                    seconds = time.perf_counter() - started
+                    results = []
+                    frozen = event.company.frozen()
+                    for path, recorder, swept, error in zip(paths, recorders, found, frozen, strict=True):
+                        recorder.swept_in(seconds)
+                        results.append(recorder.finish(event, random, swept, parts.members.device.type))
+                        _draw(path)
+                        recorder.end(results[-1].status, error)
+                        interrupts.heed()
+                    return results
+            interrupts.heed()
+    raise AssertionError("a trainer's last event is Finished")
+
+
+def _draw(folder: Path) -> None:
+    try:
+        draw(folder)
+    except Exception as error:  # noqa: BLE001 (whatever the reason, a picture is not worth the run)
+        say(f"warning: {folder} has no figure: {type(error).__name__}: {error}")

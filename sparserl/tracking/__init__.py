@@ -1,0 +1,1 @@
+"""Where rows go while a run trains: its folder, W&B, the terminal."""

@@ -1,0 +1,116 @@
+"""What a person sees: a progress bar on a terminal, plain lines in a log, a table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sparserl.runs.schema import Result
+from sparserl.terminal import print_table
+
+
+class Display:
+    """Shows how the members of one loop go, each kind by itself; a context manager.
+
+    ``kinds`` says of each member what it trains; ``total_steps`` are of each member. Only ``live`` has bars, one for each kind.
+    """
+
+    def __init__(self, kinds: Sequence[str], total_steps: int, live: bool) -> None:
+        self._kinds, self._total = kinds, total_steps
+        self._console = Console(file=sys.stderr)
+        self._shown = {kind: {"return": "-", "sparsity": "-"} for kind in kinds}
+        self._started: tuple[float, int] | None = None
+        self._bar: Progress | None = None
+        if live and self._console.is_terminal:
+            columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "steps", "{task.fields[speed]} steps/s"
+            values = TextColumn("return {task.fields[score]} · sparsity {task.fields[sparsity]} · left")
+            self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
+            self._tasks = {
+                kind: self._bar.add_task(kind, total=total_steps, speed="-", score="-", sparsity="-") for kind in self._shown
+            }
+
+    def __enter__(self) -> Display:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def progress(self, env_step: int) -> None:
+        """Every member has taken ``env_step`` steps."""
+        if self._started is None:
+            self._started = (time.perf_counter(), env_step)
+        if self._bar:
+            for kind, task in self._tasks.items():
+                self._bar.update(task, completed=env_step, speed=self._speed(env_step, kind))
+
+    def row(self, env_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A row of every member: means over those of a kind are shown, of the evaluation where there is one."""
+        for name, key in (("return", "train/return"), ("return", "eval/return_mean"), ("sparsity", "sparsity/exact")):
+            for kind, shown in self._shown.items():
+                of_kind = [row for row, its_kind in zip(rows, self._kinds, strict=True) if its_kind == kind]
+                values = [row[key] for row in of_kind if row.get(key) is not None]
+                if values:
+                    shown[name] = f"{fmean(values):.3g}"
+        if self._bar:
+            for kind, shown in self._shown.items():
+                self._bar.update(self._tasks[kind], score=shown["return"], sparsity=shown["sparsity"])
+        elif any("eval/return_mean" in row for row in rows):
+            for kind, shown in self._shown.items():
+                self._console.print(
+                    f"{kind}: {env_step} of {self._total} steps, {self._speed(env_step, kind)} steps/s, "
+                    f"evaluated return {shown['return']}, sparsity {shown['sparsity']}",
+                    soft_wrap=True,
+                )
+
+    def say(self, sentence: str) -> None:
+        """A line of its own, above the bar."""
+        self._console.print(sentence, soft_wrap=True, markup=False)
+
+    def _speed(self, env_step: int, kind: str) -> str:
+        """Environment steps a second of all members of a kind, since this process took over."""
+        seconds = time.perf_counter() - self._started[0] if self._started else 0.0
+        return f"{(env_step - self._started[1]) * self._kinds.count(kind) / seconds:.0f}" if self._started and seconds else "-"
+
+
+def print_results(results: Sequence[Result]) -> None:
+    """The table at the end of a run."""
+    columns = "regularizer", "lambda_c", "seed", "return", "random", "sparsity", "weights left", "steps/s"
+    table = Table(*columns, "rank", "compression", "return at it")
+    for r in results:
+        table.add_row(
+            r.regularizer,
+            "-" if r.lambda_c is None else f"{r.lambda_c:g}",
+            str(r.seed),
+            f"{r.return_mean:.1f} ± {r.return_std:.1f}",
+            f"{r.return_random:.1f}",
+            f"{r.sparsity:.1%}",
+            f"{r.nonzero_weights} of {r.policy_weights}",
+            f"{r.steps_per_second:.0f}",
+            "-" if r.rank is None else str(r.rank),
+            "-" if r.compression is None else f"{r.compression:.1%}",
+            "-" if r.return_lowrank is None else f"{r.return_lowrank:.1f}",
+        )
+    print_table(table)
+
+
+def print_jobs(rows: Sequence[tuple[str, str, Result | None, str]]) -> None:
+    """The table at the end of a sweep: the name of each job, how it ended, its result, and whatever there is to say of it."""
+    table = Table("job", "", "return", "sparsity", "weights left", "rank", "compression", "return at it", "")
+    for name, status, r, remark in rows:
+        found = ["-"] * 6
+        if r:
+            found[:3] = f"{r.return_mean:.1f} ± {r.return_std:.1f}", f"{r.sparsity:.1%}", str(r.nonzero_weights)
+        if r and r.rank is not None:
+            found[3:] = str(r.rank), f"{r.compression:.1%}", f"{r.return_lowrank:.1f}"
+        table.add_row(name, status, *found, remark)
+    print_table(table)

@@ -1,0 +1,399 @@
+"""The rows of the disk in Weights & Biases too, as one run for each member.
+
+metrics.jsonl is the truth, and W&B a copy that may be late or missing. What it is told carries a step (the environment step
+in rows of training, counted on from there in what comes after them), so that a run that goes on sends what W&B lacks and
+nothing that it has. It finds out from W&B, or offline from the files that W&B itself keeps in the run's folder. Whatever
+goes wrong with W&B is said in one line, and training goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from threading import Thread
+from types import ModuleType
+from typing import Any, ClassVar, Concatenate, Literal, ParamSpec
+
+from torch import Tensor
+
+from sparserl.runs.files import FIGURE, read_json, write_json
+from sparserl.runs.schema import Result, StatusName, as_json
+from sparserl.terminal import say, say_once
+from sparserl.tracking.base import Log, Logger
+
+INIT_SECONDS = 15.0
+"""How long W&B may take to begin a run before training goes on offline."""
+
+FINISH_SECONDS = 8.0
+"""How long the end of all runs may wait for uploads; what is left can be uploaded with ``wandb sync``."""
+
+EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 255}
+"""W&B shows 255, its own code of a run that was stopped, as killed."""
+
+ID_FILE = "wandb.json"
+"""Keeps the id of the folder's run in W&B."""
+
+P = ParamSpec("P")
+
+
+def _wandb() -> ModuleType:
+    """The package, imported only where it is used: it takes a second."""
+    # W&B's telemetry of itself would leave threads behind and, without a network, hold the process up at its end
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    return wandb
+
+
+def has_key(mode: str) -> bool:
+    """Whether W&B finds a key, in WANDB_API_KEY, in netrc or in its own settings; asks nobody, neither user nor server."""
+    wandb = _wandb()
+    asked = {} if mode == "auto" else {"mode": mode}  # stronger than WANDB_MODE
+    try:
+        wandb.setup(wandb.Settings(silent=True, **asked))
+        return bool(wandb.login(prompt=False, verify=False))
+    except Exception:  # noqa: BLE001 (a key that is none, settings that are wrong: the first run will say so, and go on)
+        return True
+
+
+def _tear_down() -> None:
+    """End W&B's threads and process, unless a run is open that is another member's or one of the caller's own."""
+    with suppress(Exception):
+        wandb = _wandb()
+        session = wandb.setup()
+        if session.most_recent_active_run is None:
+            try:
+                wandb.teardown()
+            except (Exception, SystemExit):  # noqa: BLE001 (of a process that is gone, W&B says so)
+                session.asyncer.join()
+
+
+def _kill() -> None:
+    """End W&B's process at once. Asked to end, it would first wait for what it is waiting for."""
+    with suppress(Exception):
+        process = _wandb().setup().ensure_service()._proc._process  # noqa: SLF001 (there is no public way)
+        process.kill()
+        process.wait()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wandb(Logger):
+    """One run of W&B for each member, all open at once in one process."""
+
+    mode: Literal["auto", "online", "offline", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+
+    def __post_init__(self) -> None:
+        if self._asked() == "online" and not has_key(self.mode):
+            raise ValueError(
+                "logger.mode is 'online', but W&B has no key: run `wandb login`, set WANDB_API_KEY, or use logger.mode=offline"
+            )
+
+    def _asked(self) -> str:
+        """The mode that is asked for; where ``logger.mode`` leaves it open, by W&B's own variable."""
+        asked = os.environ.get("WANDB_MODE", "auto") if self.mode == "auto" else self.mode
+        return asked if asked in ("online", "offline", "disabled") else "auto"
+
+    def open(self, folders: Sequence[Path], configs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Sequence[Log]:
+        mode = self._asked()
+        if mode == "disabled":
+            return super().open(folders, configs, names)
+        if mode == "auto":
+            mode = "online" if has_key(self.mode) else "offline"
+            if mode == "offline":
+                say_once("W&B has no key (`wandb login` stores one): runs are kept on the disk for it, to be uploaded later")
+        if len(folders) > 1 and _of_agent():
+            say_once("warning: an agent of W&B has begun one run: it is told of the first member only")
+        logs: list[Log] = []
+        for folder, config, name in zip(folders, configs, names, strict=True):
+            if logs and _of_agent():
+                logs.append(Log())
+                continue
+            log = self._try_to_begin(folder, config, name, mode)
+            if log is None and mode == "online":
+                mode = "offline"  # for the other members too: they do not wait for the same again
+                log = self._try_to_begin(folder, config, name, mode)
+            logs.append(log or Log())
+        return logs
+
+    def _try_to_begin(self, folder: Path, config: Mapping[str, Any], name: str, mode: str) -> Log | None:
+        try:
+            return self._begin(folder, config, name, mode)
+        except Exception as error:  # noqa: BLE001 (whatever the reason, a copy of the rows is not worth the run)
+            then = "runs are kept on the disk for it, to be uploaded later" if mode == "online" else "rows are on the disk only"
+            say_once(f"warning: W&B cannot be used {mode} ({_first_line(error)}): {then}")
+            _tear_down()  # or else W&B's process takes the id for one in use
+            return None
+
+    def _begin(self, folder: Path, config: Mapping[str, Any], name: str, mode: str) -> WandbLog:
+        wandb = _wandb()
+        run_id, is_new = _id(folder)
+        last_step = _last_step(folder) if mode == "offline" else None
+        run = wandb.init(
+            mode=mode,
+            id=run_id,
+            # without it, `wandb sync` writes over what has arrived; with it, it appends
+            resume=None if is_new else "allow",
+            reinit="create_new",
+            dir=folder,
+            project=self.project,
+            entity=self.entity,
+            group=self.group,
+            tags=self.tags,
+            job_type=config["names"]["regularizer"],
+            name=name,
+            config=dict(config),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                symlink=False,
+                save_code=False,
+                disable_git=True,  # result.json knows the commit, and changes that are in none are nobody's business
+                x_disable_stats=True,  # of the machine: once for each member would be too much
+                init_timeout=INIT_SECONDS,
+                finish_timeout=FINISH_SECONDS,
+                finish_timeout_raises=True,
+                x_transaction_log_flush_interval=FINISH_SECONDS / 2,  # what is given up on must be on the disk by then
+            ),
+        )
+        run.define_metric("env_step")
+        run.define_metric("*", step_metric="env_step")
+        run._cached_public_api = _NoQuestions()  # noqa: SLF001
+        return WandbLog(run, folder, name, last_step, is_new)
+
+    def close(self, logs: Sequence[Log]) -> None:
+        opened = [log for log in logs if isinstance(log, WandbLog)]
+        if not opened:
+            return
+        for log in opened:
+            log.end("failed")
+        deadline = time.monotonic() + FINISH_SECONDS + 1  # W&B keeps to its time, but for alerts, tables and files under way
+        if not all(log.ended_by(deadline) for log in opened):
+            _kill()  # whatever waits for it, gives up
+            deadline = time.monotonic() + 1
+            for log in opened:
+                log.ended_by(deadline)
+        _tear_down()
+        say(f"W&B: {'; '.join(_whereabouts(opened))}")
+
+
+class _NoQuestions:
+    """Takes the place of the client with which a run asks the server, in the middle of logging, for the type of an artifact.
+
+    Without a network it would wait 20 s for each table and for the policy, and not keep them for ``wandb sync`` either.
+    """
+
+    settings: ClassVar[dict[str, str]] = {"entity": "", "project": ""}
+
+    def _expected_artifact_type(self, **_: object) -> None:
+        """No type is expected."""
+
+    def _set_artifact_save_handle(self, *_: object) -> None:
+        """Nobody will wait for the upload."""
+
+
+def _harmless(method: Callable[Concatenate[WandbLog, P], None]) -> Callable[Concatenate[WandbLog, P], None]:
+    """What W&B raises in a method is said in one line, and no more comes of it."""
+
+    @wraps(method)
+    def guarded(log: WandbLog, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(log, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 (see Wandb.open)
+            log.uploaded = False
+            say_once(f"warning: W&B did not take everything ({_first_line(error)}): rows are on the disk")
+
+    return guarded
+
+
+class WandbLog(Log):
+    """One open run.
+
+    ``last_step``: what the files of earlier processes reach to; None where the run is online. ``is_new``: there were none.
+    """
+
+    def __init__(self, run: Any, folder: Path, name: str, last_step: int | None, is_new: bool) -> None:
+        self.folder, self.online, self.is_new = folder, last_step is None, is_new
+        self.url, self.project_url = (str(run.url), str(run.project_url)) if self.online else ("", "")
+        self.uploaded = self.online
+        """False also once W&B is known to lack something."""
+        self._run, self._name = run, name
+        self._step = 0
+        self._had: int = run.starting_step - 1 if last_step is None else last_step
+        self._ending: Thread | None = None
+        if self.online:
+            self._supersede()
+
+    @_harmless
+    def _supersede(self) -> None:
+        """Keep ``wandb sync`` from uploading what earlier processes left: an online run sends again what W&B lacks of it."""
+        for path in _files(self.folder):
+            if not path.samefile(self._run.settings.sync_file):
+                _synced(path).touch()
+
+    @_harmless
+    def row(self, row: Mapping[str, Any]) -> None:
+        if self._send(row["env_step"], row):
+            for warning in row.get("warnings", []):
+                text, level = f"{self._name}, step {row['env_step']}", _wandb().AlertLevel.WARN
+                self._run.alert(title=warning, text=text, level=level, wait_duration=0)
+
+    @_harmless
+    def sweep(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        wandb = _wandb()
+        self._run.define_metric("lowrank/rank")
+        for column in rows[0]:
+            if column != "rank":  # each by its name: of two patterns that fit, W&B takes either
+                self._run.define_metric(f"lowrank/{column}", step_metric="lowrank/rank")
+        for row in rows:
+            self._send(self._step + 1, {f"lowrank/{column}": value for column, value in row.items()})
+        table = wandb.Table(list(rows[0]), [list(row.values()) for row in rows], allow_mixed_types=True)
+        values: dict[str, Any] = {"tables/lowrank": table}
+        *truncated, full = rows
+        if truncated:
+            returns = [row["return_mean"] for row in truncated], [full["return_mean"]] * len(truncated)
+            values["plots/return_by_rank"] = wandb.plot.line_series(
+                [row["rank"] for row in truncated], returns, ["truncated", "full rank"], "Return by rank", "rank"
+            )
+        with _data_in(self.folder / "wandb"):
+            self._send(self._step + 1, values)
+
+    @_harmless
+    def finish(self, result: Result, distributions: Mapping[str, Tensor]) -> None:
+        wandb = _wandb()
+        self._run.summary.update(as_json(result))
+        policy = wandb.Artifact(f"policy-{self._run.id}", type="model")
+        # as it lies in the folder, without a copy
+        policy.add_file(str((self.folder / "policy.safetensors").resolve()), policy="immutable", skip_cache=True)
+        with _data_in(self.folder / "wandb"):
+            self._run.log_artifact(policy)
+        finite = {name: values[values.isfinite()].cpu().numpy() for name, values in distributions.items()}
+        self._send(self._step + 1, {f"histograms/{name}": wandb.Histogram(values) for name, values in finite.items()})
+
+    def end(self, status: StatusName) -> None:
+        if self._ending is None:
+            if status == "done":
+                self._draw()
+            # the uploads of all members are waited for at once, in close
+            self._ending = Thread(target=self._finish, args=[EXIT_CODES[status]], daemon=True)
+            self._ending.start()
+
+    @_harmless
+    def _draw(self) -> None:
+        figure = self.folder / FIGURE
+        if figure.exists():
+            self._send(self._step + 1, {"figure": _wandb().Image(str(figure))})
+
+    @_harmless
+    def _finish(self, exit_code: int) -> None:
+        self._run.finish(exit_code=exit_code)
+        if self.uploaded:
+            _synced(Path(self._run.settings.sync_file)).touch()
+
+    def ended_by(self, deadline: float) -> bool:
+        """Wait for what ``end`` began, until ``deadline`` at most (of time.monotonic); whether it is over."""
+        assert self._ending is not None
+        self._ending.join(max(0.0, deadline - time.monotonic()))
+        return not self._ending.is_alive()
+
+    def _send(self, step: int, values: Mapping[str, Any]) -> bool:
+        """Tell W&B of a step, unless it knows it; whether it was told."""
+        self._step = step
+        if step <= self._had:
+            return False
+        self._run.log(dict(values), step=step, commit=True)
+        return True
+
+
+def _of_agent() -> str | None:
+    """The id of the run that ``wandb agent`` started this process for: within a sweep of its own, W&B takes no other."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
+def _id(folder: Path) -> tuple[str, bool]:
+    """The id of the folder's run, the same after every restart and in no other folder, and whether it is given just now."""
+    path = folder / ID_FILE
+    is_new = not path.exists()
+    if is_new:
+        write_json(path, {"id": _of_agent() or secrets.token_hex(4)})
+    return str(read_json(path)["id"]), is_new
+
+
+def _files(folder: Path) -> list[Path]:
+    """What W&B keeps of the runs that a folder had, one file for each process."""
+    return sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+
+
+def _synced(path: Path) -> Path:
+    """What makes ``wandb sync`` pass a file over, when it is there."""
+    return path.with_name(f"{path.name}.synced")
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """What one process wrote for W&B, by W&B's own reader, which goes as far as a killed process came."""
+    reader = [_wandb().util.get_core_path(), "leet", "inspect", "--no-observability", "--json"]
+    command = [*reader, "--run-file", path, path.parent]
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def _last_step(folder: Path) -> int:
+    """The last step in the files of earlier processes, -1 where there is none."""
+    last = -1
+    for path in _files(folder):
+        steps = [record["history"]["item"]["_step"] for record in read_records(path) if record["type"] == "history"]
+        if not steps:
+            _synced(path).touch()  # of a process that came to nothing: `wandb sync` might stop at it
+        last = max([last, *steps])
+    return last
+
+
+def _whereabouts(logs: Sequence[WandbLog]) -> Iterator[str]:
+    """Where runs can be seen, and how those that cannot be come there."""
+    online = [log for log in logs if log.online]
+    if len(online) == 1:
+        yield online[0].url
+    elif online:
+        yield f"{len(online)} runs in {online[0].project_url}"
+    kept = [log.folder for log in logs if not log.uploaded and (log.is_new or not log.online)]
+    if kept:
+        solo = len(kept) == 1
+        left = [path for folder in kept for path in _files(folder) if not _synced(path).exists()]
+        also_online = any(path.parent.name.startswith("run-") for path in left)
+        pattern = f"{'' if solo else '/*'}/wandb/{'*' if also_online else 'offline-'}run-*"
+        roots = sorted({str(folder if solo else folder.parent) for folder in kept})
+        paths = " ".join(f"{shlex.quote(root)}{pattern}" for root in roots)
+        yield f"wandb sync {'--include-online ' if also_online else ''}{paths}"
+    # what such a run has sent, `wandb sync` would send again
+    if any(not log.uploaded and log.online and not log.is_new for log in logs):
+        yield "it lacks the last rows: start the same again, or with resume=FOLDER, to send them"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+
+
+@contextmanager
+def _data_in(folder: Path) -> Iterator[None]:
+    """What W&B writes for tables and artifacts goes here, not to the user's home."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    os.environ["WANDB_DATA_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WANDB_DATA_DIR"]
+        else:
+            os.environ["WANDB_DATA_DIR"] = before

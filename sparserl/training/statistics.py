@@ -1,0 +1,110 @@
+"""Running statistics of a training loop: returns of episodes, means of metrics, and where the time goes."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from sparserl.environments.base import Outcome
+from sparserl.population.members import Population
+from sparserl.types import Metrics
+
+
+class Episodes:
+    """Returns of the training episodes of each member."""
+
+    block = 100
+    """How many steps are looked at together: one by one that takes longer than to store them."""
+
+    def __init__(self, members: Population, envs: int) -> None:
+        self._running = torch.zeros(members.size, envs, device=members.device)
+        self._sum = torch.zeros(members.size, device=members.device)
+        self._count = torch.zeros(members.size, device=members.device)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, outcome: Outcome) -> None:
+        """One step of every sub-environment."""
+        self._waiting.append((outcome.reward, outcome.terminated, outcome.truncated))
+        if len(self._waiting) == self.block:
+            self._count_up()
+
+    def abandon(self) -> None:
+        """Forget the episodes under way: they were ended by a checkpoint, and count for nothing."""
+        self._count_up()
+        self._running.zero_()
+
+    def take(self) -> Metrics:
+        """The mean return of the episodes that ended since the last call (nan where none did), and their number."""
+        self._count_up()
+        metrics = {"train/return": self._sum / self._count, "train/episodes": self._count}
+        self._sum, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._count)
+        return metrics
+
+    def _count_up(self) -> None:
+        if not self._waiting:
+            return
+        reward, terminated, truncated = (torch.stack(values, dim=2) for values in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        ends = terminated + truncated > 0
+        # the episodes that ended have all rewards up to the last end, the one under way has the others
+        ended = ends.any(dim=2)
+        under_way = ends.flip(2).cumsum(2).flip(2) == 0
+        self._sum += (torch.where(ended, self._running, 0.0) + torch.where(under_way, 0.0, reward).sum(dim=2)).sum(dim=1)
+        self._count += ends.sum(dim=(1, 2))
+        self._running = torch.where(ended, 0.0, self._running) + torch.where(under_way, reward, 0.0).sum(dim=2)
+
+
+class Averages:
+    """The means of the metrics of many gradient steps."""
+
+    block = 100
+    """How many steps are added up at once: one by one it would take as many operations as the loss."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._waiting: dict[str, list[Tensor]] = {}
+
+    def add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            waiting = self._waiting.setdefault(name, [])
+            waiting.append(value)
+            if len(waiting) == self.block:
+                self._add_up(name)
+
+    def take(self) -> Metrics:
+        """The means since the last call; what is due only now and then is averaged over the times when it was due."""
+        for name, waiting in self._waiting.items():
+            if waiting:
+                self._add_up(name)
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+    def _add_up(self, name: str) -> None:
+        values = self._waiting[name]
+        total = torch.stack(values, dim=1).sum(dim=1)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] = self._counts.get(name, 0) + len(values)
+        values.clear()
+
+
+class Clock:
+    """Where the time goes: each lap counts for one phase."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Count the time since the last lap for ``phase``."""
+        now = time.perf_counter()
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def take(self) -> dict[str, float]:
+        """The seconds by phase since the last call."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds

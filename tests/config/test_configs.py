@@ -1,0 +1,325 @@
+"""conf/ and the code agree, every combination composes, and what is wrong with a config is said in one sentence.
+
+What there is to test is found by listing conf/: a new option is tested from the day it is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import yaml
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from sparserl.config.schema import CONF, ConfigError, Schema
+from sparserl.config.validation import compose
+from sparserl.environments.base import Environment
+from sparserl.types import Spec
+
+ROOT = Path(__file__).parents[2]
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+GROUPS = [field.name for field in dataclasses.fields(Schema) if (CONF / field.name).is_dir()]
+"""The groups whose options are parts: others (``experiment``, say) only set keys of these."""
+
+OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    """The config before anything is resolved or checked."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+# ---------------------------------------------------------------- keys and fields
+
+
+def parts(path: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every part in a part, by its path: what has a ``_target_``."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from parts(f"{path}.{key}", value)
+
+
+def test_the_groups_are_found() -> None:
+    assert {"algorithm", "environment", "network", "experience", "regularizer", "trainer", "lowrank"} <= set(GROUPS)
+    assert all(options(group) for group in GROUPS)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_keys_are_the_fields_of_the_target(group: str, option: str) -> None:
+    node = OmegaConf.to_container(composed(f"{group}={option}")[group])
+    found = dict(parts(group, node))
+    assert group in found, f"{group}={option} has no _target_"
+    for path, part in found.items():
+        cls = hydra.utils.get_class(part["_target_"])
+        assert dataclasses.is_dataclass(cls), f"{path}: {cls} is no dataclass"
+        fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+        keys = part.keys() - {"_target_"}
+        if path == group:  # in a part's own file nothing is left to a default
+            assert keys == fields.keys(), path
+        else:
+            assert keys <= fields.keys(), path
+
+
+def test_keys_of_the_top_are_the_fields_of_the_schema() -> None:
+    assert {str(key) for key in composed()} == {field.name for field in dataclasses.fields(Schema)}
+
+
+# ---------------------------------------------------------------- comments
+
+
+def undescribed(path: Path) -> list[str]:
+    """The keys of a YAML file that have no sentence above them.
+
+    A key within another is described with it, one that an inherited option has is described there, and keys that are
+    null one below the other may share a sentence.
+    """
+    lines = path.read_text().splitlines()
+    content = yaml.safe_load("\n".join(lines))
+    inherited = {key for parent in parents(path) for key in keys_of(parent)}
+    found = []
+    comment, shared = "", False
+    for line in lines:
+        if line.startswith("#"):
+            comment = f"{comment} {line.removeprefix('#').strip()}"
+        elif match := re.match(r"(\w+):", line):
+            key = match[1]
+            null = content[key] is None
+            if key not in {"_target_", "defaults"} | inherited and not is_sentence(comment) and not (null and shared):
+                found.append(key)
+            shared = null and (shared or is_sentence(comment))
+            comment = ""
+        elif not line.strip():
+            comment, shared = "", False
+    return found
+
+
+def is_sentence(comment: str) -> bool:
+    return len(comment.split()) > 2 and comment.endswith(".")
+
+
+def parents(path: Path) -> list[Path]:
+    """The options of the same group that a file inherits from."""
+    if path.parent == CONF:  # there the defaults list chooses groups
+        return []
+    defaults = (yaml.safe_load(path.read_text()) or {}).get("defaults", [])
+    return [path.with_stem(entry) for entry in defaults if isinstance(entry, str) and entry != "_self_"]
+
+
+def keys_of(path: Path) -> set[str]:
+    return set(yaml.safe_load(path.read_text())).union(*(keys_of(parent) for parent in parents(path)))
+
+
+def test_every_key_is_described_by_a_sentence() -> None:
+    files = [CONF / "train.yaml", *(CONF / group / f"{option}.yaml" for group, option in OPTIONS)]
+    missing = {str(path.relative_to(CONF)): undescribed(path) for path in files}
+    assert {path: keys for path, keys in missing.items() if keys} == {}
+
+
+def test_a_key_without_a_sentence_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "option.yaml"
+    path.write_text(
+        "_target_: x\n# What it is, in words.\none: 1\ntwo: 2\n# todo\nthree: null\n"
+        "# Both are null.\nfour: null\nfive: null\nsix: 6\n"
+    )
+    assert undescribed(path) == ["two", "three", "six"]
+
+
+# ---------------------------------------------------------------- combinations
+
+
+@cache
+def spec(environment: str) -> Spec | None:
+    """What an environment shows and accepts; None where a package that it needs is not installed."""
+    made: Environment = hydra.utils.instantiate(composed(f"environment={environment}").environment, _convert_="all")
+    try:
+        return made.spec()
+    except ModuleNotFoundError:
+        return None
+
+
+@pytest.mark.parametrize("environment", options("environment"))
+@pytest.mark.parametrize("regularizer", options("regularizer"))
+@pytest.mark.parametrize("algorithm", options("algorithm"))
+def test_every_combination_composes_or_says_why_not(algorithm: str, regularizer: str, environment: str) -> None:
+    chosen = {"algorithm": algorithm, "regularizer": regularizer, "environment": environment}
+    overrides = [f"{group}={option}" for group, option in chosen.items()]
+    actions = hydra.utils.get_class(composed(f"algorithm={algorithm}").algorithm._target_).actions
+    shown = spec(environment)
+    if shown is None:
+        with pytest.raises(ConfigError, match=rf"environment={environment}\b.*pip install"):
+            compose(*overrides)
+    elif actions != ("continuous" if shown.discrete_actions is None else "discrete"):
+        with pytest.raises(ConfigError, match=rf"algorithm={algorithm}\b.*environment={environment}\b"):
+            compose(*overrides)
+    else:
+        config = compose(*overrides)
+        assert {group: config["names"][group] for group in chosen} == chosen
+        assert json.loads(json.dumps(config)) == config, "a resolved config holds plain values only"
+
+
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] not in ("algorithm", "environment")])
+def test_every_other_option_composes(group: str, option: str) -> None:
+    assert compose(f"{group}={option}")[group]["_target_"] == composed(f"{group}={option}")[group]._target_
+
+
+@pytest.mark.parametrize("regularizer", options("regularizer"))
+def test_values_given_for_meaningless_keys_are_dropped(regularizer: str) -> None:
+    cls = hydra.utils.get_class(composed(f"regularizer={regularizer}").regularizer._target_)
+    null = [field.name for field in dataclasses.fields(cls) if field.metadata.get("meaningless")]  # type: ignore[arg-type]
+    given = compose(f"regularizer={regularizer}", *(f"regularizer.{key}=1" for key in null))
+    assert [given["regularizer"][key] for key in null] == [None] * len(null)
+    assert given == compose(f"regularizer={regularizer}"), "so these two are seen to be one and the same job"
+
+
+def test_lambda_c_and_beta_can_be_swept_over_all_regularizers() -> None:
+    both = ("regularizer.lambda_c=1", "regularizer.beta=1")
+    values = {name: compose(f"regularizer={name}", *both)["regularizer"] for name in options("regularizer")}
+    assert all({"lambda_c", "beta"} <= value.keys() for value in values.values())
+    assert values["none"]["lambda_c"] is None
+    assert values["l0"]["lambda_c"] == values["l0"]["beta"] == 1
+
+
+# ---------------------------------------------------------------- errors
+
+WRONG = [
+    # overrides, and what the sentence has to hold: the key, and the value or what is allowed
+    (["regularizer.lamda_c=1"], ["regularizer.lamda_c"]),
+    (["+regularizer.lamda_c=1"], ["regularizer.lamda_c", "did you mean lambda_c"]),
+    (["+trainer.typo=1"], ["trainer.typo"]),
+    (["+typo=1"], ["typo"]),
+    (["+algorithm.epsilon.stop=1"], ["algorithm.epsilon.stop"]),
+    (["algorithm=dqm"], ["algorithm/dqm", "double_dqn"]),
+    (["environment=nowhere"], ["environment/nowhere", "cartpole"]),
+    (["trainer.total_steps=many"], ["trainer.total_steps", "many", "number"]),
+    (["trainer.total_steps=1.5"], ["trainer.total_steps", "1.5", "integer"]),
+    (["trainer.compile=1"], ["trainer.compile", "1", "boolean"]),
+    (["seed=true"], ["seed", "True", "integer"]),
+    (["seed=-1"], ["seed", "-1", "greater than or equal to 0"]),
+    (["seed=null"], ["seed", "integer"]),
+    (["device=gpu"], ["device", "gpu", "cuda"]),
+    (["trainer.total_steps=-5"], ["trainer.total_steps", "-5", "greater than or equal to 1"]),
+    (["trainer.num_envs=0"], ["trainer.num_envs", "0", "greater than or equal to 1"]),
+    (["regularizer.beta=0"], ["regularizer.beta", "0", "greater than 0"]),
+    (["regularizer.beta=-0.5"], ["regularizer.beta", "-0.5", "greater than 0"]),
+    (["regularizer.lambda_c=nan"], ["regularizer.lambda_c", "nan", "finite"]),
+    (["regularizer.lambda_c=inf"], ["regularizer.lambda_c", "inf", "finite"]),
+    (["regularizer.lambda_c=-1"], ["regularizer.lambda_c", "-1", "greater than or equal to 0"]),
+    (["regularizer=l1", "regularizer.zero_threshold=-1"], ["regularizer.zero_threshold", "-1", "greater than or equal to 0"]),
+    (["regularizer.scope=critic"], ["regularizer.scope", "critic", "policy", "all"]),
+    (["regularizer.initial_open=1"], ["regularizer.initial_open", "less than 1"]),
+    (["regularizer.delay_steps=-1"], ["regularizer.delay_steps", "-1", "greater than or equal to 0"]),
+    (["algorithm.gamma=1.01"], ["algorithm.gamma", "1.01", "less than or equal to 1"]),
+    (["algorithm.epsilon=2"], ["algorithm.epsilon", "2", "less than or equal to 1"]),
+    (["algorithm.epsilon.start=2"], ["algorithm.epsilon.start", "2", "less than or equal to 1"]),
+    (["algorithm.learning_rate=-1"], ["algorithm.learning_rate", "-1", "greater than or equal to 0"]),
+    (["algorithm.network=null"], ["algorithm.network"]),
+    (["network.hidden=[0]"], ["network.hidden", "0", "greater than or equal to 1"]),
+    (["network.hidden=64"], ["network.hidden", "64"]),
+    (["experience.buffer_size=0"], ["experience.buffer_size", "0", "greater than or equal to 1"]),
+    (["lowrank.ranks=[0]"], ["lowrank.ranks", "[0]", "greater than or equal to 1", "'all' or 'ladder'"]),
+    (["lowrank.ranks=[4,-1]"], ["lowrank.ranks", "-1", "greater than or equal to 1"]),
+    (["lowrank.ranks=[1.5]"], ["lowrank.ranks", "1.5", "integer"]),
+    (["lowrank.ranks=some"], ["lowrank.ranks", "some", "'all' or 'ladder'"]),
+    (["lowrank.ranks=4"], ["lowrank.ranks", "4", "valid array"]),
+    (["lowrank.retention=0"], ["lowrank.retention", "0", "greater than 0"]),
+    (["lowrank.retention=1.01"], ["lowrank.retention", "1.01", "less than or equal to 1"]),
+    (["lowrank.episodes=0"], ["lowrank.episodes", "0", "greater than or equal to 1"]),
+    (["logger.mode=sometimes"], ["logger.mode", "sometimes", "auto", "offline"]),
+    (["logger.tags=one"], ["logger.tags", "one"]),
+    (["objective=speed"], ["objective", "speed", "return_mean"]),
+    (["environment._target_=sparserl.environments.gymnasium.Gymnasia"], ["environment._target_", "Gymnasia"]),
+    (["environment._target_=os.system"], ["environment._target_", "os.system"]),
+    (["environment=acrobot", "environment.id=Acrobat-v1"], ["environment=acrobot", "Acrobat-v1"]),
+    (["environment=acrobot", "+environment.arguments.typo=1"], ["environment=acrobot", "typo"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), WRONG, ids=[" ".join(overrides) for overrides, _ in WRONG])
+def test_what_is_wrong_is_said_before_training(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises((ConfigError, HydraException)) as caught:
+        compose(*overrides)
+    sentence = str(caught.value)
+    assert [word for word in words if word not in sentence] == [], sentence
+    if isinstance(caught.value, ConfigError):  # what Hydra says in many lines, the command says in one: see below
+        assert len(sentence.splitlines()) == 1
+
+
+def test_right_values_at_the_ends_of_their_ranges_pass() -> None:
+    ends = ["seed=0", "regularizer.lambda_c=0", "algorithm.epsilon=1", "algorithm.gamma=0", "network.hidden=[]"]
+    ends += ["lowrank.ranks=[]", "lowrank.retention=1", "lowrank.episodes=1"]
+    config = compose(*ends, "trainer.total_steps=1e6", "trainer.num_envs=1", "algorithm.tau=1")
+    assert config["trainer"]["total_steps"] == 1_000_000
+    assert config["network"]["hidden"] == []
+
+
+def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """The command that a user types, in an empty folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "sparserl.train", *overrides],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+NO_BOX2D = pytest.mark.skipif(importlib.util.find_spec("Box2D") is not None, reason="Box2D is installed")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        pytest.param(["regularizer.lamda_c=1"], ["regularizer.lamda_c", "lambda_c"], id="mistyped key"),
+        pytest.param(["+trainer.total_step=1"], ["trainer.total_step", "total_steps"], id="appended key"),
+        pytest.param(["trainer.num_envs=many"], ["trainer.num_envs", "many", "integer"], id="wrong type"),
+        pytest.param(["algorithm=dqm"], ["algorithm=dqm", "dqn", "double_dqn"], id="unknown option"),
+        pytest.param(["regularizer.beta=0"], ["regularizer.beta", "0", "greater than 0"], id="out of range"),
+        pytest.param(["environment=pendulum"], ["algorithm=dqn", "environment=pendulum", "discrete"], id="continuous actions"),
+        pytest.param(
+            ["environment=lunar_lander"],
+            ["environment=lunar_lander", "pip install 'sparserl[box2d]'"],
+            id="missing package",
+            marks=NO_BOX2D,
+        ),
+    ],
+)
+def test_the_command_says_it_in_one_line(overrides: list[str], words: list[str], tmp_path: Path) -> None:
+    done = train(tmp_path, *overrides)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("sparserl: ")
+    assert [word for word in words if word not in done.stderr] == [], done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not list(tmp_path.rglob("*.jsonl")), "rows of a run that never was"
+
+
+# ---------------------------------------------------------------- loading
+
+
+def test_loading_a_policy_needs_no_hydra_and_no_wandb() -> None:
+    code = "import sys, sparserl; sparserl.load_policy; print(*{'hydra', 'omegaconf', 'wandb'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -1,0 +1,78 @@
+"""A run may start from the policy of another one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sparserl.config.schema import Config, ConfigError
+from sparserl.config.validation import compose
+from sparserl.sweeps.loop import run
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+# so few steps that nothing is learned: what is saved at the end is what was there at the start
+UNTRAINED = "trainer=smoke", "experience.learning_starts=1000", "lowrank.ranks=[]"
+
+
+def config(*overrides: str) -> Config:
+    return compose(*UNTRAINED, *overrides)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two dense runs of which something was learned."""
+    root = tmp_path_factory.mktemp("dense")
+    configs = [compose("trainer=smoke", "regularizer=none", "lowrank.ranks=[]", f"seed={seed}") for seed in (1, 2)]
+    run(configs, [root / f"run-seed{seed}-abc" for seed in (1, 2)], live=False)
+    return root
+
+
+@pytest.mark.parametrize("regularizer", ["none", "l0"])
+def test_each_member_starts_from_its_own_policy_and_so_does_its_target(regularizer: str, trained: Path, tmp_path: Path) -> None:
+    """Open gates are 1 when hardened, so under L0 too the weights are those that were given."""
+    configs = [config(f"regularizer={regularizer}", f"seed={seed}", f"init_from={trained}/*-seed{seed}-*") for seed in (1, 2)]
+    run([*configs, config(f"regularizer={regularizer}", "seed=1")], [tmp_path / name for name in "abc"], live=False)
+    fresh = load_file(tmp_path / "c" / "policy.safetensors")
+    for name, seed in (("a", 1), ("b", 2)):
+        given = load_file(trained / f"run-seed{seed}-abc" / "policy.safetensors")
+        mine = load_file(tmp_path / name / "policy.safetensors")
+        for key in (key for key in mine if key.startswith("policy/")):
+            assert torch.equal(mine[key], given[key])
+            assert torch.equal(mine[f"target_{key}"], given[key])
+            assert not torch.equal(fresh[key], given[key])
+
+
+def test_a_run_that_goes_on_needs_its_start_no_more(tmp_path: Path) -> None:
+    given = compose("trainer=smoke", "regularizer=none", "lowrank.ranks=[]")
+    run([given], [tmp_path / "given"], live=False)
+    started = config("regularizer=none", "seed=1", f"init_from={tmp_path / 'given'}")
+    (first,) = run([started], [tmp_path / "mine"], live=False)
+    shutil.rmtree(tmp_path / "given")
+    (again,) = run([started], [tmp_path / "mine"], live=False)
+    assert again.return_mean == first.return_mean
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["init_from={root}/nowhere"], "matches no finished run"),
+        (["init_from={root}/*"], "matches 2 finished runs; name the folder of one"),
+        (["init_from={root}/run-seed1-abc", "network.hidden=[8]"], "another network or environment"),
+        (["init_from={root}/run-seed1-abc", "environment=acrobot"], "another network or environment"),
+    ],
+)
+def test_what_cannot_be_started_from_is_refused_before_training(overrides: list[str], sentence: str, trained: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        config(*(override.format(root=trained) for override in overrides))
+
+
+def test_a_damaged_policy_is_refused(trained: Path, tmp_path: Path) -> None:
+    whole = (trained / "run-seed1-abc" / "policy.safetensors").read_bytes()
+    (tmp_path / "policy.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="not a whole policy"):
+        config(f"init_from={tmp_path}")

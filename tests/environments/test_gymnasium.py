@@ -1,0 +1,228 @@
+"""What members meet is what Gymnasium's own environments do, and what does not fit is said in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from torch import Tensor
+
+from sparserl.environments.base import Environment, Outcome
+from sparserl.environments.cartpole import CartPole
+from sparserl.environments.gymnasium import Gymnasium
+from sparserl.population.members import Population
+
+# ---------------------------------------------------------------- against one environment of Gymnasium's own
+
+
+def set_cartpole(env: gymnasium.Env, observation: np.ndarray) -> None:
+    env.unwrapped.state = observation  # type: ignore[attr-defined]
+
+
+def set_pendulum(env: gymnasium.Env, observation: np.ndarray) -> None:
+    cos, sin, velocity = observation
+    env.unwrapped.state = np.array([np.arctan2(sin, cos), velocity])  # type: ignore[attr-defined]
+
+
+def set_acrobot(env: gymnasium.Env, observation: np.ndarray) -> None:
+    cos_1, sin_1, cos_2, sin_2, *velocities = observation
+    angles = [np.arctan2(sin_1, cos_1), np.arctan2(sin_2, cos_2)]
+    env.unwrapped.state = np.array([*angles, *velocities])  # type: ignore[attr-defined]
+
+
+class Singles:
+    """One environment of Gymnasium's for each sub-environment, put into its state before each step.
+
+    Its time limit counts its steps; the physics start from the observation, so rounding to float32 cannot add up.
+    """
+
+    def __init__(self, name: str, limit: int, count: int, place: Callable[[gymnasium.Env, np.ndarray], None]) -> None:
+        self.envs = [gymnasium.make(name, max_episode_steps=limit) for _ in range(count)]
+        self.place = place
+        for env in self.envs:
+            env.reset(seed=0)
+
+    def check(self, observation: Tensor, action: Tensor, outcome: Outcome) -> None:
+        ends = outcome.terminated + outcome.truncated > 0
+        for index, env in enumerate(self.envs):
+            member, number = divmod(index, observation.shape[1])
+            self.place(env, observation[member, number].double().numpy())
+            followed, reward, terminated, truncated, _ = env.step(action[member, number].numpy())
+            # one step amplifies the rounding of its start, 6e-8 of it, by less than ten; Acrobot's velocities reach 28
+            np.testing.assert_allclose(outcome.next_observation[member, number].numpy(), followed, rtol=1e-5, atol=1e-5)
+            assert float(outcome.reward[member, number]) == pytest.approx(float(reward), rel=1e-5, abs=1e-5)
+            assert bool(outcome.terminated[member, number]) == terminated
+            assert bool(outcome.truncated[member, number]) == truncated
+            assert bool(ends[member, number]) == (terminated or truncated)
+            if ends[member, number]:
+                env.reset()
+
+
+def balance(observation: Tensor) -> Tensor:
+    """Keeps the pole up for hundreds of steps, but not the cart on its rails."""
+    return (observation[..., 2] + observation[..., 3] > 0).long()
+
+
+@pytest.mark.parametrize("kind", ["CartPole", "CartPole-v1"])
+@pytest.mark.parametrize(
+    ("policy", "limit", "steps", "must_meet"),
+    [
+        ("random", 500, 150, {"a fall", "an end while others go on"}),
+        ("random", 15, 60, {"a fall", "a time limit", "an end while others go on"}),
+        ("balance", 500, 520, {"a time limit"}),
+    ],
+)
+def test_cartpole_is_gymnasiums(kind: str, policy: str, limit: int, steps: int, must_meet: set[str]) -> None:
+    cartpole: Environment = (
+        CartPole(limit) if kind == "CartPole" else Gymnasium("CartPole-v1", None, {"max_episode_steps": limit})
+    )
+    members = Population((1, 2))
+    vector, uniforms = cartpole.open(members.generators("environment"), 3), members.uniforms("actions")
+    singles = Singles("CartPole-v1", limit, 6, set_cartpole)
+    observation = vector.reset()
+    met = set()
+    for _ in range(steps):
+        random = cartpole.spec().random_action(uniforms.take(3, 1))
+        action = balance(observation) if policy == "balance" else random
+        outcome = vector.step(action)
+        singles.check(observation, action, outcome)
+        ends = outcome.terminated + outcome.truncated > 0
+        # a new episode begins within the same step, where CartPole-v1 begins
+        assert (outcome.observation[ends].abs() <= 0.05).all()
+        assert torch.equal(outcome.observation[~ends], outcome.next_observation[~ends])
+        met |= {"a fall"} if outcome.terminated.any() else set()
+        met |= {"a time limit"} if outcome.truncated.any() else set()
+        met |= {"an end while others go on"} if ends.any() and not ends.all() else set()
+        observation = outcome.observation
+    vector.close()
+    assert met >= must_meet
+
+
+def test_cartpole_moves_to_the_bit_as_gymnasiums_vector_does() -> None:
+    """From states far beyond what an episode meets, so that every term of the physics counts."""
+    vector, theirs = CartPole(500).open(Population((0, 1)).generators("environment"), 500), CartPoleVectorEnv(1000)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        vector.reset()
+        theirs.reset()
+        states = (torch.rand(4, 1000, generator=draw, dtype=torch.float64) * 6 - 3).numpy()
+        vector._state[:], theirs.state = states, states.copy()
+        action = torch.randint(2, (2, 500), generator=draw)
+        outcome = vector.step(action)
+        observation, reward, terminated, truncated, _ = theirs.step(action.flatten().numpy())
+        assert outcome.next_observation.flatten(0, 1).numpy().tobytes() == observation.tobytes()
+        for mine, its in ((outcome.reward, reward), (outcome.terminated, terminated), (outcome.truncated, truncated)):
+            assert mine.flatten().tolist() == its.astype(float).tolist()
+        assert 0 < outcome.terminated.mean() < 1
+
+
+def test_cartpoles_first_states_fill_the_range_of_cartpole_v1() -> None:
+    vector = CartPole(500).open(Population((0, 1)).generators("environment"), 2000)
+    first = vector.reset()
+    vector.close()
+    assert first.abs().max() <= 0.05
+    # uniform in [-0.05, 0.05]: mean 0 +- 0.0289 / sqrt(2000) = 0.00065, deviation 0.0289 +- 0.0003; five of them
+    assert first.mean(dim=1).abs().max() < 0.0033
+    assert (first.std(dim=1) - 0.1 / 12**0.5).abs().max() < 0.0015
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("Acrobot-v1", set_acrobot), ("Pendulum-v1", set_pendulum)], ids=["Acrobot", "Pendulum"]
+)
+def test_any_gymnasium_environment_is_gymnasiums(name: str, place: Callable[[gymnasium.Env, np.ndarray], None]) -> None:
+    environment = Gymnasium(name, None, {"max_episode_steps": 20})
+    members = Population((1, 2))
+    vector, uniforms = environment.open(members.generators("environment"), 2), members.uniforms("actions")
+    singles, spec = Singles(name, 20, 4, place), environment.spec()
+    observation = vector.reset()
+    for step in range(1, 51):
+        action = spec.random_action(uniforms.take(2, spec.action_draws))
+        outcome = vector.step(action)
+        singles.check(observation, action, outcome)
+        # neither ends by itself so soon: time is up for all at once, and all begin anew
+        assert bool(outcome.truncated.all()) == (step % 20 == 0)
+        assert (outcome.observation == outcome.next_observation).all() or step % 20 == 0
+        observation = outcome.observation
+    vector.close()
+
+
+# ---------------------------------------------------------------- actions and errors
+
+
+def test_continuous_actions_reach_the_environment() -> None:
+    """Pendulum's cost of torque is 0.001 u^2, so rewards from equal states differ by exactly that."""
+    environment = Gymnasium("Pendulum-v1", None, {})
+
+    def rewards(torque: float) -> Tensor:
+        vector = environment.open(Population((1, 2)).generators("environment"), 2)
+        vector.reset()
+        reward = vector.step(torch.full((2, 2, 1), torque)).reward
+        vector.close()
+        return reward
+
+    torch.testing.assert_close(rewards(0.0) - rewards(2.0), torch.full((2, 2), 0.004), rtol=0, atol=2e-6)
+
+
+def test_an_unknown_name_is_said_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match="Gymnasium cannot make 'NoSuchThing-v0'"):
+        Gymnasium("NoSuchThing-v0", None, {}).spec()
+
+
+def test_an_unknown_argument_is_said_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"cannot make 'CartPole-v1'.*wheels"):
+        Gymnasium("CartPole-v1", None, {"wheels": 3}).spec()
+
+
+@pytest.mark.parametrize(("extra", "remedy"), [("box2d", r"pip install 'sparserl\[box2d\]'"), (None, "no module")])
+def test_a_missing_package_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch, extra: str | None, remedy: str) -> None:
+    def make(*_: object, **__: object) -> None:
+        raise gymnasium.error.DependencyNotInstalled("no module")
+
+    monkeypatch.setattr(gymnasium, "make", make)
+    with pytest.raises(ModuleNotFoundError, match=f"LunarLander-v3 needs a package that is not installed: {remedy}"):
+        Gymnasium("LunarLander-v3", extra, {}).spec()
+
+
+class Strange(gymnasium.Env):
+    """An environment with whatever spaces a test wants."""
+
+    def __init__(self, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+@pytest.fixture
+def strange(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Gymnasium]]:
+    gymnasium.register("Strange-v0", entry_point=Strange, disable_env_checker=True)
+    yield lambda observations, actions: Gymnasium(
+        "Strange-v0", None, {"observation_space": observations, "action_space": actions}
+    )
+    del gymnasium.registry["Strange-v0"]
+
+
+BOX = gymnasium.spaces.Box(-1, 1, (2,))
+TWO = gymnasium.spaces.Discrete(2)
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "said"),
+    [
+        (gymnasium.spaces.Discrete(3), TWO, "observations"),
+        (gymnasium.spaces.Dict({"a": BOX}), TWO, "observations"),
+        (BOX, gymnasium.spaces.MultiDiscrete([2, 2]), "actions"),
+        (BOX, gymnasium.spaces.Box(-1, 1, (2, 2)), "actions"),
+        # the numbers of its actions are 1 and 2, ours are 0 and 1
+        (BOX, gymnasium.spaces.Discrete(2, start=1), "actions"),
+        # there is no uniform policy on it, so no return to compare with
+        (BOX, gymnasium.spaces.Box(-np.inf, np.inf, (2,)), "actions"),
+    ],
+    ids=["discrete observations", "dictionaries", "several actions", "matrices", "actions from 1", "unbounded"],
+)
+def test_spaces_that_do_not_fit_are_refused(
+    strange: Callable[..., Gymnasium], observations: gymnasium.Space, actions: gymnasium.Space, said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"the {said} of Strange-v0"):
+        strange(observations, actions).spec()

@@ -1,0 +1,302 @@
+"""Factors, and what they cost: against theory, against counting, and against the layers that they stand for."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sparserl import load_policy
+from sparserl.lowrank.accounting import DecomposedPolicy, csr_bytes, dead_units, stored
+from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, break_even, factored
+from sparserl.networks.mlp import MLP
+from sparserl.population.members import Population
+from sparserl.population.state import split
+from sparserl.runs.folder import RunFolder
+from sparserl.types import Layers
+
+RETURNS = torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def of_rank(rank: int, rows: int, columns: int) -> Tensor:
+    return normal(rows, rank) @ normal(rank, columns, seed=1)
+
+
+def mlp(*sizes: int) -> Layers:
+    network = MLP(hidden=sizes[1:-1], activation="relu")
+    return split(network.init(sizes[:1], sizes[-1], Population((0,)).generators("init")), 0)
+
+
+def saved(folder: Path, layers: Layers) -> Path:
+    """A run's folder with nothing in it but this policy."""
+    hidden = [tensor.shape[1] for name, tensor in layers.items() if name.endswith(".weight")][:-1]
+    run = RunFolder(folder, total_steps=1)
+    network = {"_target_": "sparserl.networks.mlp.MLP", "hidden": hidden, "activation": "relu"}
+    run.policy({f"policy/{name}": tensor for name, tensor in layers.items()}, {"network": network})
+    run.close()
+    return folder
+
+
+# ---------------------------------------------------------------- truncation
+
+
+@given(rows=st.integers(1, 12), columns=st.integers(1, 12), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=50)
+def test_the_error_is_the_tail_of_the_singular_values(rows: int, columns: int, seed: int) -> None:
+    """Eckart, Young 1936: in the Frobenius norm all of the tail, in the spectral norm the first of it."""
+    matrix = normal(rows, columns, seed=seed)
+    values = torch.linalg.svdvals(matrix.double())
+    for rank in range(1, min(rows, columns) + 1):
+        left, right = Decomposition.of(matrix).factors(rank)
+        assert left.dtype == right.dtype == torch.float32
+        assert (left.shape, right.shape) == ((rows, rank), (rank, columns))
+        error = matrix.double() - left.double() @ right.double()
+        tail = torch.cat([values[rank:], values.new_zeros(1)])
+        # what is stored is float32: six digits of the largest singular value
+        tolerance = 1e-6 * rank * float(values[0])
+        assert float(error.norm()) == pytest.approx(float(tail.norm()), abs=tolerance)
+        assert float(torch.linalg.matrix_norm(error, 2)) == pytest.approx(float(tail[0]), abs=tolerance)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 7])
+def test_a_known_rank_is_found_in_spite_of_rounding(rank: int) -> None:
+    """The product is rounded to float32, so in float64 it has full rank."""
+    matrix = of_rank(rank, 20, 30)
+    assert int(torch.linalg.matrix_rank(matrix.double())) == 20
+    decomposition = Decomposition.of(matrix)
+    assert decomposition.numerical_rank == rank
+    # the break-even is 599 // 50 = 11: what is cut at more than the rank is cut at the rank
+    assert [decomposition.cut(k) for k in (1, rank, 11, 12)] == [1, rank, rank, None]
+    left, right = decomposition.factors(rank)
+    torch.testing.assert_close(left @ right, matrix, atol=1e-5, rtol=1e-5)
+
+
+def test_zeros_have_rank_one_and_stay_zeros() -> None:
+    decomposition = Decomposition.of(torch.zeros(10, 10))
+    assert (decomposition.numerical_rank, decomposition.effective_rank) == (1, 0.0)
+    left, right = decomposition.factors(1)
+    assert torch.equal(left @ right, torch.zeros(10, 10))
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    """A member that broke must look broken at every rank, and its SVD must not end the sweep of the others."""
+    matrix = normal(10, 10)
+    matrix[3, 4] = float("nan")
+    decomposition = Decomposition.of(matrix)
+    left, right = decomposition.factors(2)
+    assert (left @ right).isnan().all()
+    assert decomposition.cut(4) == 4
+    assert math.isnan(decomposition.effective_rank)
+
+
+@given(rows=st.integers(1, 40), columns=st.integers(1, 40))
+def test_the_break_even_is_the_last_rank_that_saves_anything(rows: int, columns: int) -> None:
+    largest = break_even(rows, columns)
+    assert largest == max((k for k in range(1, 41) if k * (rows + columns) < rows * columns), default=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "largest"),
+    [
+        ((120, 84), 49),
+        ((256, 256), 127),  # at 128 the factors are as large as the matrix: nothing is gained
+        ((64, 4), 3),  # one less than its full rank of 4
+        ((2, 128), 1),
+        ((2, 2), 0),
+        ((1, 1000), 0),
+    ],
+)
+def test_known_break_evens(shape: tuple[int, int], largest: int) -> None:
+    decomposition = Decomposition.of(normal(*shape))
+    assert break_even(*shape) == largest
+    assert decomposition.cut(largest + 1) is None
+    assert largest == 0 or decomposition.cut(largest) == largest
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (5, 3, 2, 2)], ids=["linear", "kernel"])
+def test_a_weight_is_a_matrix_of_its_outputs(shape: tuple[int, ...]) -> None:
+    weight = normal(*shape)
+    matrix = as_matrix(weight)
+    assert matrix.shape == ((7, 4) if len(shape) == 2 else (5, 12))
+    assert torch.equal(as_weight(matrix, weight), weight)
+
+
+def test_the_effective_rank_of_equal_singular_values_is_their_number() -> None:
+    assert Decomposition.of(3 * torch.eye(7)).effective_rank == pytest.approx(7)
+    assert Decomposition.of(of_rank(1, 9, 5)).effective_rank == pytest.approx(1, abs=1e-3)
+    # values 3 and 1: the entropy of (3/4, 1/4), in closed form
+    closed = math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert Decomposition.of(torch.diag(torch.tensor([1.0, 3.0, 0.0]))).effective_rank == pytest.approx(closed)
+
+
+# ---------------------------------------------------------------- modules
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6, 20])
+def test_a_loaded_policy_is_cut_as_it_was_evaluated(k: int, tmp_path: Path) -> None:
+    """Of 4-12-10-2 the layers break even at 2, 5 and 1: at 3 the hidden one alone is factored, at 6 none."""
+    layers = mlp(4, 12, 10, 2)
+    module = load_policy(saved(tmp_path, layers), rank=k)
+    policy = DecomposedPolicy(layers, {})
+    cut = policy.cut(k)
+    assert cut == tuple(k if k <= largest else None for largest in (2, 5, 1))
+    pairs = [part for part in module if isinstance(part, nn.Sequential)]
+    assert len(pairs) == sum(rank is not None for rank in cut)
+    for first, second in pairs:
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        assert first.bias is None
+        assert first.out_features == second.in_features == k
+    network = MLP(hidden=(12, 10), activation="relu")
+    evaluated = {name: tensor.unsqueeze(0) for name, tensor in (layers | policy.truncated(cut)).items()}
+    observation = normal(1, 50, 4)
+    torch.testing.assert_close(module(observation[0]), network(evaluated, observation)[0], atol=1e-6, rtol=1e-5)
+    assert not any(part.training for part in module.modules())
+
+
+def test_a_rank_above_all_break_evens_is_the_whole_policy(tmp_path: Path) -> None:
+    saved(tmp_path, mlp(4, 12, 10, 2))
+    whole, same = load_policy(tmp_path).state_dict(), load_policy(tmp_path, rank=6).state_dict()
+    assert whole.keys() == same.keys()
+    assert all(torch.equal(whole[name], same[name]) for name in whole)
+
+
+@pytest.mark.parametrize("rank", [0, -3])
+def test_a_rank_below_one_is_refused(rank: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^rank is {rank}; it must be 1 or more"):
+        load_policy(saved(tmp_path, mlp(4, 12, 2)), rank=rank)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_factored_convolution_is_the_convolution_of_the_truncated_kernel(bias: bool) -> None:
+    convolution = nn.Conv2d(3, 16, 4, stride=2, padding=1, dilation=2, bias=bias)
+    image, rank = normal(2, 3, 17, 19), 5
+    left, right = Decomposition.of(convolution.weight.flatten(1)).factors(rank)
+    truncated = (left @ right).view(convolution.weight.shape)
+    expected = nn.functional.conv2d(image, truncated, convolution.bias, stride=2, padding=1, dilation=2)
+    pair = factored(nn.Sequential(convolution), rank)
+    torch.testing.assert_close(pair(image), expected, atol=1e-5, rtol=1e-5)
+    assert sum(p.numel() for p in pair.parameters()) == rank * (16 + 3 * 16) + 16 * bias
+
+
+# ---------------------------------------------------------------- accounting
+
+
+class Counted:
+    """Counts the multiply-adds of a module by what goes through its layers for one observation."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.macs = 0
+        for part in module.modules():
+            if isinstance(part, nn.Linear | nn.Conv2d):
+                part.register_forward_hook(self._add)
+
+    def _add(self, part: Any, _: Any, output: Tensor) -> None:
+        places = output[0, 0].numel()  # a kernel's output positions; one for a linear layer
+        self.macs += part.weight.numel() * places
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, "full"])
+def test_accounting_counts_what_a_factored_policy_holds_and_does(k: Any, tmp_path: Path) -> None:
+    layers = mlp(4, 12, 10, 2)
+    module = load_policy(saved(tmp_path, layers), rank=None if k == "full" else k)
+    counted = Counted(module)
+    module(normal(1, 4))
+    row = DecomposedPolicy(layers, {}).row(k, RETURNS, None)
+    matrices = [tensor for name, tensor in module.named_parameters() if name.endswith("weight")]
+    assert row.parameters == sum(matrix.numel() for matrix in matrices)
+    assert row.bytes == sum(matrix.numel() * matrix.element_size() for matrix in matrices)
+    assert row.macs == counted.macs
+    assert row.compression == pytest.approx(1 - row.parameters / (4 * 12 + 12 * 10 + 10 * 2))
+
+
+@pytest.mark.parametrize("k", [1, 6, 12, 13, "full"])
+def test_a_kernel_is_stored_once_and_applied_at_each_position(k: Any) -> None:
+    """16 kernels of 3 x 4 x 4 (break-even 767 // 64 = 11) at 8 x 9 positions, then 1152 inputs to 5 outputs (4)."""
+    module = nn.Sequential(nn.Conv2d(3, 16, 4, stride=2, padding=1), nn.Flatten(), nn.Linear(16 * 8 * 9, 5))
+    layers = {"0.weight": module[0].weight.detach(), "1.weight": module[2].weight.detach().T}
+    row = DecomposedPolicy(layers, {"0.weight": 8 * 9}).row(k, RETURNS, None)
+    cut = module if k == "full" else factored(module, k)
+    counted = Counted(cut)
+    cut(normal(1, 3, 16, 18))
+    assert row.macs == counted.macs
+    assert row.parameters == sum(p.numel() for name, p in cut.named_parameters() if name.endswith("weight"))
+    if k in (12, 13, "full"):
+        assert (row.parameters, row.macs) == (16 * 48 + 1152 * 5, 16 * 48 * 72 + 1152 * 5)
+    if k == 6:
+        assert (row.parameters, row.macs) == (6 * (16 + 48) + 1152 * 5, 6 * (16 + 48) * 72 + 1152 * 5)
+
+
+def test_a_matrix_below_the_cut_stores_its_numerical_rank() -> None:
+    layers = {"0.weight": of_rank(2, 20, 30)}
+    policy = DecomposedPolicy(layers, {})
+    assert policy.largest_rank == 11
+    assert [policy.row(k, RETURNS, None).parameters for k in (1, 2, 3, 11, 12)] == [50, 100, 100, 100, 600]
+    assert policy.cut(2) == policy.cut(11) == (2,)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_csr_is_counted_as_torch_stores_it() -> None:
+    matrix = normal(30, 20) * (normal(30, 20, seed=1) > 1)
+    csr = matrix.to_sparse_csr()
+    values, columns, rows = csr.values(), csr.col_indices().int(), csr.crow_indices().int()
+    assert 0 < len(values) < 600
+    assert csr_bytes(matrix) == sum(tensor.numel() * tensor.element_size() for tensor in (values, columns, rows))
+    assert csr_bytes(torch.ones(30, 20)) > 4 * 600, "without zeros it takes more than the matrix"
+
+
+def test_stored_is_the_matrix_or_its_factors() -> None:
+    assert (stored(20, 30, None), stored(20, 30, 7)) == (600, 7 * 50)
+
+
+def test_energy_is_that_of_all_layers_and_one_at_full_rank() -> None:
+    """Singular values 4, 2 and 1 in a layer that can be cut, 3 in one that stays whole."""
+    first, second = torch.zeros(10, 10), torch.zeros(10, 1)
+    first[0, 0], first[1, 1], first[2, 2], second[0, 0] = 4.0, 2.0, 1.0, 3.0
+    policy = DecomposedPolicy({"0.weight": first, "1.weight": second}, {})
+    energies = [policy.row(k, RETURNS, None).energy for k in (1, 2, 3, 4, "full")]
+    assert energies == pytest.approx([(16 + 9) / 30, (20 + 9) / 30, 1, 1, 1])
+    assert energies[-1] == 1.0
+    assert DecomposedPolicy({"0.weight": torch.zeros(10, 10)}, {}).row(1, RETURNS, None).energy == 1.0
+
+
+def test_the_spectrum_is_of_the_hardened_weights() -> None:
+    layers = mlp(4, 12, 10, 2)
+    lines = DecomposedPolicy(layers, {}).spectrum()
+    assert [(line.layer, line.index) for line in lines] == [
+        (n, i) for n, q in zip("012", (4, 10, 2), strict=True) for i in range(1, q + 1)
+    ]
+    values = torch.linalg.svdvals(layers["1.weight"].double()).tolist()
+    assert [line.singular_value for line in lines if line.layer == "1"] == pytest.approx(values, rel=1e-12)
+
+
+def test_dead_units_have_nothing_coming_in_or_nothing_going_out() -> None:
+    first, second, third = torch.ones(5, 3), torch.ones(4, 5), torch.ones(2, 4)
+    assert dead_units([first, second, third]) == [0, 0, 0]
+    first[0] = 0  # nothing comes into unit 0 of the first layer
+    second[:, 1] = 0  # nothing goes out of its unit 1
+    first[2, :2] = 0  # one weight is left
+    third[0, 3] = third[1, 3] = 0  # nothing goes out of unit 3 of the second
+    third[1] = 0  # an output that sees nothing is not hidden
+    assert dead_units([first, second, third]) == [2, 1, 0]
+    first[0], second[:, 0] = 0, 0  # neither in nor out: still one unit
+    assert dead_units([first, second, third]) == [2, 1, 0]
+
+
+def test_a_channel_is_dead_where_none_of_its_positions_is_used() -> None:
+    """Three channels of 2 x 2 positions, flattened: channel c feeds inputs 4c to 4c + 3 of the linear layer."""
+    kernel, linear = torch.ones(3, 2 * 3 * 3), torch.ones(5, 12)
+    linear[:, 4:7] = 0
+    assert dead_units([kernel, linear]) == [0, 0]
+    linear[:, 7] = 0
+    assert dead_units([kernel, linear]) == [1, 0]

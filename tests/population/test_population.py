@@ -1,0 +1,166 @@
+"""The pieces of a population. That a whole member equals its solo run is tested in test_members.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sparserl.population.members import Population
+from sparserl.population.random import Generators, Uniforms
+from sparserl.population.state import State, split, stack
+
+CPU = torch.device("cpu")
+
+
+# ---------------------------------------------------------------- random numbers
+
+
+def test_a_members_numbers_do_not_depend_on_its_company() -> None:
+    together = Generators((3, 5, 7), "replay", CPU)
+    alone = Generators((5,), "replay", CPU)
+    for shape in ((4,), (2, 3), (1,), (1000,)):
+        assert torch.equal(together.uniform(*shape)[1], alone.uniform(*shape)[0])
+
+
+def test_seeds_and_streams_give_different_numbers() -> None:
+    draws = [Generators((seed,), stream, CPU).uniform(4) for seed in (0, 1, 2**40) for stream in ("gates", "replay", "init")]
+    # two equal draws of four numbers of 24 bits have a chance of 2^-96
+    assert len({tuple(draw.flatten().tolist()) for draw in draws}) == 9
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    numbers = Generators((0, 1), "init", CPU).uniform(100_000)
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    # mean 1/2, standard error sqrt(1/12/n) = 0.0009; variance 1/12, standard error sqrt(1/180/n) = 0.0002; five of them
+    assert (numbers.mean(dim=1) - 1 / 2).abs().max() < 0.0046
+    assert (numbers.var(dim=1) - 1 / 12).abs().max() < 0.0012
+
+
+def test_generators_go_on_from_their_state() -> None:
+    generators = Generators((1, 2), "gates", CPU)
+    generators.uniform(7)
+    state = generators.state_dict()
+    expected = generators.uniform(5)
+    fresh = Generators((1, 2), "gates", CPU)
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.uniform(5), expected)
+    reordered = Generators((2, 1), "gates", CPU)
+    reordered.load_state_dict(stack([split(state, 1), split(state, 0)]))
+    assert torch.equal(reordered.uniform(5), expected.flip(0))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Uniforms, "block", 10)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_small_pieces_are_the_blocks_of_the_generator_in_order() -> None:
+    uniforms = Population((4, 9)).uniforms("exploration")
+    blocks = Population((4, 9)).generators("exploration")
+    # 3 + 6 + 1 of the first ten; 2 + 4 of the next, of which four are left over when 24 are asked for
+    first, second, third = blocks.uniform(10), blocks.uniform(10), blocks.uniform(24)
+    assert torch.equal(uniforms.take(3), first[:, :3])
+    assert torch.equal(uniforms.take(2, 3), first[:, 3:9].reshape(2, 2, 3))
+    assert torch.equal(uniforms.take(1), first[:, 9:])
+    assert torch.equal(uniforms.take(2), second[:, :2])
+    assert torch.equal(uniforms.take(4), second[:, 2:6])
+    assert torch.equal(uniforms.take(4, 6), third.reshape(2, 4, 6))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_no_number_is_handed_out_twice() -> None:
+    uniforms = Population((0,)).uniforms("replay")
+    numbers = torch.cat([uniforms.take(size).flatten() for size in (1, 4, 5, 1, 9, 2, 30, 3, 10, 10)])
+    # 75 numbers of 24 bits: the chance that any two are equal is below 75^2 / 2^25 = 2e-4, and the seed is fixed
+    assert numbers.unique().numel() == numbers.numel() == 75
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("used", [0, 3, 10])
+def test_uniforms_go_on_from_their_state_within_a_block(used: int) -> None:
+    uniforms = Population((4, 9)).uniforms("replay")
+    uniforms.take(used)
+    state = uniforms.state_dict()
+    alone = Population((9,)).uniforms("replay")
+    alone.load_state_dict(stack([split(state, 1)]))
+    for size in (4, 4, 11):
+        assert torch.equal(uniforms.take(size)[1], alone.take(size)[0])
+
+
+# ---------------------------------------------------------------- states
+
+common = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+
+
+@st.composite
+def states(draw: st.DrawFn, members: int) -> State:
+    """Any nesting of dictionaries and lists, with tensors [member, ...] and common values at its ends."""
+
+    def tensor(shape: list[int]) -> Tensor:
+        count = members * int(torch.tensor(shape).prod()) if shape else members
+        return torch.arange(count, dtype=torch.float32).view(members, *shape)
+
+    leaves = common | st.lists(st.integers(0, 3), max_size=2).map(tensor)
+    nested = st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    )
+    return draw(nested)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return isinstance(other, list) and len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+@given(data=st.data(), members=st.integers(1, 4))
+@settings(deadline=None)
+def test_stack_is_the_inverse_of_split(data: st.DataObject, members: int) -> None:
+    state = data.draw(states(members))
+    assert same(stack([split(state, member) for member in range(members)]), state)
+
+
+def test_split_takes_one_member_and_shares_no_memory() -> None:
+    state = {"weights": torch.arange(6.0).view(3, 2), "steps": 4}
+    member = split(state, 1)
+    assert member["weights"].tolist() == [2.0, 3.0]
+    assert member["steps"] == 4
+    state["weights"].zero_()
+    assert member["weights"].tolist() == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({"steps": 3}, {"steps": 4}), ({"a": [{"step": 1}, None]}, {"a": [{"step": 2}, None]}), ("done", "failed")],
+)
+def test_members_that_disagree_on_a_common_value_cannot_be_stacked(one: State, other: State) -> None:
+    with pytest.raises(ValueError, match="disagree"):
+        stack([one, other])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1}, {"b": 1}),
+        ({"a": 1}, {"a": 1, "b": 2}),
+        ({"a": 1, "b": 2}, {"a": 1}),
+        ([1], [1, 2]),
+        # one member's optimiser has been stepped, the other's has not
+        ([None], [{"step": 1}]),
+        ([{"step": 1}], [None]),
+    ],
+)
+def test_members_whose_states_are_built_differently_cannot_be_stacked(one: State, other: State) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        stack([one, other])

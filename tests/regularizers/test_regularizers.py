@@ -1,0 +1,268 @@
+"""The contract, for every regulariser that is found; then what is particular to each. The gates are in test_l0.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from parts import make_regularizer, modules
+from torch import Tensor
+
+from sparserl.population.members import Population
+from sparserl.regularizers.base import Penalized, Regularizer
+from sparserl.types import Gates, Layers, is_weight
+
+NAMES = modules("regularizers")
+MEMBERS = 3
+STEP = 275_000
+"""Of the 500,000 of a run: every delay and ramp is over, and no gate is frozen yet."""
+
+
+@pytest.fixture(params=NAMES)
+def regularizer(request: pytest.FixtureRequest) -> Regularizer:
+    return make_regularizer(f"regularizer={request.param}", members=MEMBERS)
+
+
+def layers_of(members: int = MEMBERS, seed: int = 0) -> Layers:
+    """Weights of linear layers and of a convolution, some of them small; sizes that fill no vector register evenly."""
+    draw = torch.Generator().manual_seed(seed)
+    shapes = {"0.weight": (3, 2, 3, 3), "0.bias": (1, 3), "1.weight": (5, 7), "1.bias": (1, 7), "log_std": (7,)}
+    layers = {name: torch.randn(members, *shape, generator=draw) for name, shape in shapes.items()}
+    layers["1.weight"][:, :2] *= 1e-5
+    return layers
+
+
+def gates_of(regularizer: Regularizer, layers: Layers) -> Gates:
+    """Fresh gates, moved apart: some closed, some open, most between."""
+    draw = torch.Generator().manual_seed(1)
+    return {n: g + 3 * torch.randn(g.shape, generator=draw) - g.mean() for n, g in regularizer.init(layers).items()}
+
+
+def copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, dict[str, Tensor]]:
+    """What every hook gives, by its name."""
+    noise = regularizer.noise(gates, Population(tuple(range(MEMBERS))).generators("gates"), STEP)
+    kept, projected = regularizer.project(layers, gates, STEP)
+    return {
+        "noise": noise,
+        "sample": regularizer.sample([layers], gates, noise)[0],
+        "penalty": {"penalty": regularizer.penalty(layers, gates)},
+        "harden": regularizer.harden(layers, regularizer.gate_values(gates)),
+        "project, layers": kept,
+        "project, gates": projected,
+        "gate_values": regularizer.gate_values(gates),
+        "open_probability": regularizer.open_probability(gates),
+    }
+
+
+# ---------------------------------------------------------------- the contract
+
+
+def test_the_folder_is_read() -> None:
+    assert {"l0", "l1", "l2", "none"} <= set(NAMES)
+
+
+def test_gates_are_made_for_weights_only_with_their_shapes(regularizer: Regularizer) -> None:
+    layers = layers_of()
+    gates = regularizer.init(layers)
+    assert all(is_weight(name) for name in gates)
+    assert all(gate.shape == layers[name].shape for name, gate in gates.items())
+    assert gates.keys() in (set(), {"0.weight", "1.weight"})
+
+
+def test_every_hook_gives_the_shapes_of_what_it_was_given(regularizer: Regularizer) -> None:
+    layers = layers_of()
+    gates = gates_of(regularizer, layers)
+    given = hooks(regularizer, layers, gates)
+    like_layers, like_gates = (
+        ("sample", "harden", "project, layers"),
+        ("noise", "project, gates", "gate_values", "open_probability"),
+    )
+    for hook in like_layers:
+        assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in layers.items()}
+    for hook in like_gates:
+        assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in gates.items()}
+    for hook in ("gate_values", "open_probability"):
+        assert all(((values >= 0) & (values <= 1)).all() for values in given[hook].values())
+
+
+def test_biases_and_other_tensors_pass_through(regularizer: Regularizer) -> None:
+    layers = layers_of()
+    given = hooks(regularizer, layers, gates_of(regularizer, layers))
+    for hook in ("sample", "harden", "project, layers"):
+        for name in ("0.bias", "1.bias", "log_std"):
+            assert torch.equal(given[hook][name], layers[name]), hook
+
+
+def test_hooks_change_nothing_they_are_given(regularizer: Regularizer) -> None:
+    layers = layers_of()
+    gates = gates_of(regularizer, layers)
+    layers_before, gates_before = copy(layers), copy(gates)
+    hooks(regularizer, layers, gates)
+    assert equal(layers, layers_before)
+    assert equal(gates, gates_before)
+
+
+def test_hardening_only_shrinks_weights_and_never_flips_them(regularizer: Regularizer) -> None:
+    layers = layers_of()
+    for name, hardened in regularizer.harden(layers, regularizer.gate_values(gates_of(regularizer, layers))).items():
+        assert (hardened.abs() <= layers[name].abs()).all()
+        assert (hardened * layers[name] >= 0).all()
+
+
+def test_the_penalty_is_a_finite_number_for_each_member_and_never_negative(regularizer: Regularizer) -> None:
+    layers = layers_of()
+    penalty = regularizer.penalty(layers, gates_of(regularizer, layers))
+    assert penalty.shape == (MEMBERS,)
+    assert penalty.isfinite().all()
+    assert (penalty >= 0).all()
+    coefficient = torch.as_tensor(regularizer.coefficient(STEP))
+    assert coefficient.shape in ((), (MEMBERS,))
+    assert (coefficient >= 0).all()
+
+
+def test_biases_cost_nothing(regularizer: Regularizer) -> None:
+    layers = layers_of()
+    gates = gates_of(regularizer, layers)
+    others = {name: tensor if is_weight(name) else 100 * tensor for name, tensor in layers.items()}
+    assert torch.equal(regularizer.penalty(layers, gates), regularizer.penalty(others, gates))
+
+
+def test_members_do_not_know_of_each_other(regularizer: Regularizer) -> None:
+    """Bit for bit: other weights and gates of member 1 change nothing for members 0 and 2."""
+    layers = layers_of()
+    gates = gates_of(regularizer, layers)
+    before = hooks(regularizer, layers, gates)
+    changed_layers, changed_gates = copy(layers), copy(gates)
+    for tensor in (*changed_layers.values(), *changed_gates.values()):
+        tensor[1] = 7 * tensor[1].flip(0) - 3
+    after = hooks(regularizer, changed_layers, changed_gates)
+    for hook, given in before.items():
+        for name, tensor in given.items():
+            assert torch.equal(tensor[[0, 2]], after[hook][name][[0, 2]]), f"{hook}, {name}"
+
+
+def test_a_members_gradient_is_its_own(regularizer: Regularizer) -> None:
+    layers = {name: tensor.requires_grad_() for name, tensor in layers_of().items()}
+    gates = {name: tensor.requires_grad_() for name, tensor in gates_of(regularizer, layers).items()}
+    noise = regularizer.noise(gates, Population(tuple(range(MEMBERS))).generators("gates"), STEP)
+    running = regularizer.sample([layers], gates, noise)[0]
+    objective = regularizer.penalty(layers, gates)[1] + sum((t[1].square().sum() for t in running.values()), torch.zeros(()))
+    for gradient in torch.autograd.grad(objective, [*layers.values(), *gates.values()]):
+        assert gradient.isfinite().all()
+        assert (gradient[[0, 2]] == 0).all()
+        assert (gradient[1] != 0).any()
+
+
+def test_a_member_is_penalised_as_it_would_be_alone(regularizer: Regularizer) -> None:
+    layers = layers_of()
+    gates = gates_of(regularizer, layers)
+    values = {
+        field.name: getattr(regularizer, field.name)[1:2]
+        for field in dataclasses.fields(regularizer)
+        if isinstance(getattr(regularizer, field.name), Tensor)
+    }
+    alone = dataclasses.replace(regularizer, **values)
+    own_layers, own_gates = {n: t[1:2] for n, t in layers.items()}, {n: t[1:2] for n, t in gates.items()}
+    assert torch.equal(alone.penalty(own_layers, own_gates), regularizer.penalty(layers, gates)[1:2])
+    hardened = regularizer.harden(layers, regularizer.gate_values(gates))
+    assert equal(
+        alone.harden(own_layers, alone.gate_values(own_gates)), {name: tensor[1:2] for name, tensor in hardened.items()}
+    )
+
+
+# ---------------------------------------------------------------- coefficient and scope
+
+PENALIZED = [name for name in NAMES if isinstance(make_regularizer(f"regularizer={name}"), Penalized)]
+
+
+def changed(name: str, **changes: Any) -> Regularizer:
+    members = len(changes.get("lambda_c", [0]))
+    return dataclasses.replace(make_regularizer(f"regularizer={name}", members=members), **changes)
+
+
+@pytest.mark.parametrize("name", PENALIZED)
+def test_each_members_coefficient_waits_and_rises(name: str) -> None:
+    regularizer = changed(name, lambda_c=torch.tensor([0.5, 20.0]), delay_steps=100, ramp_steps=50)
+    for step, share in [(0, 0.0), (99, 0.0), (100, 0.0), (125, 0.5), (150, 1.0), (10**7, 1.0)]:
+        torch.testing.assert_close(regularizer.coefficient(step), torch.tensor([0.5, 20.0]) * share)
+    at_once = changed(name, lambda_c=torch.tensor([0.5]), delay_steps=0, ramp_steps=0)
+    assert at_once.coefficient(0).tolist() == [0.5]
+
+
+@pytest.mark.parametrize("name", PENALIZED)
+@pytest.mark.parametrize(("scope", "critic"), [("policy", False), ("all", True)])
+def test_scope_says_whose_weights_are_regularised(name: str, scope: str, critic: bool) -> None:
+    regularizer = changed(name, scope=scope)
+    assert regularizer.covers("policy")
+    assert regularizer.covers("critic") == critic
+
+
+def test_without_a_regulariser_every_hook_is_the_identity() -> None:
+    regularizer, layers = make_regularizer("regularizer=none"), layers_of(1)
+    assert not regularizer.covers("policy")
+    assert not regularizer.covers("critic")
+    assert regularizer.init(layers) == {}
+    assert regularizer.sample([layers], {}, {})[0] is layers
+    assert regularizer.harden(layers, {}) is layers
+    assert regularizer.project(layers, {}, 0)[0] is layers
+    assert regularizer.coefficient(STEP) == 0
+    assert regularizer.penalty(layers, {}).tolist() == [0.0]
+
+
+# ---------------------------------------------------------------- l1 and l2
+
+# five weights: member 0 has 1, -2, 3, 0, -4, member 1 a tenth of them; the biases are larger, and count for nothing
+BY_HAND = {
+    "0.weight": torch.tensor([[[1.0, -2.0]], [[0.1, -0.2]]]),
+    "0.bias": torch.tensor([[[10.0, -20.0]], [[10.0, 20.0]]]),
+    "1.weight": torch.tensor([[[3.0], [0.0], [-4.0]], [[0.3], [0.0], [-0.4]]]),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "reduction", "expected"),
+    [
+        # |1| + |-2| + |3| + |0| + |-4| = 10, a fifth of it on the average
+        ("l1", "sum", [10.0, 1.0]),
+        ("l1", "mean", [2.0, 0.2]),
+        # 1 + 4 + 9 + 0 + 16 = 30
+        ("l2", "sum", [30.0, 0.3]),
+        ("l2", "mean", [6.0, 0.06]),
+    ],
+)
+def test_l1_and_l2_by_hand(name: str, reduction: str, expected: list[float]) -> None:
+    penalty = changed(name, reduction=reduction).penalty(BY_HAND, {})
+    torch.testing.assert_close(penalty, torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "slope"),
+    [("l1", lambda weight: weight.sign() / 5), ("l2", lambda weight: 2 * weight / 5)],
+)
+def test_l1_pulls_every_weight_alike_and_l2_in_proportion(name: str, slope: Callable[[Tensor], Tensor]) -> None:
+    layers = {key: tensor.clone().requires_grad_() for key, tensor in BY_HAND.items()}
+    penalty = changed(name, reduction="mean").penalty(layers, {}).sum()
+    weights = [layers["0.weight"], layers["1.weight"]]
+    for weight, gradient in zip(weights, torch.autograd.grad(penalty, weights), strict=True):
+        torch.testing.assert_close(gradient, slope(weight.detach()))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2"])
+def test_hardening_sets_weights_below_the_threshold_to_exactly_zero(name: str) -> None:
+    weight = torch.tensor([[[0.5, -0.5, 0.4999, -0.4999, 0.0, 2.0]]])
+    layers = {"0.weight": weight, "0.bias": torch.tensor([[[0.1, -0.1, 0.2, 0.0, 0.0, 0.0]]])}
+    hardened = changed(name, zero_threshold=0.5).harden(layers, {})
+    assert hardened["0.weight"].flatten().tolist() == [0.5, -0.5, 0.0, 0.0, 0.0, 2.0]
+    assert hardened["0.bias"] is layers["0.bias"]
+    assert torch.equal(changed(name, zero_threshold=0.0).harden(layers, {})["0.weight"], weight)

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparserl.runs.files import read_json, replace, write_json
+from sparserl.runs.folder import RunFolder
+from sparserl.runs.schema import RankRow, SingularValue, as_json
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def refuse(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def rows(path: Path) -> list[Any]:
+    """The lines of a log, each of which must be strict JSON: no NaN, no Infinity."""
+    return [json.loads(line, parse_constant=refuse) for line in path.read_bytes().splitlines()]
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_rows_are_on_the_disk_as_soon_as_they_are_written(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.metrics({"env_step": 10, "loss/policy": 0.5})
+    folder.timing({"env_step": 10, "update": 1.25})
+    assert rows(tmp_path / "metrics.jsonl") == [{"env_step": 10, "loss/policy": 0.5}]
+    assert rows(tmp_path / "timing.jsonl") == [{"env_step": 10, "update": 1.25}]
+    folder.metrics({"env_step": 20})
+    assert [row["env_step"] for row in rows(tmp_path / "metrics.jsonl")] == [10, 20]
+    folder.close()
+
+
+def test_an_opened_folder_appends_to_what_is_there(tmp_path: Path) -> None:
+    for step in (10, 20):
+        folder = RunFolder(tmp_path, total_steps=100)
+        folder.metrics({"env_step": step})
+        folder.close()
+    assert [row["env_step"] for row in rows(tmp_path / "metrics.jsonl")] == [10, 20]
+
+
+def test_rows_after_a_checkpoint_are_cut_off_and_written_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.metrics({"env_step": 10})
+    folder.timing({"env_step": 10, "update": 1.0})
+    offsets = folder.offsets()
+    for step in (20, 30):
+        folder.metrics({"env_step": step, "a long name that makes a long line": step})
+        folder.timing({"env_step": step})
+    folder.close()
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"env_step": 40, "los')  # killed in the middle of a line
+
+    again = RunFolder(tmp_path, total_steps=100)
+    again.cut(json.loads(json.dumps(offsets)))
+    again.metrics({"env_step": 21})
+    assert [row["env_step"] for row in rows(tmp_path / "metrics.jsonl")] == [10, 21]
+    assert [row["env_step"] for row in rows(tmp_path / "timing.jsonl")] == [10]
+    assert again.offsets()["metrics"] == (tmp_path / "metrics.jsonl").stat().st_size
+    again.close()
+
+
+def test_cutting_at_zero_starts_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.metrics({"env_step": 10})
+    folder.cut({"metrics": 0, "timing": 0})
+    folder.metrics({"env_step": 1})
+    folder.close()
+    assert rows(tmp_path / "metrics.jsonl") == [{"env_step": 1}]
+
+
+def test_a_log_of_times_that_is_shorter_than_its_checkpoint_says_gets_no_filling(tmp_path: Path) -> None:
+    """Of rows it is an error (test_disk_troubles.py), but how long things took is not worth a run."""
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.cut({"metrics": 0, "timing": 500})
+    folder.timing({"env_step": 10})
+    folder.close()
+    assert rows(tmp_path / "timing.jsonl") == [{"env_step": 10}]
+
+
+def test_what_a_checkpoint_counts_on_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The offsets of a checkpoint, which itself is synced, must not point beyond what survives a power failure."""
+    synced: set[tuple[str, int]] = set()
+
+    def watched(descriptor: int) -> None:
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.add((target.name, target.stat().st_size))
+
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.metrics({"env_step": 10})
+    folder.timing({"env_step": 10, "update": 1.0})
+    monkeypatch.setattr(os, "fsync", watched)
+    offsets = folder.offsets()
+    assert synced >= {("metrics.jsonl", offsets["metrics"]), ("timing.jsonl", offsets["timing"])}
+    folder.close()
+
+
+@dataclass(frozen=True)
+class Point:
+    name: str
+    value: float
+    path: list[float]
+
+
+def test_numbers_that_are_not_finite_become_null_however_deep(tmp_path: Path) -> None:
+    nan, inf = float("nan"), float("inf")
+    row = {
+        "a": nan,
+        "b": [1.0, inf, {"c": -inf}],
+        "d": (nan, 2),
+        "e": Point("p", nan, [inf, 3.0]),
+        "f": None,
+        "g": "nan",
+    }
+    expected = {
+        "a": None,
+        "b": [1.0, None, {"c": None}],
+        "d": [None, 2],
+        "e": {"name": "p", "value": None, "path": [None, 3.0]},
+        "f": None,
+        "g": "nan",
+    }
+    assert as_json(row) == expected
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.metrics(row)
+    folder.timing(row)
+    folder.close()
+    write_json(tmp_path / "whole.json", row)
+    assert rows(tmp_path / "metrics.jsonl") == rows(tmp_path / "timing.jsonl") == [expected]
+    assert json.loads((tmp_path / "whole.json").read_text(), parse_constant=refuse) == expected
+
+
+def test_a_table_reads_back_exactly_and_null_is_an_empty_cell(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, total_steps=100)
+    third, nan = 1 / 3, float("nan")
+    folder.table("lowrank", [RankRow(1, 0.1 + 0.2, 1e-300, 2, None, -third, 3, 12, 3, 44, nan)])
+    folder.table("lowrank", [RankRow("full", third, 0.0, 2, 1.0, 0.0, 3, 12, 3, 44, 1.0)])
+    folder.table("spectrum", [SingularValue("0", 1, 0.1 + 0.2, third, 0), SingularValue("1", 1, nan, 1e-300, 2)])
+    folder.close()
+    names = "rank,return_mean,return_std,episodes,retention,compression,parameters,bytes,macs,csr_bytes,energy"
+    assert (tmp_path / "lowrank.csv").read_text() == f"{names}\nfull,{third!r},0.0,2,1.0,0.0,3,12,3,44,1.0\n"
+    first, second = list(csv.DictReader((tmp_path / "spectrum.csv").open(newline="")))
+    assert (float(first["singular_value"]), float(first["effective_rank"])) == (0.1 + 0.2, third)
+    assert (second["layer"], second["singular_value"], second["dead_units"]) == ("1", "", "2")
+    assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["lowrank.csv", "spectrum.csv"]
+
+
+def test_status_is_replaced_and_keeps_the_traceback(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.status("running", 30)
+    status = read_json(tmp_path / "status.json")
+    assert (status["status"], status["env_step"], status["total_steps"], status["error"]) == ("running", 30, 100, None)
+    assert status["process"] == os.getpid()
+    folder.status("failed", 40, error="Traceback: boom")
+    status = read_json(tmp_path / "status.json")
+    assert (status["status"], status["env_step"], status["error"]) == ("failed", 40, "Traceback: boom")
+    folder.close()
+
+
+# ---------------------------------------------------------------- whole files
+
+
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("old")
+
+    def write(file: Any) -> None:
+        file.write(b"half of the new")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        replace(path, write)
+    assert path.read_text() == "old"
+    replace(path, lambda file: file.write(b"new"))  # what the first one left behind is in nobody's way
+    assert path.read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": 1}
+
+
+def test_a_file_is_synced_whole_before_it_takes_its_place_and_the_place_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power failure may leave the new name with no content, or the old content."""
+    path, order = tmp_path / "file", []
+    rename = Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
+        order.append(f"sync {'folder' if target.is_dir() else target.read_text()}")
+
+    def watched_rename(self: Path, target: Path) -> Path:
+        order.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_rename)
+    replace(path, lambda file: file.write(b"content"))
+    assert order == ["sync content", "rename", "sync folder"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"not json"])
+def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"config.json is not whole"):
+        read_json(path)

@@ -1,0 +1,250 @@
+"""Work is done wherever it is, and what goes wrong stays with its own item."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparserl.sweeps.executors.base import Executor
+from sparserl.sweeps.executors.inline import Inline
+from sparserl.sweeps.executors.processes import Processes
+
+# what a worker imports again, in a module of its own: a process of pytest's would import pytest
+WORK = """
+import os, signal, sys, time
+from pathlib import Path
+from sparserl.training.interrupts import Interrupts
+
+class TwoWordsError(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+def work(item):
+    what, value, *_ = item
+    what = what.removesuffix(" too")
+    if what == "raise":
+        raise ValueError(value)
+    if what == "raise what cannot be read again":
+        raise TwoWordsError("not", "one")
+    if what == "give what cannot be sent":
+        return lambda: value
+    if what == "die":
+        os.kill(os.getpid(), value)
+        time.sleep(60)
+    if what == "threads":
+        import torch
+        torch.ones(500, 500) @ torch.ones(500, 500)
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("Threads:")[1].split()[0])
+    if what == "hang":
+        Path(value).with_suffix(".begun").write_text(str(os.getpid()))
+        while True:
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                pass
+    if what == "wait":  # as training does: it looks for signals now and then, and leaves a word when it is stopped
+        place = Path(value)
+        with Interrupts() as interrupts:
+            place.with_suffix(".begun").write_text(str(os.getpid()))
+            try:
+                while True:
+                    interrupts.heed()
+                    time.sleep(0.01)
+            except KeyboardInterrupt:
+                place.with_suffix(".stopped").touch()
+                raise
+    return value, os.getpid()
+"""
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from sparserl.sweeps.executors.processes import Processes
+from work import work
+
+if __name__ == "__main__":
+    items = [(sys.argv[2], f"{sys.argv[1]}/{number}", bytes(10_000_000)) for number in range(3)]
+    try:
+        Processes(2).execute(work, items, "abc")
+    except KeyboardInterrupt as interrupt:
+        sys.exit(100 + sum(interrupt.args))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "work.py").write_text(WORK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
+    sys.modules.pop("work", None)
+
+
+def do(executor: Executor, items: Sequence[tuple[str, object]]) -> list[object]:
+    from work import work
+
+    return executor.execute(work, items, [what for what, _ in items])
+
+
+ITEMS: dict[str, object] = {
+    "give": 1,
+    "raise": "mine",
+    "raise what cannot be read again": None,
+    "give what cannot be sent": 2,
+    "threads": None,
+    "give too": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """What came of items of every kind in two processes; they cost seconds to start, so once for several tests."""
+    return dict(zip(ITEMS, do(Processes(2), list(ITEMS.items())), strict=True))
+
+
+def test_what_raises_in_this_process_stands_in_its_own_place() -> None:
+    first, error, last = do(Inline(), [("give", 1), ("raise", "mine"), ("give", 3)])
+    assert (first, last) == ((1, os.getpid()), (3, os.getpid()))
+    assert isinstance(error, ValueError)
+    assert str(error) == "mine"
+
+
+def test_what_raises_in_another_process_stands_in_its_own_place(found: dict[str, Any]) -> None:
+    assert isinstance(found["raise"], ValueError)
+    assert str(found["raise"]) == "mine"
+    assert (found["give"][0], found["give too"][0]) == (1, 3)
+
+
+def test_what_cannot_be_sent_is_said_in_words(found: dict[str, Any]) -> None:
+    """An exception that pickle writes and cannot read, and a result that it cannot even write."""
+    assert str(found["raise what cannot be read again"]) == "TwoWordsError: not one"
+    assert "lambda" in str(found["give what cannot be sent"])
+
+
+def test_processes_have_one_thread_for_work_and_one_for_the_parent(found: dict[str, Any]) -> None:
+    assert found["threads"] == 2, "a library has begun threads of its own"
+
+
+def test_processes_are_used_again_and_leave_with_the_last_item() -> None:
+    pids = {pid for _, pid in do(Processes(1), [("give", number) for number in range(5)])}  # type: ignore[misc]
+    assert len(pids) == 1
+    assert os.getpid() not in pids
+    assert not any(map(is_alive, pids))
+
+
+def test_a_process_that_is_killed_takes_only_its_own_item_along() -> None:
+    items = [("die", signal.SIGKILL), ("die too", signal.SIGTERM), ("give", 2)]
+    threads = threading.active_count()
+    died, ended, last = do(Processes(1), items)
+    assert str(died) == "the process of die was ended by signal SIGKILL"
+    assert str(ended) == "the process of die too was ended by signal SIGTERM"
+    assert last[0] == 2  # type: ignore[index]
+    assert multiprocessing.active_children() == []
+    assert threading.active_count() == threads
+
+
+def test_an_item_that_cannot_be_sent_leaves_no_process() -> None:
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        do(Processes(1), [("give", lambda: 1)])
+    assert multiprocessing.active_children() == []
+
+
+def test_nothing_to_do_starts_nothing() -> None:
+    assert do(Processes(None), []) == []
+
+
+def start(folder: Path, what: str, imports: str = "") -> subprocess.Popen[str]:
+    """A program with two workers and three items, in a process group of its own as a terminal would start it."""
+    (folder / "work.py").write_text(WORK)
+    (folder / "program.py").write_text(imports + PROGRAM)
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}:{folder}"}
+    command = [sys.executable, folder / "program.py", folder, what]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def begin(folder: Path, what: str = "wait") -> tuple[subprocess.Popen[str], list[int]]:
+    """The same, once both workers have begun; their process numbers."""
+    program = start(folder, what)
+    until(lambda: len([path for path in folder.glob("*.begun") if path.read_text()]) == 2)
+    return program, [int(path.read_text()) for path in folder.glob("*.begun")]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def until(condition: object) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_what_is_under_way_in_order_and_begins_nothing_new(number: signal.Signals, tmp_path: Path) -> None:
+    program, workers = begin(tmp_path)
+    program.send_signal(number)
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == 100 + number, errors
+    assert sorted(path.name for path in tmp_path.glob("*.stopped")) == ["0.stopped", "1.stopped"]
+    assert not (tmp_path / "2.begun").exists()
+    assert not any(map(is_alive, workers))
+    assert "Traceback" not in errors
+
+
+def test_workers_start_together_and_control_c_while_they_do_is_quiet(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the workers too, in the middle of their imports.
+
+    The items are more than a pipe has room for: sent before the second worker is started, the first item would keep that
+    waiting for the imports of the first worker.
+    """
+    program = start(tmp_path, "wait", imports="import time\ntime.sleep(2)\n")
+    until(lambda: len(children(program.pid)) == 3)  # multiprocessing has one more, for itself
+    time.sleep(0.5)
+    assert not list(tmp_path.glob("*.begun"))
+    os.killpg(program.pid, signal.SIGINT)
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == 100 + signal.SIGINT, errors
+    assert errors == ""
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    program, workers = begin(tmp_path, "hang")
+    program.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert all(map(is_alive, (program.pid, *workers))), "what hangs does not heed the first"
+    program.send_signal(signal.SIGINT)
+    program.communicate(timeout=60)
+    assert not any(map(is_alive, workers))
+
+
+def test_workers_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
+    program, workers = begin(tmp_path)
+    program.kill()
+    until(lambda: not any(map(is_alive, workers)))
+    assert len(list(tmp_path.glob("*.stopped"))) == 2
+
+
+@pytest.mark.parametrize("executor", [Inline(), Processes(3)], ids=["inline", "processes"])
+def test_the_number_of_loads_is_that_of_what_works_at_once(executor: Executor) -> None:
+    assert executor.workers == (3 if isinstance(executor, Processes) else 1)

@@ -1,0 +1,141 @@
+"""Which jobs train together, and what their folders say of earlier starts."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparserl.config.schema import Config, ConfigError
+from sparserl.config.validation import compose
+from sparserl.runs import checkpoint
+from sparserl.runs.files import read_json
+from sparserl.sweeps.grouping import loads
+from sparserl.sweeps.jobs import Job, JobError, earlier, job_name, mark
+
+
+@cache
+def config(*overrides: str) -> Config:
+    return compose("trainer=smoke", "logger=disk", *overrides)
+
+
+def jobs(count: int, *overrides: str) -> list[Job]:
+    return [Job(config(*overrides) | {"seed": seed}, Path(f"nowhere/{overrides}/{seed}")) for seed in range(count)]
+
+
+def sizes(groups: list[list[Job]]) -> list[int]:
+    return [len(group) for group in groups]
+
+
+# ---------------------------------------------------------------- what trains at once
+
+KINDS = ("regularizer=none", "regularizer=l1", "regularizer=l2")
+
+
+def test_values_of_members_and_regularizers_may_differ_in_a_loop_and_nothing_else() -> None:
+    """What is of one regulariser is side by side there; populations stay apart where there are workers enough."""
+    l0 = [Job(config("regularizer=l0", f"regularizer.lambda_c={value}"), Path(f"nowhere/{value}")) for value in (1, 2)]
+    dense = jobs(2, "regularizer=none")
+    other = [Job(config("regularizer=l0", "algorithm.gamma=0.9"), Path("nowhere/gamma"))]
+    mixed = [l0[0], *other, dense[0], l0[1], dense[1]]
+    assert loads(mixed, 64, 1) == [[*l0, *dense], other]
+    assert loads(mixed, 64, None) == [l0, other, dense]
+
+
+@settings(deadline=None)  # composing takes a while, but only the first time
+@given(
+    counts=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    max_members=st.integers(1, 8),
+    workers=st.none() | st.integers(1, 5),
+)
+def test_every_job_is_in_one_loop_that_is_not_too_large(counts: list[int], max_members: int, workers: int | None) -> None:
+    alike = [jobs(count, kind) for count, kind in zip(counts, KINDS, strict=False)]
+    every = [job for group in alike for job in group]
+    groups = loads(every, max_members, workers)
+    assert sorted(str(job.folder) for group in groups for job in group) == sorted(str(job.folder) for job in every)
+    assert max(sizes(groups)) <= max_members
+    assert workers or all(any(set(map(id, group)) <= set(map(id, kind)) for kind in alike) for group in groups)
+    assert len(groups) % (workers or 1) == 0 or max(sizes(groups)) == 1, (
+        "no worker has more groups than another, if that can be"
+    )
+
+
+def test_parts_of_what_is_too_large_are_alike() -> None:
+    assert sizes(loads(jobs(10, "regularizer=none"), 4, 1)) == [4, 3, 3]
+
+
+def test_workers_share_what_there_is() -> None:
+    """Of three populations half for each; of three that cannot share a loop, the last halves of one fill the gap."""
+    assert sizes(loads([job for kind in KINDS for job in jobs(8, kind)], 64, 2)) == [12, 12]
+    apart = [job for envs in (1, 2, 3) for job in jobs(8, f"trainer.num_envs={envs}")]
+    assert sorted(sizes(loads(apart, 64, 2))) == [4, 4, 8, 8]
+
+
+def test_jobs_at_different_steps_do_not_train_together(tmp_path: Path) -> None:
+    both = [Job(config() | {"seed": seed}, tmp_path / str(seed)) for seed in (0, 1)]
+    for job in both:
+        job.folder.mkdir()
+    checkpoint.save([both[0].folder], 200, [{"tensor": torch.ones(1)}])
+    assert sizes(loads(both, 64, 1)) == [1, 1]
+    checkpoint.save([both[1].folder], 200, [{"tensor": torch.ones(1)}])
+    assert sizes(loads(both, 64, 1)) == [2]
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_a_name_is_of_what_is_trained_and_not_of_where_it_is_kept_or_reported() -> None:
+    name = job_name(config())
+    assert name == job_name(config("sweep_name=other", "objective=sparsity", "retry_failed=true"))
+    assert name != job_name(config("trainer.num_envs=2"))
+    assert name.startswith("dqn-cartpole-l0-lambda500-beta0.6667-seed0-")
+
+
+# ---------------------------------------------------------------- earlier starts
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(config(), tmp_path)
+
+
+def test_what_failed_is_tried_again_only_when_that_is_asked_for(job: Job) -> None:
+    mark(job, "failed", error="Traceback ...\nValueError: made to fail\n")
+    with pytest.raises(JobError, match=r"ValueError: made to fail.*retry_failed=true"):
+        earlier(job, retry_failed=False)
+    assert earlier(job, retry_failed=True) is None
+
+
+@pytest.mark.parametrize("status", ["waiting", "running", "interrupted"])
+def test_what_was_not_finished_goes_on(job: Job, status: str) -> None:
+    mark(job, status)  # type: ignore[arg-type]
+    assert earlier(job, retry_failed=False) is None
+
+
+def test_a_result_that_is_not_whole_is_made_again_and_said(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    (job.folder / "result.json").write_text('{"algorithm": "dq')
+    mark(job, "done")
+    assert earlier(job, retry_failed=False) is None
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "result.json cannot be read, so it is made again from the last checkpoint" in said
+
+
+def test_damaged_checkpoints_are_one_sentence(job: Job) -> None:
+    checkpoint.save([job.folder], 200, [{"tensor": torch.ones(1)}])
+    (path,) = job.folder.glob("checkpoint-*.pt")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ConfigError, match="take the damaged folders away"):
+        earlier(job, retry_failed=False)
+
+
+def test_a_mark_keeps_how_far_the_run_is(job: Job) -> None:
+    (job.folder / "status.json").write_text(
+        '{"status": "interrupted", "env_step": 7, "total_steps": 400, "process": 1, "host": "there"}'
+    )
+    mark(job, "waiting")
+    status = read_json(job.folder / "status.json")
+    assert (status["status"], status["env_step"], status["total_steps"]) == ("waiting", 7, 400)

@@ -1,0 +1,367 @@
+"""Jobs of a multirun train together, and nobody can tell."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from hydra_plugins.sparserl_population import PopulationLauncher
+from sparserl.config.schema import Config
+from sparserl.regularizers.l1 import L1
+from sparserl.runs import checkpoint
+from sparserl.runs.files import read_json
+from sparserl.sweeps import launcher
+from sparserl.sweeps.launcher import Settings
+from sparserl.train import main
+from sparserl.training.learner import Learner
+
+SMOKE = ("-m", "trainer=smoke", "logger=disk", "sweep_name=mine", "lowrank.ranks=[2]", "lowrank.episodes=2")
+MOVING = ("regularizer.delay_steps=0", "regularizer.ramp_steps=0")
+
+Sweep = Callable[..., Path]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """``python -m sparserl.train`` with the smoke settings, in this process and without pictures; the sweep's folder."""
+    monkeypatch.setattr("sparserl.sweeps.loop.draw", lambda folder: folder)
+
+    def start(*overrides: str, folder: str = "here") -> Path:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        monkeypatch.setattr(sys, "argv", ["sparserl-train", *SMOKE, *overrides])
+        main()
+        return tmp_path / folder / "outputs/mine"
+
+    return start
+
+
+def jobs(root: Path) -> list[Path]:
+    """The folders of the jobs that were run."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and "-again-" not in path.name)
+
+
+OUTCOME = ("metrics.jsonl", "policy.safetensors", "lowrank.csv")
+
+
+def outcome(root: Path) -> dict[str, tuple[bytes, ...]]:
+    """What every job left that does not depend on the clock, byte for byte."""
+    return {folder.name: tuple((folder / name).read_bytes() for name in OUTCOME) for folder in jobs(root)}
+
+
+@pytest.mark.parametrize(
+    ("values", "sizes"),
+    [
+        (("regularizer.lambda_c=1,1000", "seed=3,7"), (4, 3, 1)),
+        pytest.param(
+            ("regularizer.lambda_c=1,100,1000", "regularizer.beta=0.5,0.9", "seed=3,7"), (12, 4, 1), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["4 jobs", "12 jobs"],
+)
+def test_results_do_not_depend_on_how_jobs_were_grouped(sweep: Sweep, values: tuple[str, ...], sizes: tuple[int, ...]) -> None:
+    together, *others = (
+        outcome(sweep(*values, *MOVING, f"hydra.launcher.max_members={size}", folder=f"at most {size}")) for size in sizes
+    )
+    assert len(set(together.values())) == len(together) == sizes[0], "jobs that are all alike would show nothing"
+    assert all(other == together for other in others)
+
+
+def test_results_do_not_depend_on_which_regularizers_share_a_loop(sweep: Sweep) -> None:
+    together, *others = (
+        outcome(sweep("regularizer=none,l0,l1,l2", "seed=3,7", f"hydra.launcher.max_members={size}", folder=f"at most {size}"))
+        for size in (8, 3, 1)
+    )
+    assert len(set(together.values())) == len(together) == 8, "jobs that are all alike would show nothing"
+    assert all(other == together for other in others)
+
+
+def test_it_gives_what_hydras_own_launcher_gives(sweep: Sweep) -> None:
+    two = "regularizer=none,l1", "seed=0"
+    assert outcome(sweep(*two, folder="ours")) == outcome(sweep(*two, "hydra/launcher=basic", folder="basic"))
+
+
+def test_every_job_has_a_folder_like_that_of_a_run_of_its_own(sweep: Sweep) -> None:
+    for folder in jobs(sweep("regularizer=none,l1", "regularizer.lambda_c=1e-2", "seed=0,1")):
+        config = read_json(folder / "config.json")
+        given = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text())
+        assert {f"seed={config['seed']}", f"regularizer={config['names']['regularizer']}"} <= set(given)
+        assert read_json(folder / "status.json")["status"] == "done"
+        assert read_json(folder / "result.json")["seed"] == config["seed"]
+
+
+class Witness(Callback):  # type: ignore[misc]
+    """Notes what Hydra tells a callback."""
+
+    seen: ClassVar[list[tuple[str, Any]]] = []
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        self.seen.append(("start", config.seed))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        self.seen.append(("end", (config.seed, job_return.status, job_return.return_value)))
+
+
+def test_callbacks_and_sweepers_see_every_job_with_its_own_objective(sweep: Sweep) -> None:
+    Witness.seen.clear()
+    root = sweep(
+        "regularizer=none", "seed=0,1,2", f"+hydra.callbacks.witness._target_={__name__}.Witness", "objective=csr_bytes"
+    )
+    assert [seed for what, seed in Witness.seen[:3] if what == "start"] == [0, 1, 2], "all begin before the population trains"
+    ends = sorted(value for what, value in Witness.seen if what == "end")
+    assert ends == [
+        (seed, JobStatus.COMPLETED, float(read_json(folder / "result.json")["csr_bytes"]))
+        for seed, folder in enumerate(jobs(root))
+    ]
+
+
+def test_batches_of_a_sweeper_are_launched_one_after_another(sweep: Sweep) -> None:
+    root = sweep("regularizer=none", "seed=0,1,2", "hydra.sweeper.max_batch_size=2")
+    assert [read_json(folder / "result.json")["seed"] for folder in jobs(root)] == [0, 1, 2]
+    numbers = [yaml.safe_load((folder / ".hydra/hydra.yaml").read_text())["hydra"]["job"]["num"] for folder in jobs(root)]
+    assert numbers == [0, 1, 2]
+
+
+def test_jobs_that_are_the_same_run_are_trained_once(sweep: Sweep) -> None:
+    """``none`` has no lambda_c: two of its three jobs are one run."""
+    root = sweep("regularizer=none,l1", "regularizer.lambda_c=1e-3,1e-2", "seed=0")
+    assert len(jobs(root)) == 3
+    (again,) = root.glob("*-again-*")
+    status = read_json(again / "status.json")
+    assert status["status"] == "duplicate"
+    assert read_json(root / status["of"] / "status.json")["status"] == "done"
+    assert not (again / "metrics.jsonl").exists()
+
+
+def test_the_same_sweep_trains_only_what_is_new(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    root = sweep("regularizer=none", "seed=0,1")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in root.glob("*/**/*") if path.is_file()}
+    sweep("regularizer=none", "seed=0,1,2", "regularizer.lambda_c=5")  # null for none, so no new setting
+    assert "1 to train, 2 ended before" in capsys.readouterr().err
+    assert len(jobs(root)) == 3
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """L1 cannot be trained; called, it can again."""
+    update = Learner.update
+
+    def fail(learner: Learner, *arguments: Any) -> Any:
+        if isinstance(learner.regularizer, L1):
+            raise RuntimeError("made to fail")
+        return update(learner, *arguments)
+
+    monkeypatch.setattr(Learner, "update", fail)
+    return lambda: monkeypatch.setattr(Learner, "update", update)
+
+
+@pytest.fixture
+def broken_late(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Learner]]:
+    """L1 cannot be trained beyond its 30th gradient step, which is after a checkpoint. Those that tried."""
+    update = Learner.update
+    tried: list[weakref.ref[Learner]] = []
+
+    def fail(learner: Learner, *arguments: Any) -> Any:
+        if isinstance(learner.regularizer, L1) and learner.steps == 30:
+            tried.append(weakref.ref(learner))
+            gc.collect()
+            raise RuntimeError("made to fail")
+        return update(learner, *arguments)
+
+    monkeypatch.setattr(Learner, "update", fail)
+    return tried
+
+
+def statuses(root: Path) -> list[str]:
+    return [read_json(folder / "status.json")["status"] for folder in jobs(root)]
+
+
+BOTH = ("regularizer=l1,none", "seed=0,1", "trainer.total_steps=600", "trainer.checkpoint_every=100")
+
+
+def test_who_shares_a_loop_with_a_failure_goes_on_as_if_nothing_had_been(
+    sweep: Sweep, broken_late: list[weakref.ref[Learner]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    whole = outcome(sweep("regularizer=none", *BOTH[1:], folder="whole"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="made to fail"):
+        sweep(*BOTH)
+    said = capsys.readouterr().err
+    assert said.count("warning: RuntimeError: made to fail; each population goes on by itself") == 1
+    assert said.count("going on from step") == 2
+    root = tmp_path / "here/outputs/mine"
+    assert statuses(root) == ["failed", "failed", "done", "done"]
+    for folder in jobs(root)[2:]:
+        assert tuple((folder / name).read_bytes() for name in OUTCOME) == whole[folder.name]
+    for folder in jobs(root)[:2]:
+        assert "During handling" not in read_json(folder / "status.json")["error"]
+    first, _ = broken_late
+    assert first() is None, "what was trained in one loop must not stay beside what is trained after it"
+
+
+def test_ctrl_c_while_one_population_fails_again_leaves_the_others_to_be_trained(
+    sweep: Sweep, broken_late: list[weakref.ref[Learner]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = launcher.run
+
+    def interrupted(configs: list[Config], *arguments: Any) -> Any:
+        if len(configs) == 2:
+            raise KeyboardInterrupt
+        return real(configs, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "run", interrupted)
+        with pytest.raises(SystemExit):
+            sweep(*BOTH)
+    root = tmp_path / "here/outputs/mine"
+    assert statuses(root) == ["waiting"] * 4
+    with pytest.raises(SystemExit, match="made to fail"):
+        sweep(*BOTH)
+    assert statuses(root) == ["failed", "failed", "done", "done"]
+
+
+def test_one_damaged_folder_stops_its_own_population_only(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save = checkpoint.save
+
+    def save_and_stop(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(SystemExit):
+            sweep(*BOTH)
+    root = tmp_path / "here/outputs/mine"
+    (jobs(root)[0] / "metrics.jsonl").write_text("")
+    with pytest.raises(SystemExit, match="has lost rows"):
+        sweep(*BOTH)
+    assert statuses(root) == ["interrupted", "interrupted", "done", "done"]
+
+
+def test_a_failure_stays_where_it_happened(
+    sweep: Sweep, broken: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = "regularizer=l1,none", "seed=0,1"
+    with pytest.raises(SystemExit) as ended:
+        sweep(*both)
+    assert "made to fail" in str(ended.value)
+    assert "\n" not in str(ended.value)
+    *failed, first, second = jobs(tmp_path / "here/outputs/mine")
+    printed = capsys.readouterr().out
+    for folder in failed:
+        assert folder.name in printed
+        assert "made to fail" in read_json(folder / "status.json")["error"]
+        assert "Traceback" in (folder / "run.log").read_text()
+    assert [read_json(folder / "status.json")["status"] for folder in (first, second)] == ["done", "done"]
+
+    broken()
+    with pytest.raises(SystemExit, match="retry_failed=true"):
+        sweep(*both)
+    sweep(*both, "retry_failed=true")
+    assert all(read_json(folder / "status.json")["status"] == "done" for folder in failed)
+
+
+def test_a_frozen_member_is_a_failed_job_and_starts_anew_when_it_is_tried_again(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Learner.update
+    broken = True
+
+    def poison(learner: Learner, batch: Any, env_step: int) -> Any:
+        if broken:
+            batch = batch | {"reward": batch["reward"].clone()}
+            batch["reward"][1] = float("nan")
+        return update(learner, batch, env_step)
+
+    monkeypatch.setattr(Learner, "update", poison)
+    with pytest.raises(SystemExit, match="not finite"):
+        sweep("regularizer=none", "seed=0,1,2")
+    statuses = [read_json(folder / "status.json")["status"] for folder in jobs(tmp_path / "here/outputs/mine")]
+    assert statuses == ["done", "failed", "done"]
+    broken = False
+    again = outcome(sweep("regularizer=none", "seed=0,1,2", "retry_failed=true"))
+    assert again == outcome(sweep("regularizer=none", "seed=0,1,2", folder="whole"))
+
+
+def test_a_job_that_cannot_be_is_one_sentence_and_the_others_go_on(sweep: Sweep, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"regularizer\.beta is 0"):
+        sweep("regularizer.beta=0,0.5", "seed=0")
+    (whole,) = (folder for folder in jobs(tmp_path / "here/outputs/mine") if not folder.name.startswith("invalid"))
+    assert read_json(whole / "status.json")["status"] == "done"
+
+
+def test_a_sweep_is_not_resumed_but_started_again(sweep: Sweep) -> None:
+    with pytest.raises(SystemExit, match="the same sweep started again goes on by itself"):
+        sweep("seed=0,1", "resume=somewhere")
+
+
+def test_a_file_in_the_place_of_a_folder_stops_that_job_only(sweep: Sweep, tmp_path: Path) -> None:
+    root = sweep("regularizer=none", "seed=0,1")
+    taken, kept = jobs(root)
+    for path in sorted(taken.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    taken.rmdir()
+    taken.write_text("mine")
+    with pytest.raises(SystemExit, match="cannot be used"):
+        sweep("regularizer=none", "seed=0,1,2")
+    assert taken.read_text() == "mine"
+    assert kept in jobs(root)
+    assert [read_json(folder / "status.json")["status"] for folder in jobs(root)] == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("max_members=0", "hydra.launcher.max_members is 0; it must be 1 or more"),
+        ("workers=0", "hydra.launcher.workers is 0; it must be 1 or more, or null"),
+        ("executor=magic", "hydra.launcher.executor is 'magic'; it must be inline, processes or slurm"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(sweep: Sweep, setting: str, sentence: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        sweep("seed=0,1", f"hydra.launcher.{setting}")
+    assert str(ended.value) == f"sparserl: {sentence}"
+
+
+def test_the_settings_are_the_keys_of_the_yaml() -> None:
+    path = Path(__file__).parents[2] / "conf/hydra/launcher/population.yaml"
+    settings = yaml.safe_load(path.read_text())
+    del settings["_convert_"]
+    assert settings.pop("_target_") == f"{PopulationLauncher.__module__}.{PopulationLauncher.__name__}"
+    assert asdict(Settings(**settings)) == settings
+
+
+def test_every_job_is_composed_once_and_has_a_config_of_its_own(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    composed: list[str] = []
+    original = ConfigLoaderImpl.load_sweep_config
+
+    def load(self: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        composed.append(sweep_overrides[-1])
+        return original(self, master_config, sweep_overrides)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", load)
+    root = sweep("regularizer=none", "seed=3,3,4")
+    # of the two that are given alike, the second needs another one: the job number is in it
+    assert sorted(composed) == ["seed=3", "seed=3", "seed=3", "seed=4"]
+    assert len(jobs(root)) == 2
+    numbers = [
+        yaml.safe_load((folder / ".hydra/hydra.yaml").read_text())["hydra"]["job"]["num"]
+        for folder in root.iterdir()
+        if folder.is_dir()
+    ]
+    assert sorted(numbers) == [0, 1, 2]

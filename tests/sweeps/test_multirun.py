@@ -1,0 +1,95 @@
+"""Hydra's multiruns from the command line: with our launcher in several processes, with Hydra's own, and with Optuna."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from multiruns import LONG, begin, outcome, sweep, wait_for
+
+from sparserl.runs.files import read_json
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_hydras_other_launchers_give_the_same(launcher: str, tmp_path: Path) -> None:
+    jobs = "regularizer=none,l1", "seed=0"
+    ours, theirs = sweep(tmp_path / "ours", *jobs), sweep(tmp_path / "theirs", *jobs, f"hydra/launcher={launcher}")
+    assert len(outcome(ours)) == 2
+    assert outcome(theirs) == outcome(ours)
+
+
+@pytest.mark.slow
+def test_optunas_batches_are_populations(tmp_path: Path) -> None:
+    root = sweep(
+        tmp_path,
+        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra.sweeper.direction=maximize"),
+        *("hydra.sweeper.sampler.seed=1", "regularizer=l1", "regularizer.lambda_c=interval(0.001, 1.0)"),
+    )
+    results = [read_json(path) for path in root.glob("*/result.json")]
+    assert len({result["lambda_c"] for result in results}) == 4
+    best = max(result["return_mean"] for result in results)
+    found = re.search(r"best_value: (\S+)", (root / "optimization_results.yaml").read_text())
+    assert found
+    assert float(found[1]) == best
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_gives_also_when_all_is_stopped_in_the_middle(tmp_path: Path) -> None:
+    """Two populations, SIGTERM to the one that started them, and the same command again."""
+    jobs = "regularizer=none,l1", "seed=0,1", *LONG
+    whole = outcome(sweep(tmp_path / "whole", *jobs))
+    assert len(whole) == 4
+    processes = "hydra.launcher.executor=processes", "hydra.launcher.workers=2"
+    process = begin(tmp_path / "stopped", *jobs, *processes)
+    root = tmp_path / "stopped/outputs/mine"
+    wait_for(root, 4, 4)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command again" in errors
+    assert "Traceback" not in errors
+    assert {read_json(path)["status"] for path in root.glob("*/status.json")} == {"interrupted"}
+    process = begin(tmp_path / "stopped", *jobs, *processes)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert len(re.findall("going on from step", errors)) == 2
+    assert outcome(root) == whole
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_a_sweep_goes_on_where_each_job_was(tmp_path: Path) -> None:
+    """The first job is done, the second under way, the third not begun."""
+    jobs = "regularizer=none,l1,l2", "seed=0", "hydra.launcher.max_members=1", *LONG
+    whole = outcome(sweep(tmp_path / "whole", *jobs))
+    process = begin(tmp_path / "killed", *jobs)
+    root = tmp_path / "killed/outputs/mine"
+    wait_for(root, 2, 4)
+    process.kill()
+    process.communicate()
+    done = {path.parent.name for path in root.glob("*/result.json")}
+    assert len(done) == 1, "killed too late, or too early, to show anything"
+    process = begin(tmp_path / "killed", *jobs)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "2 to train, 1 ended before" in errors
+    assert outcome(root) == whole
+
+
+def test_killed_in_a_loop_of_several_regularizers_each_job_goes_on_wherever_it_trains(tmp_path: Path) -> None:
+    """In the same loop, and a second time each in one of its own."""
+    jobs = "regularizer=none,l0,l1,l2", "seed=0", *LONG
+    whole = outcome(sweep(tmp_path / "whole", *jobs))
+    root = tmp_path / "killed/outputs/mine"
+    for rows in (4, 12):
+        process = begin(tmp_path / "killed", *jobs)
+        wait_for(root, 4, rows)
+        process.kill()
+        process.communicate()
+    process = begin(tmp_path / "killed", *jobs, "hydra.launcher.max_members=1")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert len(re.findall("going on from step", errors)) == 4
+    assert outcome(root) == whole

@@ -1,0 +1,379 @@
+"""A member that blows up is frozen at its last finite weights, and nobody else notices."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from parts import make_regularizer, modules, parts, random_batches
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sparserl import load_policy
+from sparserl.algorithms.base import Algorithm
+from sparserl.config.schema import Config
+from sparserl.config.validation import compose
+from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.environments.cartpole import VectorCartPole
+from sparserl.population.members import Population
+from sparserl.population.random import Generators
+from sparserl.runs import checkpoint
+from sparserl.runs.files import read_json
+from sparserl.runs.schema import Result, StatusName
+from sparserl.schedules import Constant, Schedule
+from sparserl.sweeps.loop import run
+from sparserl.tracking.base import Log, Logger
+from sparserl.train import main
+from sparserl.training.evaluation import Evaluator
+from sparserl.training.learner import Learner
+from sparserl.types import Action, Batch, Loss, Metrics, Spec, Weights
+
+BROKEN = 1
+"""The seed of the member whose environment gives rewards that are no numbers."""
+
+SETTINGS = (
+    "trainer=smoke",
+    "trainer.num_envs=3",
+    "environment.max_episode_steps=40",
+    "experience.learning_starts=60",
+    "experience.train_freq=5",
+    "experience.batch_size=16",
+    "algorithm.target_update_interval=1",
+    "algorithm.tau=0.01",
+    "network.hidden=[13,7]",  # no multiple of any vector width: where neighbours would show
+    "lowrank.ranks=[1,2]",
+    "lowrank.episodes=2",
+)
+MOVING = ("regularizer.delay_steps=0", "regularizer.ramp_steps=100", "regularizer.lambda_c=10")
+
+OUTCOME = "metrics.jsonl", "policy.safetensors", "lowrank.csv", "spectrum.csv"
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take a second each, and have tests of their own."""
+    monkeypatch.setattr("sparserl.sweeps.loop.draw", lambda folder: folder)
+
+
+@pytest.fixture(params=[math.nan, math.inf, -math.inf, 1e30], ids=str)
+def bad(request: pytest.FixtureRequest) -> float:
+    """What is no number, and what is one, but whose square is none in float32."""
+    value: float = request.param
+    return value
+
+
+def break_the_environment(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """CartPole gives the member with the seed BROKEN this reward whenever its pole leans to the right by 0.15 rad."""
+    step, seed = VectorCartPole.step, Population((BROKEN,)).generators("environment")[0].initial_seed()
+
+    def broken(self: VectorCartPole, action: Tensor) -> Outcome:
+        outcome = step(self, action)
+        for member in range(len(self.generators)):
+            if self.generators[member].initial_seed() == seed:
+                outcome.reward[member][outcome.next_observation[member, :, 2] > 0.15] = value
+        return outcome
+
+    monkeypatch.setattr(VectorCartPole, "step", broken)
+
+
+def trained(root: Path, seeds: Sequence[int], *overrides: str) -> tuple[list[Path], list[Result]]:
+    folders = [root / str(seed) for seed in seeds]
+    return folders, run([config(*overrides) | {"seed": seed} for seed in seeds], folders, live=False)
+
+
+@cache
+def config(*overrides: str) -> Config:
+    return compose(*SETTINGS, *overrides)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# ---------------------------------------------------------------- a population, from end to end
+
+
+def test_the_others_do_not_change_by_a_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_the_environment(monkeypatch, math.nan)
+    together, results = trained(tmp_path / "together", [0, BROKEN, 2, 3], *MOVING)
+    apart, _ = trained(tmp_path / "apart", [0, 2, 3], *MOVING)
+    assert [result.status for result in results] == ["done", "failed", "done", "done"]
+    for one, other in zip([*together[:1], *together[2:]], apart, strict=True):
+        for name in OUTCOME:
+            assert (one / name).read_bytes() == (other / name).read_bytes()
+
+    broken, result = together[1], results[1]
+    status = read_json(broken / "status.json")
+    assert status["status"] == read_json(broken / "result.json")["status"] == "failed"
+    assert "the loss of policy is not finite: frozen at its last finite weights from step" in status["error"]
+    step = int(status["error"].split()[-2])
+    # said in the first row after it, and never again
+    said = {row["env_step"]: row["warnings"] for row in rows(broken) if row.get("warnings")}
+    first = min(row["env_step"] for row in rows(broken) if row["env_step"] >= step)
+    assert 60 < step <= first < 402
+    assert said[first] == [status["error"]]
+    assert max(said) == first
+    assert status["error"] in result.warnings
+    # what is not a number is null, and the member goes on acting with the others
+    assert any(row["loss/policy"] is None for row in rows(broken))
+    assert result.env_steps == rows(broken)[-1]["env_step"] == 402
+    assert all(tensor.isfinite().all() for tensor in load_file(broken / "policy.safetensors").values())
+    assert load_policy(broken)(torch.zeros(1, 4)).isfinite().all()
+    assert (broken / "lowrank.csv").read_text().count("\n") == 4
+
+
+def test_a_population_that_is_frozen_whole_leaves_those_beside_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets its rows for as long as they train; by itself it would have ended."""
+    break_the_environment(monkeypatch, math.nan)
+    dense, frozen = config("regularizer=none") | {"seed": 0}, config("regularizer=l1") | {"seed": BROKEN}
+    results = run([frozen, dense], [tmp_path / "frozen", tmp_path / "dense"], live=False)
+    (alone,) = run([dense], [tmp_path / "alone"], live=False)
+    assert [result.status for result in results] == ["failed", "done"]
+    assert [result.env_steps for result in results] == [alone.env_steps] * 2
+    assert all((tmp_path / "dense" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes() for name in OUTCOME)
+
+
+def test_a_run_that_is_interrupted_after_the_freeze_ends_as_if_untouched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_the_environment(monkeypatch, math.inf)
+    whole, _ = trained(tmp_path / "whole", [0, BROKEN], *MOVING)
+    step = int(read_json(whole[1] / "status.json")["error"].split()[-2])
+    save = checkpoint.save
+
+    def save_and_stop(folders: Sequence[Path], at: int, states: Sequence[Any]) -> None:
+        save(folders, at, states)
+        if at >= step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "broken", [0, BROKEN], *MOVING)
+    (kept, _) = trained(tmp_path / "broken", [0, BROKEN], *MOVING)
+    for one, other in zip(kept, whole, strict=True):
+        assert all((one / name).read_bytes() == (other / name).read_bytes() for name in OUTCOME)
+        assert read_json(one / "status.json")["error"] == read_json(other / "status.json")["error"]
+
+
+def test_training_ends_when_nobody_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_the_environment(monkeypatch, math.nan)
+    (folder,), (result,) = trained(tmp_path, [BROKEN], "trainer.total_steps=1000000")
+    step = int(read_json(folder / "status.json")["error"].split()[-2])
+    assert result.status == "failed"
+    assert result.env_steps == rows(folder)[-1]["env_step"] == step < 2000
+    assert "eval/return_mean" in rows(folder)[-1]
+    # started again, it is where it was
+    before = [(folder / name).read_bytes() for name in OUTCOME]
+    _, (again,) = trained(tmp_path, [BROKEN], "trainer.total_steps=1000000")
+    assert (again.status, again.env_steps, again.return_mean) == ("failed", step, result.return_mean)
+    assert [(folder / name).read_bytes() for name in OUTCOME] == before
+
+
+def test_what_listens_hears_that_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Heard(Log):
+        def end(self, status: StatusName) -> None:
+            ends.append(status)
+
+    ends: list[StatusName] = []
+    monkeypatch.setattr(Logger, "open", lambda self, folders, configs, names: [Heard() for _ in folders])
+    break_the_environment(monkeypatch, math.nan)
+    trained(tmp_path, [0, BROKEN], "logger=disk")
+    assert ends == ["done", "failed"]
+
+
+def test_a_single_run_ends_with_its_table_one_sentence_and_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate as large as this breaks every member."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as main sets it, but not for the tests that follow
+    monkeypatch.setattr(sys, "argv", ["sparserl-train", *SETTINGS, "algorithm.learning_rate=1e30", "hydra.run.dir=mine"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    # a process that exits with a text prints it, and has the code 1
+    sentence = "sparserl: mine failed: the loss of policy is not finite: frozen at its last finite weights from step "
+    assert str(ended.value.code).replace(f"{tmp_path}/", "").startswith(sentence)
+    assert "weights left" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- one step of the learner
+
+
+def learner(regularizer: str, *overrides: str) -> Learner:
+    moving = [] if regularizer == "none" else ["regularizer.scope=all", *MOVING]
+    given = parts(*SETTINGS, f"regularizer={regularizer}", *moving, *overrides, members=3)
+    (cohort,) = given.cohorts
+    return Learner(cohort.algorithm, cohort.regularizer, given.environment.spec(), cohort.members)
+
+
+def numbers(given: Learner, member: int) -> list[Tensor]:
+    """Everything that is learned of one member, or follows what is learned: weights, targets, gates, moments."""
+    found: list[Tensor] = []
+
+    def visit(state: Any) -> None:
+        if isinstance(state, Tensor):
+            found.append(state[member].detach().clone())
+        elif isinstance(state, dict | list):
+            for value in state.values() if isinstance(state, dict) else state:
+                visit(value)
+
+    state = given.state_dict()
+    visit([state["weights"], state["gates"], state["moments"]])
+    return found
+
+
+def same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("regularizer", modules("regularizers"))
+@pytest.mark.parametrize("first", [0, 5])
+def test_a_frozen_member_keeps_every_number_and_the_others_theirs(regularizer: str, first: int, bad: float) -> None:
+    ours, untouched = learner(regularizer), learner(regularizer)
+    before: list[Tensor] = []
+    for index, batch in enumerate(random_batches(10, members=3, size=16)):
+        untouched.update(batch, env_step=100 + index)
+        if index == first:
+            before = numbers(ours, 1)
+            batch["reward"][1, 3] = bad
+        ours.update(batch, env_step=100 + index)
+    assert all(number.isfinite().all() for number in before)
+    assert same(numbers(ours, 1), before)
+    assert not same(numbers(untouched, 1), before), "or this test sees nothing move"
+    for member in (0, 2):
+        assert same(numbers(ours, member), numbers(untouched, member))
+    sentence = f"the loss of policy is not finite: frozen at its last finite weights from step {100 + first} on"
+    assert ours.frozen() == [None, sentence, None]
+    assert not ours.all_frozen
+
+
+@pytest.mark.parametrize("seen", ["observation", "next_observation"])
+def test_an_observation_that_is_no_number_freezes_too_and_the_action_is_one_that_there_is(seen: str) -> None:
+    given = learner("l0")
+    (batch,) = random_batches(1, members=3, size=16)
+    batch[seen][1, 3, 0] = math.nan
+    before = numbers(given, 1)
+    given.update(batch, env_step=1)
+    assert [sentence is not None for sentence in given.frozen()] == [False, True, False]
+    assert same(numbers(given, 1), before)
+    action = given.algorithm.greedy(given.hardened(), batch[seen])
+    assert ((action == 0) | (action == 1)).all()
+
+
+def test_without_the_freeze_one_bad_reward_is_the_end_of_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: what the tests above would see."""
+    monkeypatch.setattr(Learner, "_freeze", lambda *_: None)
+    given = learner("l0")
+    (batch,) = random_batches(1, members=3, size=16)
+    batch["reward"][1, 3] = math.nan
+    given.update(batch, env_step=1)
+    assert not all(number.isfinite().all() for number in numbers(given, 1))
+    assert all(number.isfinite().all() for number in numbers(given, 0))
+
+
+@pytest.mark.parametrize("rate", [1e10, 1e30, 1e38, 1e300])
+def test_no_learning_rate_makes_weights_that_are_not_finite(rate: float) -> None:
+    """The first step goes as far as the rate; the loss of what comes of it is out of range, and that is the last step."""
+    given = learner("l0", f"algorithm.learning_rate={rate}", f"regularizer.gate_learning_rate={rate}")
+    for index, batch in enumerate(random_batches(10, members=3, size=16)):
+        given.update(batch, env_step=index)
+    assert given.all_frozen
+    for member in range(3):
+        assert all(number.isfinite().all() for number in numbers(given, member))
+    observation = random_batches(1, members=3, size=16)[0]["observation"]
+    action = given.algorithm.greedy(given.hardened(), observation)
+    assert ((action == 0) | (action == 1)).all()
+
+
+@dataclass(frozen=True)
+class Roots(Algorithm):
+    """The loss of ``policy`` is the sum of its weights, that of ``critic`` of their roots: at 0 a number without a slope."""
+
+    max_grad_norm: float | None = None
+
+    actions = "discrete"
+
+    @property
+    def learning_rates(self) -> dict[str, Schedule]:
+        return dict.fromkeys(("policy", "critic"), Constant(0.1))
+
+    def init(self, spec: Spec, members: Population) -> Weights:
+        critic = torch.tensor([[[4.0]], [[0.0]]])
+        return {"policy": {"0.weight": torch.ones(2, 1, 1)}, "critic": {"0.weight": critic}, "count": {"n": torch.zeros(2)}}
+
+    def act(self, *_: Any) -> Action:
+        raise AssertionError("these tests take no action")
+
+    def greedy(self, *_: Any) -> Tensor:
+        raise AssertionError("these tests take no action")
+
+    def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
+        policy, critic = (weights[component]["0.weight"].sum(dim=(1, 2)) for component in ("policy", "critic"))
+        return {"policy": (policy, {}), "critic": (critic.sqrt(), {})}
+
+    def after_step(self, weights: Weights, step: int) -> Weights:
+        return {"count": {"n": weights["count"]["n"] + 1}}
+
+
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_what_breaks_in_one_component_freezes_all_of_them(limit: float | None) -> None:
+    regularizer = make_regularizer("regularizer=none", members=2)
+    given = Learner(Roots(max_grad_norm=limit), regularizer, Spec((1,), discrete_actions=2), Population((0, 1)))
+    for step in (7, 8):
+        given.update({}, env_step=step)
+    assert given.frozen() == [None, "the gradient of critic is not finite: frozen at its last finite weights from step 7 on"]
+    # 1 - 2 * 0.1 and 2 ** 2 - 2 * 0.1 after two steps of Adam against a gradient of one sign
+    policy, critic = (given.weights[component]["0.weight"].flatten().tolist() for component in ("policy", "critic"))
+    assert policy == pytest.approx([0.8, 1.0])
+    assert critic == pytest.approx([3.8, 0.0], abs=1e-3)
+    assert given.weights["count"]["n"].tolist() == [2.0, 0.0]
+
+
+# ---------------------------------------------------------------- what reaches an environment
+
+
+def test_an_action_that_is_not_finite_is_none_for_an_environment() -> None:
+    spec = Spec((1,), None, action_low=(-1.0, 2.0), action_high=(1.0, 4.0))
+    given = torch.tensor([[[0.5, 3.5], [math.nan, math.inf], [-7.0, -math.inf]]])
+    assert spec.accepted(given).tolist() == [[[0.5, 3.5], [0.0, 3.0], [-7.0, 3.0]]]
+    discrete = torch.tensor([[0, 1]])
+    assert Spec((1,), discrete_actions=2).accepted(discrete) is discrete
+
+
+def test_evaluations_hand_on_finite_actions_only() -> None:
+    taken: list[Tensor] = []
+
+    class One(VectorEnvironment):
+        def reset(self) -> Tensor:
+            return torch.zeros(*self.shape, 1)
+
+        def step(self, action: Tensor) -> Outcome:
+            taken.append(action)
+            ones = torch.ones(self.shape)
+            return Outcome(self.reset(), self.reset(), ones, ones, torch.zeros(self.shape))
+
+        def close(self) -> None:
+            pass
+
+    class Ones(Environment):
+        def spec(self) -> Spec:
+            return Spec((1,), None, (-1.0,), (1.0,))
+
+        def open(self, generators: Generators, envs: int) -> VectorEnvironment:
+            return One(generators, envs)
+
+    act: Callable[[Tensor], Tensor] = lambda seen: torch.tensor([[[0.25]], [[math.nan]]])  # noqa: E731
+    returns = Evaluator(Ones(), 2, 1, torch.device("cpu"))(act).returns
+    assert torch.cat(taken).flatten().tolist() == [0.25, 0.0]
+    assert returns.tolist() == [[1.0], [1.0]]

@@ -9,49 +9,81 @@ from typing import Any
 
 from torch import nn
 
+from sparserl.algorithms.base import Algorithm
 from sparserl.lowrank.truncation import factored
-from sparserl.networks.base import Network
-from sparserl.runs.files import component, read_policy
+from sparserl.population.members import Population
+from sparserl.population.state import split
+from sparserl.runs.files import components, read_policy
+from sparserl.types import Spec, Weights
 
 
 def load_policy(folder: str | Path, rank: int | None = None, trust: bool = False) -> nn.Module:
-    """The policy of a finished run, hardened: its zeros are zeros.
+    """The policy of a finished run without noise: its zeros are zeros.
 
-    Called with observations ``[batch, *obs]`` it returns what the algorithm acts by (action values for DQN). Weights live
-    in ``nn.Linear`` only. With a ``rank`` the policy is cut at it, as in ``lowrank.csv``: there are two layers, without an
-    activation between them, in the place of each one that becomes smaller so. Raises FileNotFoundError where the run left no
-    policy and ValueError where the rank is below 1, or the file is damaged or names a class that is not sparserl's: a file
-    from a stranger runs no code. With ``trust`` such a class is built too, which runs the code of whoever wrote it.
+    Called with observations ``[batch, *obs]`` it returns what the algorithm acts by: a value or logit for each discrete action,
+    or the action itself. Weights live in ``nn.Linear`` and ``nn.Conv2d`` only. With a ``rank`` the policy is cut at it, as in
+    ``lowrank.csv``: there are two layers, without an activation between them, in the place of each one that becomes smaller so.
+
+    Raises FileNotFoundError where the run left no policy and ValueError where the rank is below 1, or the file is damaged or
+    names a
+    class that is not sparserl's: a file from a stranger runs no code. With ``trust`` such a class is built too, which runs the
+    code of whoever wrote it.
     """
     if rank is not None and rank < 1:
         raise ValueError(f"rank is {rank}; it must be 1 or more, or None for the whole policy")
     path, description, tensors = read_policy(folder)
-    network: Network = described(description, "network", Network, path, trust)
-    try:
-        module = network.module(component(tensors, "policy"))
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a whole policy: its tensors do not make its network ({error})") from error
+    module = policy_module(path, description, components(tensors), trust)
     return (module if rank is None else factored(module, rank)).eval()
 
 
+def policy_module(path: Path, description: Any, weights: Weights, trust: bool) -> nn.Module:
+    """The module that a policy's file describes, with weights of one member.
+
+    Raises ValueError where the two do not fit.
+    """
+    try:
+        algorithm: Algorithm = described(description["config"], "algorithm", Algorithm, path, trust)
+        algorithm = algorithm.bind(Spec.from_json(description["spec"]))
+        fresh = split(algorithm.init(Population((0,))), 0)
+        wanted = {c: {name: tensor.shape for name, tensor in fresh[c].items()} for c in algorithm.policy}
+        given = {c: {name: tensor.shape for name, tensor in layers.items()} for c, layers in weights.items()}
+        if given != wanted:
+            raise ValueError(f"its tensors are {given}, and those of its network {wanted}")
+        return algorithm.policy_module(weights)
+    except UntrustedError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a whole policy: {error}") from error
+
+
 def described(description: Any, part: str, contract: type, path: Path, trust: bool) -> Any:
-    """The ``part`` (``network``, say) that the file at ``path`` describes, of a class that keeps ``contract``.
+    """The ``part`` (``algorithm``, say) that the file at ``path`` describes, of a class that keeps ``contract``.
 
     Unless the file is trusted, of one of sparserl's: nothing else is imported or called. Raises ValueError where what is
     described is not such a class, or not its fields.
     """
     try:
-        fields = dict(description[part])
+        node = description[part]
         if not trust:
-            check(part, fields)
-        cls = find_class(fields.pop("_target_"))
-        if not issubclass(cls, contract):
-            raise ValueError(f"{cls.__module__}.{cls.__name__} is not a {part}")
-        return cls(**fields)
+            check(part, node)
+        built = _build(node)
+        if not isinstance(built, contract):
+            raise ValueError(f"{type(built).__name__} is not a {part}")
+        return built
     except UntrustedError as error:
         raise UntrustedError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not a whole policy, what it describes is not a {part}: {error}") from error
+
+
+def _build(node: Any) -> Any:
+    """Dictionaries with a ``_target_`` become objects of that dataclass, at any depth."""
+    if isinstance(node, list):
+        return [_build(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    fields = {key: _build(value) for key, value in node.items() if key != "_target_"}
+    return find_class(node["_target_"])(**fields) if "_target_" in node else fields
 
 
 # ---------------------------------------------------------------- what a file may make this process do

@@ -22,11 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from sparserl.environments.base import Environment
-from sparserl.loading import described, load_policy
-from sparserl.networks.base import Network
+from sparserl.loading import described, load_policy, policy_module
 from sparserl.population.members import Population
 from sparserl.runs import checkpoint
-from sparserl.runs.files import read_policy
+from sparserl.runs.files import components, read_policy
 from sparserl.training import interrupts
 from sparserl.training.evaluation import EVALUATION, EVALUATION_SEED
 
@@ -104,12 +103,12 @@ def load_dense(folder: Path, trust: bool = False) -> nn.Module:
     Raises FileNotFoundError where there is none, and ValueError where a file is damaged or, unless it is trusted, names what
     is not sparserl's.
     """
-    path, description, _ = read_policy(folder)
-    layers = checkpoint.raw_policy(folder)
-    if layers is None:
+    path, description, tensors = read_policy(folder)
+    weights = checkpoint.raw_weights(folder)
+    if weights is None:
         raise FileNotFoundError(f"{folder} has no checkpoint any more, so the weights before hardening are gone")
-    network: Network = described(description, "network", Network, path, trust)
-    return network.module(layers).eval()
+    deployed = {component: weights[component] for component in components(tensors)}
+    return policy_module(path, description, deployed, trust).eval()
 
 
 def load_environment(folder: Path, seed: int, render_mode: str, trust: bool = False) -> gymnasium.Env[Any, Any]:

@@ -51,3 +51,8 @@ class DelayedRamp(Schedule):
         if step < self.delay_steps:
             return 0.0
         return 1.0 if self.ramp_steps == 0 else min(1.0, (step - self.delay_steps) / self.ramp_steps)
+
+
+def crossed(before: int, now: int, interval: int) -> bool:
+    """Whether a counter that went from ``before`` to ``now`` reached or passed a multiple of ``interval``."""
+    return now // interval > before // interval

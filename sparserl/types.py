@@ -7,8 +7,8 @@ member) or ``batch`` (B), then features. A tensor that is learned, drawn or reco
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -18,13 +18,15 @@ Layers: TypeAlias = dict[str, Tensor]
 """One network of every member: ``{"0.weight": [member, in, out], "0.bias": [member, 1, out], ...}``."""
 
 Weights: TypeAlias = dict[str, Layers]
-"""Every network of every member by component: ``policy`` is what acts, others are ``critic``, ``target_policy``, ..."""
+"""Every network of every member by component: ``policy``, ``critic``, ``target_policy``, ... A component without weights, such
+as the statistics of a normaliser, is state that gradients do not change."""
 
 Gates: TypeAlias = dict[str, Tensor]
-"""``log_alpha`` of each gated tensor of one component, by its name in Layers and with its shape; empty without gates."""
+"""``log_alpha`` of the gates of one component, ``[member, ...]``; empty without gates. The regulariser names and shapes them,
+and says which tensors of Layers they multiply."""
 
 Noise: TypeAlias = dict[str, Tensor]
-"""One random number for each gate, by layer; empty without gates."""
+"""One random number for each gate, by the name of the gates; empty where gates are not random."""
 
 Transition: TypeAlias = dict[str, Tensor]
 """One step of every sub-environment, ``[member, env, ...]``: ``observation``, ``action``, ``reward``,
@@ -39,8 +41,11 @@ Penalty: TypeAlias = Float[Tensor, "member"]
 Metrics: TypeAlias = dict[str, Tensor]
 """Named numbers, each ``[member]``."""
 
-Prepare: TypeAlias = Callable[[Batch], Batch]
-"""An algorithm's ``prepare`` with the present weights already given: from experience as recorded to what losses need."""
+Rollout: TypeAlias = dict[str, Tensor]
+"""The fields of Transition for consecutive steps, ``[member, time, env, ...]``."""
+
+Prepare: TypeAlias = Callable[[Rollout], Batch]
+"""An algorithm's ``prepare`` with the present weights already given: from a rollout to what losses need."""
 
 
 def is_weight(name: str) -> bool:
@@ -73,6 +78,16 @@ class Spec:
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain containers for a policy's file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Spec:
+        """The inverse of ``as_json``. Raises TypeError or ValueError where it is not one."""
+        fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        return cls(**fields)
+
     def random_action(self, uniforms: Float[Tensor, "member env action"]) -> Tensor:
         """The uniform random policy, from uniform numbers in [0, 1): one for a discrete action, one a dimension else."""
         if self.discrete_actions is not None:
@@ -80,12 +95,11 @@ class Spec:
         low, high = uniforms.new_tensor(self.action_low), uniforms.new_tensor(self.action_high)
         return low + (high - low) * uniforms
 
-    def accepted(self, action: Tensor) -> Tensor:
-        """``action``, with the middle of its range for every number that is not finite: no environment is ever given one."""
+    def clip_action(self, action: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.discrete_actions is not None:
-            return action
+            return action, None
         low, high = action.new_tensor(self.action_low), action.new_tensor(self.action_high)
-        return torch.where(action.isfinite(), action, (low + high) / 2)
+        return torch.where(action.isfinite(), action, (low + high) / 2).clamp(low, high), action.isnan().flatten(1).any(dim=1)
 
     @property
     def action_draws(self) -> int:

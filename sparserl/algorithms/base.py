@@ -7,38 +7,81 @@ it knows no regulariser either: the weights it is given are the ones to compute 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import ClassVar, Literal
 
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
-from sparserl.networks.base import Network
+from sparserl.networks.base import Network, Structure
+from sparserl.optimizers import Optimizer
 from sparserl.population.members import Population
-from sparserl.population.random import Uniforms
+from sparserl.population.random import MemberRng
 from sparserl.schedules import Schedule
-from sparserl.types import Action, Batch, Loss, Metrics, Spec, Weights
+from sparserl.types import Action, Batch, Loss, Metrics, Rollout, Spec, Transition, Weights
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What one backward pass makes small."""
+
+    loss: Loss
+    updates: tuple[str, ...]
+    """The components that the gradient of the loss moves, whatever else it was computed from. A trunk that several losses move
+    is named by each of them, and their gradients are added."""
+    metrics: Metrics = field(default_factory=dict)
+    active: Bool[Tensor, "member"] | None = None
+    """The members that take part in this step, or None for all: the components of the others stay as they are."""
+
+
+@dataclass(frozen=True)
 class Algorithm(ABC):
     """What a trainer, a learner and an experience need of every algorithm."""
 
     actions: ClassVar[str]
     """``discrete`` or ``continuous``: the action spaces it is made for."""
 
-    acting: ClassVar[tuple[str, ...]] = ("policy",)
-    """The components that ``act``, ``greedy`` and ``prepare`` are given, hardened."""
+    policy: ClassVar[tuple[str, ...]] = ("policy",)
+    """The components that are deployed, in the order in which an observation goes through them: what is counted, regularised
+    under ``scope: policy``, factored and saved."""
 
-    network: Network
-    """What the component ``policy`` runs in."""
+    acting: ClassVar[tuple[str, ...]] = ("policy",)
+    """The components that ``act``, ``deterministic_action`` and ``prepare`` are given."""
+
+    gate_noise: ClassVar[Literal["gradient_step", "rollout"]] = "gradient_step"
+    """When a new sample of the gates is drawn while they are active. ``gradient_step``: at each, and acting goes without noise.
+    ``rollout``: one sample acts, and learns in all epochs of its rollout, so that the policy that is improved is the one that
+    acted (Hausknecht and Wagener 2022, arXiv 2202.11818)."""
 
     max_grad_norm: float | None
-    """The largest norm of one member's gradient in one component, or None to leave gradients as they are."""
+    """The largest norm of one member's gradient in all components of an objective together, or None to leave gradients as they
+    are. Weights and gates are clipped apart."""
+
+    optimizer: Optimizer
+    """Moves the weights of every component."""
+
+    spec: Spec = field(init=False, repr=False, compare=False)
+    """What the environment shows and accepts; there after ``bind``."""
+
+    def bind(self, spec: Spec) -> Algorithm:
+        """The same algorithm for an environment. Raises ValueError where the two do not fit."""
+        bound = copy.copy(self)
+        object.__setattr__(bound, "spec", spec)
+        return bound
+
+    @property
+    @abstractmethod
+    def networks(self) -> Mapping[str, Network]:
+        """The network of each learned component."""
 
     @property
     @abstractmethod
     def learning_rates(self) -> dict[str, Schedule]:
-        """The components that gradients change, each with its learning rate. Other components are state: targets."""
+        """The components that gradients change, each with its learning rate; others are targets and statistics."""
 
     @property
     def targets(self) -> dict[str, str]:
@@ -50,36 +93,68 @@ class Algorithm(ABC):
         return {}
 
     @abstractmethod
-    def init(self, spec: Spec, members: Population) -> Weights:
-        """Fresh weights of every component. Raises ValueError where the spec does not fit."""
+    def init(self, members: Population) -> Weights:
+        """Fresh weights of every component."""
 
     @abstractmethod
-    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, uniforms: Uniforms) -> Action:
+    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
         """Choose actions for training, exploring. ``step``: environment steps that each member has taken."""
 
     @abstractmethod
-    def greedy(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
+    def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
         """The action to be evaluated: no exploration, and no per-member values. The rank sweep plays a member at many ranks."""
 
-    def prepare(self, weights: Weights, batch: Batch) -> Batch:
-        """From experience as recorded to what ``losses`` needs (advantages, say). Called without gradients."""
-        return batch
+    def prepare(self, weights: Weights, rollout: Rollout) -> Batch:
+        """From a rollout to what ``losses`` needs, ``[member, time * env, ...]``: advantages, say.
+
+        Called without gradients, with the weights that acted.
+        """
+        return {name: values.flatten(1, 2) for name, values in rollout.items()}
 
     @abstractmethod
-    def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
-        """The loss of each component that is due at this gradient step, ``[member]``, with what is worth logging.
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+        """What is due at this gradient step, by a name for its metrics. A component that no objective names is not stepped.
 
-        ``weights`` are the ones to compute with: under gates, random ones. ``quiet`` are the same components hardened, and
-        the same dictionary where nothing is random. A choice must be made with them: the best of values that share a noise
-        is the best of the noise, and bootstrapping adds it up.
-
-        A component's loss moves that component only, whatever else it was computed from. A component that is left out is
-        not stepped and gets no penalty.
+        ``weights`` are the ones to compute with: under active gates, random ones. ``noise_free`` are the same components
+        without noise, and the same dictionary where nothing is random. Actions must be selected with them: a maximum over
+        values that share one sample of the noise is biased upwards, and bootstrapping compounds the bias.
+        ``step``: environment steps that each member has taken.
         """
 
-    def after_step(self, weights: Weights, step: int) -> Weights:
-        """The components that are state, changed after gradient step number ``step`` (from 1); others are not returned.
+    def update_targets(self, weights: Weights, step: int, previous_step: int) -> Weights:
+        """The targets after a gradient step at environment step ``step``; the one before was at ``previous_step``.
 
-        ``weights`` are raw: what the optimiser steps, without gates.
+        ``weights`` are raw, without gates, and each component is one tensor ``[member, number]`` called ``""``: what a target
+        does is the same for each of its numbers. Components that do not change are left out.
         """
         return {}
+
+    def observe(self, weights: Weights, transition: Transition) -> Weights:
+        """The components that are statistics of what the environment gave, after it gave ``[member, env, ...]`` more.
+
+        Components that do not change are left out. On-policy algorithms are given whole rollouts, after they were learned from,
+        so that statistics are fixed while they are.
+        """
+        return {}
+
+    def policy_structure(self) -> Structure:
+        """The weights of the deployed components by ``component/name``, chained where one component feeds the next."""
+        structure: Structure = {}
+        parts = [(c, self.networks[c].structure(self.spec.observation_shape)) for c in self.policy if c in self.networks]
+        for component, its in parts:
+            structure |= {f"{component}/{name}": matrix.renamed(component) for name, matrix in its.items()}
+        for (component, its), (following, next_) in pairwise(parts):
+            for name, matrix in its.items():
+                if not matrix.feeds:
+                    entered = (f"{following}/{next(iter(next_))}",)
+                    structure[f"{component}/{name}"] = matrix.feeding(entered)
+        return structure
+
+    def policy_module(self, weights: Weights) -> nn.Module:
+        """One member's deployed policy (``weights`` without the member axis) as an ordinary module of ``[batch, *obs]``.
+
+        What it gives is what ``deterministic_action`` chooses by: a value or logit for each discrete action, or the action
+        itself.
+        """
+        (component,) = self.policy
+        return self.networks[component].module(weights[component])

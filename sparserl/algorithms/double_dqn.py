@@ -17,8 +17,8 @@ class DoubleDQN(DQN):
     """DQN but for one line: the online network chooses the next action, the target network says what it is worth."""
 
     def next_value(
-        self, weights: Weights, quiet: Weights, next_observation: Float[Tensor, "member batch *obs"]
+        self, weights: Weights, noise_free: Weights, next_observation: Float[Tensor, "member batch *obs"]
     ) -> Float[Tensor, "member batch"]:
         """The target network's value of the online network's choice (equation 4)."""
-        a_t = q_values.greedy(self.network(quiet["policy"], next_observation))
+        a_t = q_values.greedy(self.network(noise_free["policy"], next_observation))
         return q_values.of(self.network(weights["target_policy"], next_observation), a_t)

@@ -5,7 +5,7 @@ The names say the time: ``q_tm1`` is the value at the state where the action was
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -15,14 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from sparserl.algorithms.base import Algorithm
+from sparserl.algorithms.base import Algorithm, Objective
 from sparserl.fields import Count, Fraction, OpenFraction, Positive
 from sparserl.networks.base import Network
+from sparserl.optimizers import Optimizer
 from sparserl.policies import q_values
 from sparserl.population.members import Population
-from sparserl.population.random import Uniforms
-from sparserl.schedules import Schedule
-from sparserl.types import Action, Batch, Loss, Metrics, Spec, Weights
+from sparserl.population.random import MemberRng
+from sparserl.schedules import Schedule, crossed
+from sparserl.types import Action, Batch, Spec, Weights
 
 _LOSSES: dict[str, Callable[..., Tensor]] = {"mse": functional.mse_loss, "huber": functional.huber_loss}
 
@@ -39,8 +40,18 @@ class DQN(Algorithm):
     target_update_interval: Count
     tau: OpenFraction
     max_grad_norm: Positive | None
+    optimizer: Optimizer
 
     actions = "discrete"
+
+    def bind(self, spec: Spec) -> Algorithm:
+        if spec.discrete_actions is None:
+            raise ValueError("action values need discrete actions")
+        return super().bind(spec)
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        return {"policy": self.network}
 
     @property
     def learning_rates(self) -> dict[str, Schedule]:
@@ -50,42 +61,41 @@ class DQN(Algorithm):
     def targets(self) -> dict[str, str]:
         return {"target_policy": "policy"}
 
-    def init(self, spec: Spec, members: Population) -> Weights:
-        if spec.discrete_actions is None:
-            raise ValueError("action values need discrete actions")
-        layers = self.network.init(spec.observation_shape, spec.discrete_actions, members.generators("init"))
+    def init(self, members: Population) -> Weights:
+        assert self.spec.discrete_actions is not None
+        layers = self.network.init(self.spec.observation_shape, self.spec.discrete_actions, members.generators("init"))
         return {"policy": layers, "target_policy": {name: tensor.clone() for name, tensor in layers.items()}}
 
-    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, uniforms: Uniforms) -> Action:
+    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
         q = self.network(weights["policy"], observation)
-        return Action(q_values.epsilon_greedy(q, self.epsilon(step), uniforms.take(observation.shape[1], 2)))
+        return Action(q_values.epsilon_greedy(q, self.epsilon(step), rng.uniform(observation.shape[1], 2)))
 
-    def greedy(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
+    def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
         return q_values.greedy(self.network(weights["policy"], observation))
 
     def next_value(
-        self, weights: Weights, quiet: Weights, next_observation: Float[Tensor, "member batch *obs"]
+        self, weights: Weights, noise_free: Weights, next_observation: Float[Tensor, "member batch *obs"]
     ) -> Float[Tensor, "member batch"]:
         """The value of the state that followed: that of the target network's best action (Mnih et al. 2015, algorithm 1)."""
         q_target_t = self.network(weights["target_policy"], next_observation)
-        q_quiet_t = q_target_t if quiet is weights else self.network(quiet["target_policy"], next_observation)
-        return q_values.of(q_target_t, q_values.greedy(q_quiet_t))
+        q_select_t = q_target_t if noise_free is weights else self.network(noise_free["target_policy"], next_observation)
+        return q_values.of(q_target_t, q_values.greedy(q_select_t))
 
-    def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
         """The mean loss of the TD error. A terminated episode has no value after it; a truncated one goes on unseen."""
         with torch.no_grad():
-            v_t = self.next_value(weights, quiet, batch["next_observation"])
+            v_t = self.next_value(weights, noise_free, batch["next_observation"])
             target_tm1 = batch["reward"] + self.gamma * (1 - batch["terminated"]) * v_t
         q_tm1 = self.network(weights["policy"], batch["observation"])
         q_a_tm1 = q_values.of(q_tm1, batch["action"])
         loss = _LOSSES[self.loss](q_a_tm1, target_tm1, reduction="none").mean(dim=-1)
         q_value = q_a_tm1.detach()
         metrics = {"td_error": (target_tm1 - q_value).abs().mean(dim=-1), "q_value": q_value.mean(dim=-1)}
-        return {"policy": (loss, metrics)}
+        return {"policy": Objective(loss, ("policy",), metrics)}
 
-    def after_step(self, weights: Weights, step: int) -> Weights:
-        """Every ``target_update_interval`` gradient steps the target moves by ``tau`` towards the network."""
-        if step % self.target_update_interval:
+    def update_targets(self, weights: Weights, step: int, previous_step: int) -> Weights:
+        """Every ``target_update_interval`` environment steps the target moves by ``tau`` towards the network."""
+        if not crossed(previous_step, step, self.target_update_interval):
             return {}
         online, target = weights["policy"], weights["target_policy"]
         return {"target_policy": {name: torch.lerp(target[name], online[name], self.tau) for name in online}}

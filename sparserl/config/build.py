@@ -11,14 +11,16 @@ import hydra
 import torch
 from hydra.errors import InstantiationException
 
+from sparserl.algorithms.base import Algorithm
 from sparserl.config.identity import _per_member, canonical, populations, shared
 from sparserl.config.schema import Config, ConfigError
 from sparserl.lowrank.sweep import Sweep
 from sparserl.population.members import Population
-from sparserl.runs.files import component, read_policy
+from sparserl.population.state import split
+from sparserl.runs.files import components, read_policy
 from sparserl.tracking.base import Logger
 from sparserl.training.trainer import Cohort, Parts, Trainer
-from sparserl.types import Layers
+from sparserl.types import Weights
 
 # ---------------------------------------------------------------- build: parts from resolved configs
 
@@ -79,7 +81,7 @@ def _instantiate(nodes: Sequence[Config], device: torch.device) -> Any:
         raise
 
 
-def build_start(config: Config) -> Layers | None:
+def build_start(config: Config) -> Weights | None:
     """The weights that a run begins with: those that ``init_from`` names, or None for fresh ones.
 
     Raises ConfigError where they are not those of one policy that fits.
@@ -94,15 +96,32 @@ def build_start(config: Config) -> Layers | None:
         many = f"matches {len(found)} finished runs" if found else "matches no finished run"
         raise ConfigError(f"init_from is {pattern!r}, which {many}; name the folder of one")
     try:
-        path, description, tensors = read_policy(found[0])
+        policy_file, description, tensors = read_policy(found[0])
     except ValueError as error:
         raise ConfigError(f"init_from is {pattern!r}: {error}") from error
     try:
-        trained_with = description["network"], description["config"]["environment"]
+        trained_in = description["config"]["environment"]
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"init_from is {pattern!r}: {path} does not say what it was trained with") from error
-    if trained_with != (config["network"], config["environment"]):
-        raise ConfigError(
-            f"init_from is {pattern!r}, a policy of another network or environment; choose those it was trained with"
-        )
-    return component(tensors, "policy")
+        raise ConfigError(f"init_from is {pattern!r}: {policy_file} does not say what it was trained with") from error
+    if trained_in != config["environment"]:
+        raise ConfigError(f"init_from is {pattern!r}, a policy of another environment; choose the one it was trained in")
+    algorithm = bound_algorithm(config)
+    fresh: Weights = split(algorithm.init(Population((0,))), 0)
+    loaded = components(tensors)
+    for component in algorithm.policy:
+        shapes = [
+            {name: tuple(tensor.shape) for name, tensor in weights.get(component, {}).items()} for weights in (loaded, fresh)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(
+                f"init_from is {pattern!r}, a policy whose {component} has the tensors {shapes[0]}; "
+                f"those of this run are {shapes[1]}"
+            )
+    return {component: loaded[component] for component in algorithm.policy}
+
+
+def bound_algorithm(config: Config) -> Algorithm:
+    """The algorithm of a run, bound to its environment. Raises ConfigError where the two do not fit."""
+    algorithm, environment = (_instantiate([config[group]], torch.device("cpu")) for group in ("algorithm", "environment"))
+    bound: Algorithm = algorithm.bind(environment.spec())
+    return bound

@@ -8,7 +8,7 @@ the same step, so every step of every sub-environment is a real transition and m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -34,6 +34,7 @@ class Outcome:
     reward: Float[Tensor, "member env"]
     terminated: Float[Tensor, "member env"]
     truncated: Float[Tensor, "member env"]
+    failures: dict[int, str] = field(default_factory=dict)
 
 
 class VectorEnvironment(ABC):
@@ -42,6 +43,7 @@ class VectorEnvironment(ABC):
     def __init__(self, generators: Generators, envs: int) -> None:
         self.generators = generators
         self.shape = (len(generators), envs)
+        self.limited: set[int] = set()
 
     @abstractmethod
     def reset(self) -> Tensor:
@@ -63,6 +65,8 @@ class VectorEnvironment(ABC):
 
 class Environment(ABC):
     """A recipe for vector environments."""
+
+    max_episode_steps = 1000
 
     @abstractmethod
     def spec(self) -> Spec:

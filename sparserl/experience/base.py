@@ -17,6 +17,11 @@ from sparserl.types import Batch, Prepare, Transition
 class Experience(ABC):
     """A dataclass whose fields are the keys of ``conf/experience/<name>.yaml``."""
 
+    @property
+    def rollout_begins(self) -> bool:
+        """Whether the next step is the first of a rollout: never where there are none."""
+        return False
+
     @abstractmethod
     def begin(self, members: Population) -> None:
         """Be empty, and draw from the generators of these members from now on."""
@@ -27,7 +32,7 @@ class Experience(ABC):
 
     @abstractmethod
     def batches(self, prepare: Prepare) -> Iterator[Batch]:
-        """The minibatches that are due now, one for each gradient step; often none."""
+        """The minibatches that are due now, one for each gradient step; often none. Rollouts go through ``prepare`` first."""
 
     @abstractmethod
     def state_dict(self) -> State:

@@ -53,7 +53,7 @@ class Replay(Experience):
     train_freq: Count
 
     def begin(self, members: Population) -> None:
-        self._uniforms = members.uniforms("replay")
+        self._rng = members.rng("replay")
         self._offsets = torch.arange(members.size, device=members.device).unsqueeze(1) * self.buffer_size
         self._fields: dict[str, Field] = {}
         self._ring = torch.empty(members.size, self.buffer_size, 0, dtype=torch.uint8, device=members.device)
@@ -103,11 +103,11 @@ class Replay(Experience):
     def batches(self, prepare: Prepare) -> Iterator[Batch]:
         while self._owed >= self.train_freq:
             self._owed -= self.train_freq
-            yield prepare(self._sample())
+            yield self._sample()
 
     def _sample(self) -> Batch:
         self._store()
-        index = (self._uniforms.take(self.batch_size) * self.size).long()
+        index = (self._rng.uniform(self.batch_size) * self.size).long()
         flat = (index + self._offsets).view(-1)
         rows = self._ring.flatten(0, 1).index_select(0, flat).view(*index.shape, -1)
         return self._columns_of(rows)
@@ -132,14 +132,14 @@ class Replay(Experience):
     def state_dict(self) -> State:
         self._store()
         return {
-            "uniforms": self._uniforms.state_dict(),
+            "rng": self._rng.state_dict(),
             "fields": self._columns_of(self._ring[:, : self.size]),
             "seen": self._seen,
             "owed": self._owed,
         }
 
     def load_state_dict(self, state: State) -> None:
-        self._uniforms.load_state_dict(state["uniforms"])
+        self._rng.load_state_dict(state["rng"])
         self._seen, self._owed, self._waiting = state["seen"], state["owed"], []
         self._lay_out(state["fields"])
         columns = self._columns_of(self._ring[:, : self.size])

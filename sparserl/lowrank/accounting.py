@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, break_even
-from sparserl.regularizers.base import regularized
+from sparserl.networks.base import Structure
 from sparserl.runs.schema import Rank, RankRow, SingularValue
 from sparserl.types import Layers
 
@@ -36,32 +36,35 @@ def csr_bytes(matrix: Float[Tensor, "out inputs"]) -> int:
     return int((matrix != 0).sum()) * (VALUE_BYTES + INDEX_BYTES) + (len(matrix) + 1) * INDEX_BYTES
 
 
-def dead_units(matrices: Sequence[Float[Tensor, "_out _inputs"]]) -> list[int]:
+def dead_units(matrices: Mapping[str, Float[Tensor, "_out _inputs"]], structure: Structure) -> dict[str, int]:
     """How many outputs of each layer are hidden units without an incoming, or without an outgoing, weight that is not zero.
 
-    ``matrices`` are in the order in which they are applied, each to the outputs of the one before. The outputs of the last
-    are not hidden: there it is 0. A channel is one unit, which may feed several inputs of the next layer: its positions.
+    The outputs of a layer that feeds no other are not hidden: there it is 0. A channel is one unit, which may feed several
+    neighbouring inputs of the next layer: its positions.
     """
-    counts = []
-    for matrix, following in pairwise(matrices):
-        outgoing = following.reshape(len(following), len(matrix), -1)
-        dead = (matrix == 0).all(dim=1) | (outgoing == 0).all(dim=2).all(dim=0)
-        counts.append(int(dead.sum()))
-    return [*counts, 0]
+    counts = {}
+    for name, matrix in matrices.items():
+        dead = (matrix == 0).all(dim=1)
+        following = [matrices[other] for other in structure[name].feeds]
+        if following:
+            silent = [(m.reshape(len(m), len(matrix), -1) == 0).all(dim=2).all(dim=0) for m in following]
+            dead = dead | torch.stack(silent).all(dim=0)
+        counts[name] = int(dead.sum()) if following else 0
+    return counts
 
 
 class DecomposedPolicy:
     """The matrices of one member's policy, in the order in which they are applied: what they become and cost at each rank."""
 
-    def __init__(self, layers: Layers, positions: Mapping[str, int]) -> None:
-        """``layers`` are without the member axis; ``positions`` as ``Network.positions`` gives them."""
-        self._weights = regularized(layers)
-        self._positions = [positions.get(name, 1) for name in self._weights]
-        matrices = [as_matrix(weight) for weight in self._weights.values()]
-        self._decompositions = [Decomposition.of(matrix) for matrix in matrices]
-        self._dead_units = dead_units(matrices)
-        self.csr_bytes = sum(csr_bytes(matrix) for matrix in matrices)
-        self.largest_rank = max(break_even(*matrix.shape) for matrix in matrices)
+    def __init__(self, layers: Layers, structure: Structure) -> None:
+        """``layers`` are without the member axis; ``structure`` says of each weight how it is a matrix."""
+        self._structure = structure
+        self._weights = {name: layers[name] for name in structure}
+        matrices = {name: as_matrix(weight, structure[name]) for name, weight in self._weights.items()}
+        self._decompositions = [Decomposition.of(matrix) for matrix in matrices.values()]
+        self._dead_units = dead_units(matrices, structure)
+        self.csr_bytes = sum(csr_bytes(matrix) for matrix in matrices.values())
+        self.largest_rank = max(break_even(*matrix.shape) for matrix in matrices.values())
         """The largest at which any layer becomes smaller."""
 
     def cut(self, rank: Rank) -> Cut:
@@ -73,7 +76,7 @@ class DecomposedPolicy:
         for (name, weight), decomposition, rank in zip(self._weights.items(), self._decompositions, cut, strict=True):
             if rank is not None:
                 left, right = decomposition.factors(rank)
-                products[name] = as_weight(left @ right, weight)
+                products[name] = as_weight(left @ right, self._structure[name], weight.shape)
         return products
 
     def row(self, rank: Rank, returns: Float[Tensor, "episode"], retention: float | None) -> RankRow:
@@ -89,7 +92,7 @@ class DecomposedPolicy:
             compression=1 - sum(sizes) / sum(stored(*shape, None) for shape in shapes),
             parameters=sum(sizes),
             bytes=sum(sizes) * VALUE_BYTES,
-            macs=sum(size * positions for size, positions in zip(sizes, self._positions, strict=True)),
+            macs=sum(size * its.positions for size, its in zip(sizes, self._structure.values(), strict=True)),
             csr_bytes=self.csr_bytes,
             energy=self._energy(cut),
         )
@@ -103,7 +106,7 @@ class DecomposedPolicy:
 
     def spectrum(self) -> list[SingularValue]:
         """The lines of spectrum.csv."""
-        layers = zip(self._weights, self._decompositions, self._dead_units, strict=True)
+        layers = zip(self._weights, self._decompositions, self._dead_units.values(), strict=True)
         return [
             SingularValue(name.removesuffix(".weight"), index, float(value), decomposition.effective_rank, dead)
             for name, decomposition, dead in layers

@@ -6,7 +6,8 @@ All ranks of all members are played as one larger population, on the seeds of ev
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -18,9 +19,12 @@ from sparserl.algorithms.base import Algorithm
 from sparserl.environments.base import Environment
 from sparserl.fields import Count, OpenFraction
 from sparserl.lowrank.accounting import Cut, DecomposedPolicy
+from sparserl.lowrank.truncation import as_matrix, break_even
+from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.schema import Rank, RankRow, SingularValue
-from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator
+from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, random_returns
+from sparserl.training.metrics import joined
 from sparserl.types import Weights
 
 SUB_ENVIRONMENTS = 4096
@@ -98,7 +102,7 @@ class Stage:
     weights: Weights
     policies: Sequence[DecomposedPolicy]
     episodes: int
-    heed: Callable[[], object]
+    check_interrupt: Callable[[], object]
 
     def play(self, candidates: Iterable[Candidate], stream: str) -> dict[Candidate, Float[Tensor, "episode"]]:
         """The returns of each network on the episodes of ``stream``. Equal networks are played once."""
@@ -111,18 +115,23 @@ class Stage:
 
     def _play(self, candidates: Sequence[Candidate], stream: str) -> Float[Tensor, "network episode"]:
         """As one population, in which each network is a member."""
-        device = next(iter(self.weights["policy"].values())).device
+        device = next(iter(joined(self.weights, self.algorithm.policy).values())).device
         members = torch.tensor([member for member, _ in candidates], device=device)
         weights = {c: {name: tensor[members] for name, tensor in layers.items()} for c, layers in self.weights.items()}
+        layers = joined(weights, self.algorithm.policy)
         for row, (member, cut) in enumerate(candidates):
             for name, truncated in self.policies[member].truncated(cut).items():
-                weights["policy"][name][row] = truncated
+                layers[name][row] = truncated
 
-        evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream, self.heed)
-        try:
-            return evaluator(lambda observation: self.algorithm.greedy(weights, observation)).returns
-        finally:
-            evaluator.close()
+        def act(observation: Tensor, rows: slice) -> Tensor:
+            shown = {c: {name: tensor[rows] for name, tensor in its.items()} for c, its in weights.items()}
+            return self.algorithm.deterministic_action(shown, observation)
+
+        evaluator = Evaluator(
+            self.environment, len(candidates), self.episodes, device, stream, check_interrupt=self.check_interrupt
+        )
+        with closing(evaluator):
+            return evaluator(act).returns
 
 
 @dataclass(frozen=True)
@@ -134,45 +143,48 @@ class Sweep:
     episodes: Count
 
     def __call__(
-        self,
-        environment: Environment,
-        algorithm: Algorithm,
-        weights: Weights,
-        random: Float[Tensor, "_random"],
-        heed: Callable[[], object],
+        self, environment: Environment, algorithm: Algorithm, weights: Weights, check_interrupt: Callable[[], object]
     ) -> list[Swept]:
         """Evaluate the policy of every member at every rank.
 
-        ``weights`` are the hardened ones of all members, ``random`` the returns of the random policy. ``heed`` is called at
-        every step of every evaluation; what it raises ends the sweep.
+        ``algorithm`` is bound, ``weights`` are the deployed components of all members. ``check_interrupt`` is called at every
+        step of every evaluation; what it raises ends the sweep.
         """
-        positions = algorithm.network.positions(environment.spec().observation_shape)
-        size = len(next(iter(weights["policy"].values())))
-        policies = [DecomposedPolicy(split(weights["policy"], member), positions) for member in range(size)]
+        layers, structure = joined(weights, algorithm.policy), algorithm.policy_structure()
+        size = len(next(iter(layers.values())))
+        policies = [DecomposedPolicy(split(layers, member), structure) for member in range(size)]
         ranks: list[Rank] = [*self.numbers(policies[0].largest_rank), "full"]
-        stage = Stage(environment, algorithm, weights, policies, self.episodes, heed)
+        stage = Stage(environment, algorithm, weights, policies, self.episodes, check_interrupt)
 
         def candidate(member: int, rank: Rank) -> Candidate:
             return member, policies[member].cut(rank)
 
+        def scales(returns: Mapping[Candidate, Tensor], stream: str) -> list[Scale]:
+            random = random_returns(environment, self.episodes, stream, check_interrupt=check_interrupt)
+            return [Scale(random, returns[candidate(member, "full")]) for member in range(size)]
+
         # rank by rank, not member by member: low ranks fail early, and what plays together ends with its longest episode
         returns = stage.play([candidate(member, rank) for rank in ranks for member in range(size)], EVALUATION)
-        scales = [Scale(random, returns[candidate(member, "full")]) for member in range(size)]
-        tables: list[list[RankRow]] = [[] for _ in range(size)]
-        for rank in ranks:
-            for member, (policy, scale) in enumerate(zip(policies, scales, strict=True)):
-                played = returns[candidate(member, rank)]
-                tables[member].append(policy.row(rank, played, scale.retention(played)))
+        tables: list[list[RankRow]] = []
+        for member, (policy, scale) in enumerate(zip(policies, scales(returns, EVALUATION), strict=True)):
+            # a rank at which every layer stays whole is "full" under another name
+            distinct = [rank for rank in ranks if rank == "full" or policy.cut(rank) != policy.cut("full")]
+            played = {rank: returns[candidate(member, rank)] for rank in distinct}
+            tables.append([policy.row(rank, its, scale.retention(its)) for rank, its in played.items()])
 
         chosen = [select(rows, self.retention) for rows in tables]
-        again = stage.play([candidate(member, row.rank) for member, row in enumerate(chosen) if row], CONFIRMATION)
+        if not any(chosen):
+            return [Swept(rows, policy.spectrum(), None) for rows, policy in zip(tables, policies, strict=True)]
+        wanted: dict[int, Sequence[Rank]] = {member: (row.rank, "full") for member, row in enumerate(chosen) if row}
+        again = stage.play(
+            [candidate(member, rank) for member in range(size) for rank in wanted.get(member, ("full",))], CONFIRMATION
+        )
         swept = []
-        for member, row in enumerate(chosen):
+        for member, (row, scale) in enumerate(zip(chosen, scales(again, CONFIRMATION), strict=True)):
             selected = None
             if row:
                 confirmed = again[candidate(member, row.rank)]
-                kept = scales[member].retention(confirmed)
-                selected = Selected(row.rank, row.compression, float(confirmed.mean()), kept)
+                selected = Selected(row.rank, row.compression, float(confirmed.mean()), scale.retention(confirmed))
             swept.append(Swept(tables[member], policies[member].spectrum(), selected))
         return swept
 
@@ -183,3 +195,21 @@ class Sweep:
         if self.ranks == "ladder":
             return sorted({*(2**power for power in range(largest.bit_length())), largest} - {0})
         return sorted(set(self.ranks))
+
+    def cost(self, environment: Environment, algorithm: Algorithm, total_steps: int) -> str:
+        """How much the sweep may take, in a sentence: at most, since an episode may end before its limit."""
+        spec = environment.spec()
+        shapes = self._shapes(algorithm.bind(spec))
+        ranks = len(self.numbers(max(break_even(*shape) for shape in shapes))) + 1
+        steps = ranks * self.episodes * environment.max_episode_steps
+        return (
+            f"at the end {ranks} ranks are evaluated in {self.episodes} episodes each: at most {steps:,} environment steps of "
+            f"each run, {steps / total_steps:.2g} times those of training"
+        )
+
+    @staticmethod
+    def _shapes(algorithm: Algorithm) -> list[tuple[int, int]]:
+        """Of the matrices of a policy."""
+        weights = joined(algorithm.init(Population((0,))), algorithm.policy)
+        structure = algorithm.policy_structure()
+        return [(len(matrix := as_matrix(weights[name][0], its)), matrix.shape[1]) for name, its in structure.items()]

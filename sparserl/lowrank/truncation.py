@@ -1,12 +1,13 @@
 """Matrices of a policy cut to a rank, and the factors that are stored in their place.
 
 A linear layer is a matrix ``[out, in]``, a kernel ``[out, in, height, width]`` is ``[out, in * height * width]``. One k holds
-for all layers: a matrix m x n with k(m + n) >= mn would not become smaller, so it stays whole; every other one is cut at k, or
-at its numerical rank where that is lower. Eckart and Young 1936: no matrix of that rank is nearer.
+for all layers: each is cut at k, or at its numerical rank where that is lower, unless a rank r with r(m + n) >= mn would not
+make a matrix m x n smaller; then it stays whole. Eckart and Young 1936: no matrix of that rank is nearer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,15 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sparserl.networks.base import Matrix
 
-def as_matrix(weight: Tensor) -> Float[Tensor, "out inputs"]:
+
+def as_matrix(weight: Tensor, structure: Matrix) -> Float[Tensor, "out inputs"]:
     """A weight of Layers, without the member axis, as a matrix: a linear one is stored ``[in, out]``."""
-    return weight.T if weight.dim() == 2 else weight.flatten(1)
+    return weight.T if structure.kind == "linear" else weight.flatten(1)
 
 
-def as_weight(matrix: Float[Tensor, "out inputs"], like: Tensor) -> Tensor:
-    """The inverse of ``as_matrix`` for a weight of the shape of ``like``."""
-    return matrix.T if like.dim() == 2 else matrix.view(like.shape)
+def as_weight(matrix: Float[Tensor, "out inputs"], structure: Matrix, shape: Sequence[int]) -> Tensor:
+    """The inverse of ``as_matrix`` for a weight of some shape."""
+    return matrix.T if structure.kind == "linear" else matrix.view(*shape)
 
 
 def break_even(rows: int, columns: int) -> int:
@@ -69,8 +72,9 @@ class Decomposition:
         return 0.0 if total == 0 else float(torch.special.entr(self.singular_values / total).sum().exp())
 
     def cut(self, k: int) -> int | None:
-        """The rank of this layer where the policy is cut at ``k``, or None where the layer stays whole."""
-        return min(k, self.numerical_rank) if k <= break_even(*self.shape) else None
+        """The rank of this layer where the policy is cut at ``k``; None where its factors would not be smaller than itself."""
+        rank = min(k, self.numerical_rank)
+        return rank if rank <= break_even(*self.shape) else None
 
     def factors(self, rank: int) -> tuple[Float[Tensor, "out rank"], Float[Tensor, "rank inputs"]]:
         """What is stored at a rank, in float32: two matrices whose product is the nearest of that rank."""
@@ -91,6 +95,8 @@ def factored(module: nn.Module, k: int) -> nn.Module:
 
 
 def _pair(layer: nn.Linear | nn.Conv2d, k: int) -> nn.Module:
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:  # several matrices, each too small to gain
+        return layer
     decomposition = Decomposition.of(layer.weight.flatten(1))
     rank = decomposition.cut(k)
     if rank is None:

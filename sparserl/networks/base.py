@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,8 +13,39 @@ from sparserl.population.random import Generators
 from sparserl.types import Layers
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """How a weight of Layers is a matrix ``[outputs, inputs]``, and where its outputs go.
+
+    ``kind``: a ``linear`` weight is ``[member, inputs, outputs]``, a ``kernel`` ``[member, outputs, channels, height, width]``.
+    ``feeds``: the weights whose inputs its outputs become; none for the last. An output may feed several neighbouring inputs: a
+    channel feeds all its positions.
+    ``positions``: at how many places of one observation it is applied, a kernel's output positions.
+    """
+
+    kind: Literal["linear", "kernel"]
+    feeds: tuple[str, ...] = ()
+    positions: int = 1
+
+    def renamed(self, component: str) -> Matrix:
+        """The same among several components."""
+        return replace(self, feeds=tuple(f"{component}/{name}" for name in self.feeds))
+
+    def feeding(self, names: tuple[str, ...]) -> Matrix:
+        """The same with other weights after it."""
+        return replace(self, feeds=names)
+
+
+Structure: TypeAlias = dict[str, Matrix]
+"""The weights of a network by name, in the order in which they are applied."""
+
+
 class Network(ABC):
     """A frozen dataclass whose fields are the keys of ``conf/network/<name>.yaml``."""
+
+    exact: ClassVar[bool] = True
+    """Whether a member's outputs and gradients on a CPU are, bit for bit, those it would have alone; else they are but for
+    rounding."""
 
     @abstractmethod
     def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators) -> Layers:
@@ -22,9 +55,9 @@ class Network(ABC):
     def __call__(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
         """Run every member's network on its own batch."""
 
-    def positions(self, observation_shape: tuple[int, ...]) -> dict[str, int]:
-        """At how many places of one observation a weight is applied: a kernel's output positions. 1 where it is not named."""
-        return {}
+    @abstractmethod
+    def structure(self, observation_shape: tuple[int, ...]) -> Structure:
+        """Which tensors of its layers are weights, and which feeds which."""
 
     @abstractmethod
     def module(self, layers: Layers) -> nn.Module:

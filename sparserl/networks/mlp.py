@@ -9,12 +9,12 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sparserl.fields import Count
-from sparserl.networks.base import Network
+from sparserl.networks.base import Matrix, Network, Structure
 from sparserl.population.random import Generators
 from sparserl.types import Layers
 
@@ -48,14 +48,20 @@ class MLP(Network):
                 layers[f"{index}.{name}"] = (2 * generators.uniform(rows, units) - 1) * bound
         return layers
 
-    def __call__(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
-        x = observation.flatten(2)
+    def __call__(
+        self, layers: Layers, observation: Float[Tensor, "member batch *obs"] | UInt8[Tensor, "member batch *obs"]
+    ) -> Float[Tensor, "member batch out"]:
+        x = (observation if observation.is_floating_point() else observation.float()).flatten(2)
         numbered = range(len(self.hidden) + 1)
         parameters = [layers[f"{index}.{name}"] for index in numbered for name in ("weight", "bias")]
         if not torch.is_grad_enabled():
             return _run(self.activation, x, parameters)[-1].contiguous()
         y: Tensor = Perceptron.apply(self.activation, x, *parameters)  # type: ignore[no-untyped-call]
         return y
+
+    def structure(self, observation_shape: tuple[int, ...]) -> Structure:
+        names = [f"{index}.weight" for index in range(len(self.hidden) + 1)]
+        return {name: Matrix("linear", (following,)) for name, following in pairwise(names)} | {names[-1]: Matrix("linear")}
 
     def module(self, layers: Layers) -> nn.Module:
         """``nn.Sequential`` of ``nn.Flatten``, ``nn.Linear`` and activations, holding copies of the weights."""

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 import torch
 
-from sparserl.population.random import Generators, Uniforms
+from sparserl.population.random import Generators, MemberRng
 
 
 @dataclass(frozen=True)
 class Population:
-    """The members: their seeds, in order, and the device that their tensors live on."""
+    """The members: their seeds, in order, and the device that their tensors live on.
+
+    A population of P members is P runs that share a process, not a random stream: every member draws from generators seeded
+    by its own seed, and every operation on members acts within a member's slice. So a member's run does not depend on the
+    others.
+    """
 
     seeds: tuple[int, ...]
     device: torch.device = torch.device("cpu")
@@ -23,5 +28,5 @@ class Population:
     def generators(self, stream: str) -> Generators:
         return Generators(self.seeds, stream, self.device)
 
-    def uniforms(self, stream: str) -> Uniforms:
-        return Uniforms(self.generators(stream))
+    def rng(self, stream: str) -> MemberRng:
+        return MemberRng(self.generators(stream))

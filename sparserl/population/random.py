@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -31,13 +31,18 @@ class Generators:
         return self._generators[member]
 
     def uniform(self, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1), ``[member, *shape]``, each member's from its own generator.
+        """Uniform numbers in [0, 1), ``[member, *shape]``, each member's from its own generator."""
+        return self._fill(Tensor.uniform_, shape)
 
-        They are drawn on the CPU whatever the device, so that a run does not depend on where it runs.
-        """
-        numbers = torch.empty(len(self), *shape)
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, ``[member, *shape]``, each member's from its own generator."""
+        return self._fill(Tensor.normal_, shape)
+
+    def _fill(self, fill: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        """Numbers are drawn on the CPU whatever the device, so that a run does not depend on where it runs."""
+        numbers = torch.empty(len(self), *shape, dtype=torch.float32)
         for slice_, generator in zip(numbers, self._generators, strict=True):
-            slice_.uniform_(generator=generator)
+            fill(slice_, generator=generator)
         return numbers.to(self.device)
 
     def state_dict(self) -> State:
@@ -49,38 +54,69 @@ class Generators:
 
 
 def _stream_seed(seed: int, stream: str) -> int:
+    """Torch seeds its generator with 32 bits, whatever it is given."""
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(stream.encode()),))
-    # torch takes a signed 64-bit seed
-    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(sequence.generate_state(1, np.uint32)[0])
 
 
-class Uniforms:
-    """Uniform numbers in [0, 1) handed out in small pieces, drawn in blocks.
+class MemberRng:
+    """Uniform and normal numbers of every member, handed out in small pieces and drawn in blocks.
 
     Actions and replay indices need a handful of numbers a step; one draw for each member and step would cost more than
     the network. A block holds the same for every member, so all members use it up at the same time.
     """
 
-    block = 8192
-
     def __init__(self, generators: Generators) -> None:
         self._generators = generators
-        self._numbers = generators.uniform(0)
-        self._used = 0
+        self._uniforms, self._normals = _Block(generators.uniform), _Block(generators.normal)
 
-    def take(self, *shape: int) -> Tensor:
-        """The next numbers, ``[member, *shape]``. Whoever fills a shape larger than a block gets a larger block."""
-        count = math.prod(shape)
-        if self._used + count > self._numbers.shape[1]:
-            self._numbers = self._generators.uniform(max(self.block, count))
-            self._used = 0
-        numbers = self._numbers[:, self._used : self._used + count]
-        self._used += count
-        return numbers.reshape(len(self._generators), *shape)
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers are."""
+        return self._generators.device
+
+    def uniform(self, *shape: int) -> Tensor:
+        """The next numbers in [0, 1), ``[member, *shape]``. A shape larger than a block gets a larger block."""
+        return self._uniforms.take(shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """The next standard normal numbers, ``[member, *shape]``."""
+        return self._normals.take(shape)
 
     def state_dict(self) -> State:
-        return {"generators": self._generators.state_dict(), "numbers": self._numbers, "used": self._used}
+        return {
+            "generators": self._generators.state_dict(),
+            "uniforms": self._uniforms.state_dict(),
+            "normals": self._normals.state_dict(),
+        }
 
     def load_state_dict(self, state: State) -> None:
         self._generators.load_state_dict(state["generators"])
+        self._uniforms.load_state_dict(state["uniforms"])
+        self._normals.load_state_dict(state["normals"])
+
+
+class _Block:
+    """Numbers of one kind that are drawn and not yet used."""
+
+    size = 8192
+
+    def __init__(self, draw: Callable[..., Tensor]) -> None:
+        self._draw = draw
+        self._numbers = draw(0)
+        self._used = 0
+
+    def take(self, shape: Sequence[int]) -> Tensor:
+        count = math.prod(shape)
+        if self._used + count > self._numbers.shape[1]:
+            self._numbers = self._draw(max(self.size, count))
+            self._used = 0
+        numbers = self._numbers[:, self._used : self._used + count]
+        self._used += count
+        return numbers.reshape(len(self._numbers), *shape)
+
+    def state_dict(self) -> State:
+        return {"numbers": self._numbers, "used": self._used}
+
+    def load_state_dict(self, state: State) -> None:
         self._numbers, self._used = state["numbers"].to(self._numbers.device), state["used"]

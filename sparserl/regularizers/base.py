@@ -1,8 +1,11 @@
 """The contract between a regulariser and the learner.
 
 A regulariser is a frozen dataclass whose fields are the keys of ``conf/regularizer/<name>.yaml``. It sees the layers of one
-component and, if it has any, their gates; never an algorithm, a batch or an environment. It touches weight matrices and
-kernels only (``is_weight``): biases and everything else in a component pass through as they are.
+component and, if it has any, their gates; never an algorithm, a batch or an environment. It counts and penalises weight
+matrices and kernels only (``is_weight``); a gate may multiply a bias too.
+
+Gates have names and shapes of the regulariser's own. ``covered_weights`` says how many weights each stands for, and
+``multipliers`` turns the values of gates into what multiplies weights and biases.
 
 The hooks below do nothing, so a regulariser is what it overrides and ``none`` overrides nothing.
 """
@@ -10,7 +13,6 @@ The hooks below do nothing, so a regulariser is what it overrides and ``none`` o
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +23,8 @@ from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from sparserl.fields import NonNegative, Steps, per_member
+from sparserl.networks.base import Structure
+from sparserl.optimizers import Adam, Optimizer
 from sparserl.population.random import Generators
 from sparserl.schedules import DelayedRamp
 from sparserl.types import Gates, Layers, Noise, Penalty, is_weight
@@ -32,18 +36,18 @@ class Regularizer(ABC):
 
     zero_threshold: NonNegative
 
-    def covers(self, component: str) -> bool:
-        """Whether this component's weights are regularised."""
+    def covers(self, component: str, deployed: bool) -> bool:
+        """Whether this component's weights are regularised; ``deployed`` says whether it is part of the policy."""
         return False
 
     def coefficient(self, step: int) -> Float[Tensor, "member"] | float:
         """What the penalty is multiplied by after ``step`` environment steps of each member."""
         return 0.0
 
-    def moving(self, step: int) -> bool:
-        """Whether gates move after ``step`` environment steps of each member.
+    def gates_active(self, step: int) -> bool:
+        """Whether gates are random and learn after ``step`` environment steps of each member.
 
-        While they rest they run hardened, and what is made of them is computed once.
+        Otherwise they are fixed at their values without noise, and what is made of them is computed once.
         """
         return False
 
@@ -55,40 +59,50 @@ class Regularizer(ABC):
         """The learning rate of the gates after ``step`` environment steps."""
         return 0.0
 
-    def init(self, layers: Layers) -> Gates:
-        """Fresh gates."""
+    @property
+    def gate_optimizer(self) -> Optimizer:
+        """Moves the gates."""
+        return Adam()
+
+    def init(self, layers: Layers, structure: Structure) -> Gates:
+        """Fresh gates. ``structure`` says of each weight which weights come after it."""
         return {}
+
+    def covered_weights(self, gates: Gates) -> dict[str, int]:
+        """How many weights each gate stands for, by the name of the gates."""
+        return dict.fromkeys(gates, 1)
+
+    def multipliers(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """From the values of gates to what multiplies tensors of Layers, by their name and in a shape that broadcasts."""
+        return values
 
     def noise(self, gates: Gates, generators: Generators, step: int) -> Noise:
         """What one ``sample`` needs to be random, each member's part drawn from its own generator; empty for no noise."""
         return {}
 
-    def sample(self, networks: Sequence[Layers], gates: Gates, noise: Noise) -> list[Layers]:
-        """The weights that networks run with while they learn: a component, then the targets that lag behind it.
-
-        All of them under the same gates and noise: under others a target would be of another scale than what learns from it.
-        """
-        return list(networks)
+    def sample(self, gates: Gates, noise: Noise) -> dict[str, Tensor]:
+        """The random values of active gates, differentiable; the same noise always gives the same values."""
+        return {}
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:
         """What is to be made small, before its coefficient; differentiable. With gates, of the gates only."""
         first = next(iter(layers.values()))
         return first.new_zeros(first.shape[0])
 
-    def harden(self, layers: Layers, z_hat: dict[str, Tensor]) -> Layers:
-        """The weights without noise: what is evaluated, acts off-policy and is factored. ``z_hat`` are ``gate_values``."""
-        return gated(layers, z_hat) if z_hat else layers
+    def harden(self, layers: Layers, multipliers: dict[str, Tensor]) -> Layers:
+        """The weights without noise: what is evaluated and deployed. ``multipliers`` are those of ``gate_values``."""
+        return gated(layers, multipliers)
 
     def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
         """Called after each optimiser step, ``step`` environment steps into training: where constraints are restored."""
         return layers, gates
 
     def gate_values(self, gates: Gates) -> dict[str, Tensor]:
-        """z_hat, what hardening multiplies the weights by, by layer."""
+        """z_hat, the values of gates without noise, by the name of the gates."""
         return {}
 
     def open_probability(self, gates: Gates) -> dict[str, Tensor]:
-        """P(z != 0) of each gate, by layer."""
+        """P(z != 0) of each gate, by the name of the gates."""
         return {}
 
 
@@ -102,14 +116,14 @@ class Penalized(Regularizer):
     delay_steps: Steps
     ramp_steps: Steps
 
-    def covers(self, component: str) -> bool:
-        return self.scope == "all" or component == "policy"
+    def covers(self, component: str, deployed: bool) -> bool:
+        return deployed or self.scope == "all"
 
     def coefficient(self, step: int) -> Float[Tensor, "member"]:
         return self.lambda_c * DelayedRamp(self.delay_steps, self.ramp_steps)(step)
 
     def reduce(self, terms: list[Float[Tensor, "member ..."]]) -> Penalty:
-        """The sum of one term a weight, divided by their number under ``mean``."""
+        """The sum of one term a weight, divided by their number under ``mean``. There must be a weight."""
         total = torch.stack([term.flatten(1).sum(dim=1) for term in terms], dim=1).sum(dim=1)
         return total / sum(term[0].numel() for term in terms) if self.reduction == "mean" else total
 
@@ -118,7 +132,7 @@ class Penalized(Regularizer):
 class Thresholded(Penalized):
     """Penalties under which Adam makes weights small but never exactly zero: hardening sets the small ones to zero."""
 
-    def harden(self, layers: Layers, z_hat: dict[str, Tensor]) -> Layers:
+    def harden(self, layers: Layers, multipliers: dict[str, Tensor]) -> Layers:
         if self.zero_threshold == 0:
             return layers
         # hardshrink also takes what is equal; masks are several times slower
@@ -126,9 +140,9 @@ class Thresholded(Penalized):
         return layers | {name: hardshrink(weight, below) for name, weight in regularized(layers).items()}
 
 
-def gated(layers: Layers, z: dict[str, Tensor]) -> Layers:
-    """The layers with the weights that gates are given for multiplied by them."""
-    return layers | {name: layers[name] * gate for name, gate in z.items()}
+def gated(layers: Layers, multipliers: dict[str, Tensor]) -> Layers:
+    """The layers with the tensors that multipliers are given for multiplied by them."""
+    return layers | {name: layers[name] * multiplier for name, multiplier in multipliers.items()} if multipliers else layers
 
 
 def regularized(layers: Layers) -> Layers:

@@ -7,7 +7,6 @@ expected number of open gates, the L0 norm, is differentiable in the gate's para
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -18,8 +17,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from sparserl.fields import Positive, Steps, per_member
+from sparserl.networks.base import Structure
 from sparserl.population.random import Generators
-from sparserl.regularizers.base import Penalized, gated, regularized
+from sparserl.regularizers.base import Penalized, regularized
 from sparserl.schedules import Schedule
 from sparserl.types import Gates, Layers, Noise, Penalty
 
@@ -52,20 +52,20 @@ class L0(Penalized):
                 f"{self.delay_steps}, or no gate ever moves"
             )
 
-    def moving(self, step: int) -> bool:
-        """Whether gates are random and move: after the delay and before they are frozen."""
+    def gates_active(self, step: int) -> bool:
+        """Whether gates are random and learn: after the delay and before they are frozen."""
         return self.delay_steps <= step and (self.freeze_at_step is None or step < self.freeze_at_step)
 
     def gate_rate(self, step: int) -> float:
-        return self.gate_learning_rate(step) if self.moving(step) else 0.0
+        return self.gate_learning_rate(step) if self.gates_active(step) else 0.0
 
-    def init(self, layers: Layers) -> Gates:
+    def init(self, layers: Layers, structure: Structure) -> Gates:
         log_alpha = math.log(self.initial_open / (1 - self.initial_open))
         return {name: torch.full_like(weight, log_alpha) for name, weight in regularized(layers).items()}
 
     def noise(self, gates: Gates, generators: Generators, step: int) -> Noise:
         """Logistic noise, the logit of uniform numbers: one draw for each member, cut to the shapes of the gates."""
-        if not self.moving(step):
+        if not self.gates_active(step):
             return {}
         sizes = [log_alpha[0].numel() for log_alpha in gates.values()]
         logistic = torch.logit(generators.uniform(sum(sizes)), eps=EPSILON)
@@ -74,14 +74,9 @@ class L0(Penalized):
             for (name, log_alpha), part in zip(gates.items(), torch.split(logistic, sizes, dim=1), strict=True)
         }
 
-    def sample(self, networks: Sequence[Layers], gates: Gates, noise: Noise) -> list[Layers]:
-        """``w * z`` with the hard-concrete z of equations 10 and 11; the same noise always gives the same z."""
-        if noise:
-            z = {name: _gate(log_alpha, noise[name], _over(self.beta, log_alpha)) for name, log_alpha in gates.items()}
-        else:
-            with torch.no_grad():
-                z = self.gate_values(gates)
-        return [gated(layers, z) for layers in networks]
+    def sample(self, gates: Gates, noise: Noise) -> dict[str, Tensor]:
+        """The hard-concrete z of equations 10 and 11."""
+        return {name: _gate(log_alpha, noise[name], _over(self.beta, log_alpha)) for name, log_alpha in gates.items()}
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:
         """The expected share (or number) of open gates."""
@@ -95,7 +90,7 @@ class L0(Penalized):
 
     def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
         """log_alpha is kept where its sigmoid still has a slope."""
-        if not self.moving(step):
+        if not self.gates_active(step):
             return layers, gates
         limit = self.log_alpha_limit
         return layers, {name: log_alpha.clamp(-limit, limit) for name, log_alpha in gates.items()}

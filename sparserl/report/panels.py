@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter, PercentFormatter, SymmetricalLogLoca
 from sparserl.runs import checkpoint
 from sparserl.runs.files import replace
 from sparserl.runs.reader import NAMED, Run, distinguishing, groups
-from sparserl.types import Layers, is_weight
+from sparserl.types import Weights, is_weight
 
 # told apart also by those who do not see red or green as others do (Okabe and Ito 2008)
 BLUE, RED, GREEN, PURPLE, ORANGE, SKY = COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -39,7 +39,7 @@ SMALLEST_SINGULAR_VALUE = 1e-5
 
 def of_run(run: Run) -> Figure:
     """The panels that a run has something for. Raises ValueError where it has nothing for any."""
-    raw = checkpoint.raw_policy(run.folder)
+    raw = checkpoint.raw_weights(run.folder)
     swept = any(math.isfinite(row["return_mean"]) for row in run.swept)  # of a frozen run perhaps none is a number
     tests: list[tuple[Callable[[Axes], None], Any]] = [
         (lambda axes: learning(axes, run), run.curve("train/return")[0] or run.curve("eval/return_mean")[0]),
@@ -133,7 +133,7 @@ def gates(axes: Axes, run: Run) -> None:
     _by_step(axes, "Gates", "share of gates")
 
 
-def spectrum(axes: Axes, run: Run, raw: Layers | None) -> None:
+def spectrum(axes: Axes, run: Run, raw: Weights | None) -> None:
     """Singular values by layer: of the raw weights ``raw``, dashed, and of the hardened ones that spectrum.csv has.
 
     Raw ones that hardening left as they were are left out.
@@ -144,9 +144,11 @@ def spectrum(axes: Axes, run: Run, raw: Layers | None) -> None:
         hardened.setdefault(row["layer"], []).append(row["singular_value"])
         effective_rank[row["layer"]] = row["effective_rank"]
     dense = {
-        name.removesuffix(".weight"): torch.linalg.svdvals(weight.flatten(1)).tolist()
-        for name, weight in (raw or {}).items()
+        layer: torch.linalg.svdvals(weight.flatten(1)).tolist()
+        for component, layers in (raw or {}).items()
+        for name, weight in layers.items()
         if is_weight(name) and weight.isfinite().all()
+        if (layer := f"{component}/{name.removesuffix('.weight')}") in hardened or not hardened
     }
     for colour, layer in zip(cycle(COLOURS), dense | hardened, strict=False):
         if layer in dense and not np.allclose(dense[layer], hardened.get(layer, 0.0), rtol=1e-3, atol=1e-5):

@@ -16,7 +16,7 @@ import torch
 from sparserl.population.state import State
 from sparserl.runs.files import read_json, replace, write_json
 from sparserl.terminal import say
-from sparserl.types import Layers
+from sparserl.types import Weights
 
 GENERATIONS = 2
 MANIFEST = "checkpoint.json"
@@ -83,14 +83,14 @@ def remove(folder: Path) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
-def raw_policy(folder: Path) -> Layers | None:
-    """The acting network at the last checkpoint as it is trained: not hardened, its gates apart. None without a checkpoint.
+def raw_weights(folder: Path) -> Weights | None:
+    """Every component at the last checkpoint as it is trained: with its gates apart. None without a checkpoint.
 
     Raises ValueError where there were checkpoints and none of them can be read.
     """
     states = load([folder])
-    layers: Layers | None = states[0]["trainer"]["learner"]["weights"]["policy"] if states else None
-    return layers
+    weights: Weights | None = states[0]["trainer"]["learner"]["weights"] if states else None
+    return weights
 
 
 def steps(folder: Path) -> list[int]:

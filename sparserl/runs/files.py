@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Tensor: TypeAlias = "torch.Tensor"  # by its name: who only reads rows does not wait seconds for torch
 
 POLICY_METADATA = "sparserl"
-"""The key under which policy.safetensors describes its network and its run, as JSON."""
+"""The key under which policy.safetensors describes itself and its run, as JSON."""
 
 LOG_FILE = "run.log"
 """What happened when; what Python's logging says in a run is there too."""
@@ -49,7 +49,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def read_policy(folder: str | Path) -> tuple[Path, Any, dict[str, Tensor]]:
-    """A policy's file, what it says of itself (``config``, ``network``, ``versions``), and its tensors; it runs no code.
+    """A policy's file, what it says of itself (``config``, ``spec``, ``versions``), and its tensors; it runs no code.
 
     Raises FileNotFoundError where there is none and ValueError where it is damaged.
     """
@@ -65,9 +65,13 @@ def read_policy(folder: str | Path) -> tuple[Path, Any, dict[str, Tensor]]:
     return path, description, tensors
 
 
-def component(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The layers of one component among the tensors of a policy's file."""
-    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+def components(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The layers of each component among the tensors of a policy's file."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        component, _, name = key.partition("/")
+        found.setdefault(component, {})[name] = tensor
+    return found
 
 
 def read_json(path: Path) -> Any:

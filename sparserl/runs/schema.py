@@ -47,7 +47,7 @@ class Result:
     device: str
     env_steps: int
     return_mean: float
-    return_std: float
+    return_std: float | None
     return_random: float
     episodes: int
     sparsity: float
@@ -56,7 +56,7 @@ class Result:
     nonzero_weights: int
     policy_weights: int
     rank: Rank | None
-    rank_reason: Literal["not_learned"] | None
+    rank_reason: Literal["not_learned", "not_swept"] | None
     compression: float | None
     return_lowrank: float | None
     retention: float | None
@@ -64,6 +64,7 @@ class Result:
     warnings: list[str]
     status: StatusName
     wall_seconds: float
+    train_seconds: float | None
     steps_per_second: float
     versions: str
     commit: str | None

@@ -11,6 +11,7 @@ from pathlib import Path
 from sparserl.config.build import build, build_logger, build_start, build_sweep
 from sparserl.config.identity import identity
 from sparserl.config.schema import Config, ConfigError
+from sparserl.lowrank.sweep import Sweep
 from sparserl.population.state import State
 from sparserl.report.figures import draw
 from sparserl.runs import checkpoint, provenance
@@ -98,39 +99,58 @@ def _train(
     with Display(kinds, trainer.total_steps, live) as display, Interrupts() as interrupts:
         if states:
             display.say(f"going on from step {saved[0]['env_step']}")
+        display.say(sweep.cost(parts.environment, parts.algorithm, trainer.total_steps))
         start = () if states else [build_start(recorder.config) for recorder in recorders]
-        for event in trainer.events(parts, saved, start, interrupts.heed):
-            match event:
-                case Progress():
-                    display.progress(event.env_step)
-                case Row():
-                    rows = [recorder.row(event) for recorder in recorders]
-                    display.row(event.env_step, rows)
-                    for recorder, row in zip(recorders, rows, strict=True):
-                        for warning in row.get("warnings", []):
-                            display.say(f"warning: {label(recorder.config)}: {warning}")
-                case Snapshot():
-                    records = [recorder.state_dict() for recorder in recorders]
-                    members = zip(event.states, records, strict=True)
-                    checkpoint.save(paths, event.env_step, [{"trainer": own, "records": its} for own, its in members])
-                    event.states.clear()  # they are large, and the event stays until the next one
-                case Finished():
-                    random = random_returns(parts.environment, trainer.eval_episodes, interrupts.heed)
-                    display.say("trained; now the ranks are evaluated")
-                    started = time.perf_counter()
-                    found = sweep(parts.environment, parts.algorithm, event.company.acting_weights(), random, interrupts.heed)
-                    seconds = time.perf_counter() - started
-                    results = []
-                    frozen = event.company.frozen()
-                    for path, recorder, swept, error in zip(paths, recorders, found, frozen, strict=True):
-                        recorder.swept_in(seconds)
-                        results.append(recorder.finish(event, random, swept, parts.members.device.type))
-                        _draw(path)
-                        recorder.end(results[-1].status, error)
-                        interrupts.heed()
-                    return results
-            interrupts.heed()
+        with closing(trainer.events(parts, saved, start, interrupts.check_interrupt)) as events:
+            for event in events:
+                match event:
+                    case Progress():
+                        display.progress(event.env_step)
+                    case Row():
+                        rows = [recorder.row(event) for recorder in recorders]
+                        display.row(event.env_step, rows)
+                        for recorder, row in zip(recorders, rows, strict=True):
+                            for warning in row.get("warnings", []):
+                                display.say(f"warning: {label(recorder.config)}: {warning}")
+                    case Snapshot():
+                        records = [recorder.state_dict() for recorder in recorders]
+                        members = zip(event.states, records, strict=True)
+                        checkpoint.save(paths, event.env_step, [{"trainer": own, "records": its} for own, its in members])
+                        event.states.clear()  # they are large, and the event stays until the next one
+                    case Finished():
+                        return _finish(event, trainer, parts, paths, recorders, sweep, display, interrupts)
+                interrupts.check_interrupt()
     raise AssertionError("a trainer's last event is Finished")
+
+
+def _finish(
+    event: Finished,
+    trainer: Trainer,
+    parts: Parts,
+    paths: Sequence[Path],
+    recorders: Sequence[Recorder],
+    sweep: Sweep,
+    display: Display,
+    interrupts: Interrupts,
+) -> list[Result]:
+    """Write policies and results, then evaluate the ranks, which completes the results."""
+    check = interrupts.check_interrupt
+    random = random_returns(parts.environment, trainer.eval_episodes, check_interrupt=check)
+    for recorder in recorders:
+        recorder.trained(event, random, parts.members.device.type)
+    check()
+    display.say("trained; policies are saved; now the ranks are evaluated")
+    started = time.perf_counter()
+    algorithm = event.group.learners[0].algorithm
+    found = sweep(parts.environment, algorithm, event.group.deployed(), check)
+    seconds = time.perf_counter() - started
+    results = []
+    for path, recorder, swept, stopped in zip(paths, recorders, found, event.group.stopped(), strict=True):
+        results.append(recorder.swept(swept, seconds))
+        _draw(path)
+        recorder.end(results[-1].status, stopped)
+        check()
+    return results
 
 
 def _draw(folder: Path) -> None:

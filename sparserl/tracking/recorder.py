@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparserl.lowrank.accounting import csr_bytes
 from sparserl.lowrank.sweep import Swept
+from sparserl.lowrank.truncation import as_matrix
 from sparserl.population.state import State, split
 from sparserl.regularizers.base import regularized
 from sparserl.runs import provenance
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Result, StatusName, as_json
 from sparserl.tracking.base import Log
-from sparserl.training.metrics import distributions, observe
-from sparserl.training.trainer import Finished, Row
+from sparserl.training.metrics import distributions, joined, observe
+from sparserl.training.trainer import TRAINING_PHASES, Finished, Row
 from sparserl.training.warnings import Signatures
+
+CUT_OFF = "an episode was cut off by a limit that is not the environment's own: see environment.max_episode_steps"
 
 
 class Recorder:
-    """Records member number ``member`` of a loop, made by ``command``, into its folder, and then tells its log."""
+    """Records member number ``member`` of a loop, made by ``command``, into its folder, and then its log.
+
+    ``config`` is the run's, and ``identity`` the part of it that makes it this run.
+    """
 
     def __init__(
         self, folder: RunFolder, config: dict[str, Any], identity: dict[str, Any], member: int, log: Log, command: str
@@ -29,7 +37,8 @@ class Recorder:
         self._member, self._log, self._command = member, log, command
         self._signatures = Signatures()
         self._env_step = 0
-        self._seconds = 0.0
+        self._seconds = self._train_seconds = 0.0
+        self._result: Result | None = None
         self._ended = False
 
     def begin(self, state: State | None) -> None:
@@ -38,7 +47,7 @@ class Recorder:
             self._folder.cut({"metrics": 0, "timing": 0})
         else:
             self._signatures.load_state_dict(state["signatures"])
-            self._env_step, self._seconds = state["env_step"], state["seconds"]
+            self._env_step, self._seconds, self._train_seconds = state["env_step"], state["seconds"], state["train_seconds"]
             self._folder.cut(state["offsets"])
         self._folder.status("running", self._env_step)
         self._folder.tell(f"{f'goes on from step {self._env_step}' if state else 'begins'}: {self._command}")
@@ -51,6 +60,7 @@ class Recorder:
             "signatures": self._signatures.state_dict(),
             "env_step": self._env_step,
             "seconds": self._seconds,
+            "train_seconds": self._train_seconds,
             "offsets": self._folder.offsets(),
         }
 
@@ -59,44 +69,38 @@ class Recorder:
         self._env_step = event.env_step
         values = event.metrics[self._member]
         row: dict[str, Any] = {"env_step": event.env_step} | {k: None if v != v else v for k, v in values.items()}
-        warnings = self._signatures.read(row, event.frozen[self._member])
+        also = [CUT_OFF] if self._member in event.limited else []
+        warnings = self._signatures.read(row, event.stopped[self._member], also)
         if warnings:
             row["warnings"] = warnings
         self._folder.metrics(row)
         self._log.row(row)
         self._seconds += sum(event.seconds.values())
+        self._train_seconds += sum(event.seconds.get(phase, 0.0) for phase in TRAINING_PHASES)
         self._folder.timing({"env_step": event.env_step, **event.seconds})
-        if "eval/return_mean" in row:
+        if row.get("eval/return_mean") is not None:
             evaluated, sparsity = row["eval/return_mean"], row["sparsity/exact"]
             self._folder.tell(f"step {event.env_step}: evaluated return {evaluated:.3g}, sparsity {sparsity:.3g}")
         for warning in warnings:
             self._folder.tell(f"step {event.env_step}: warning: {warning}")
         return row
 
-    def swept_in(self, seconds: float) -> None:
-        """Write how long the rank sweep of all members took: the last line of timing.jsonl."""
-        self._folder.timing({"env_step": self._env_step, "lowrank": seconds})
+    def trained(self, event: Finished, random: Tensor, device: str) -> Result:
+        """Write the policy and the result of a run that was trained to its end, or stopped before: then it has failed.
 
-    def finish(self, event: Finished, random: Tensor, swept: Swept, device: str) -> Result:
-        """Write the policy, its ranks, the result and the picture of a whole run, or of one that was frozen: it has failed.
-
-        ``random`` are the returns of the random policy ``[episode]``, ``swept`` what the rank sweep found of this member.
+        ``random`` are the returns of the random policy ``[episode]``. What is known of ranks comes with ``swept``.
         """
-        self._folder.table("lowrank", swept.rows)
-        self._folder.table("spectrum", swept.spectrum)
-        learner, place = event.company.place(self._member)
-        hardened = split(learner.hardened(), place)
-        returns, config = event.evaluation.returns[self._member], self.config
+        learner, row = event.group.locate(self._member)
+        algorithm, config = learner.algorithm, self.config
+        weights = split({component: learner.deterministic()[component] for component in algorithm.policy}, row)
+        layers = joined(weights, algorithm.policy)
         self._folder.policy(
-            {f"{component}/{name}": tensor for component, layers in hardened.items() for name, tensor in layers.items()},
-            {"config": self._identity, "network": config["network"], "versions": provenance.versions()},
+            layers, {"config": self._identity, "spec": algorithm.spec.as_json(), "versions": provenance.versions()}
         )
-        frozen = learner.frozen()[place]
-        status: StatusName = "failed" if frozen else "done"
-        selected = swept.selected
-        seen = {name: float(value[place]) for name, value in observe(learner).items()}
-        weights = torch.cat([weight.flatten() for weight in regularized(hardened["policy"]).values()])
-        result = Result(
+        returns = event.evaluation.returns[self._member]
+        seen = {name: float(value[row]) for name, value in observe(learner).items()}
+        numbers = torch.cat([weight.flatten() for weight in regularized(layers).values()])
+        self._result = Result(
             algorithm=config["names"]["algorithm"],
             environment=config["names"]["environment"],
             regularizer=config["names"]["regularizer"],
@@ -112,32 +116,52 @@ class Recorder:
             device=device,
             env_steps=event.env_step,
             return_mean=float(returns.mean()),
-            return_std=float(returns.std()),
+            return_std=float(returns.std()) if len(returns) > 1 else None,
             return_random=float(random.mean()),
             episodes=len(returns),
             sparsity=seen["sparsity/exact"],
             expected_sparsity=seen.get("sparsity/expected"),
             sparsity_thresholded=seen["sparsity/thresholded"],
-            nonzero_weights=int((weights != 0).sum()),
-            policy_weights=weights.numel(),
-            rank=selected.rank if selected else None,
-            rank_reason=None if selected else "not_learned",
-            compression=selected.compression if selected else None,
-            return_lowrank=selected.return_lowrank if selected else None,
-            retention=selected.retention if selected else None,
-            csr_bytes=swept.rows[-1].csr_bytes,
+            nonzero_weights=int((numbers != 0).sum()),
+            policy_weights=numbers.numel(),
+            rank=None,
+            rank_reason="not_swept",
+            compression=None,
+            return_lowrank=None,
+            retention=None,
+            csr_bytes=sum(csr_bytes(as_matrix(layers[name], its)) for name, its in algorithm.policy_structure().items()),
             warnings=self._signatures.said,
-            status=status,
+            status="failed" if learner.stopped()[row] else "done",
             wall_seconds=self._seconds,
+            train_seconds=self._train_seconds,
             steps_per_second=event.env_step / self._seconds,
             versions=provenance.versions(),
             commit=provenance.commit(),
             command=self._command,
         )
-        self._folder.result(result)
-        self._log.sweep([as_json(row) for row in swept.rows])
-        self._log.finish(result, {name: values[place] for name, values in distributions(learner).items()})
-        return result
+        self._folder.result(self._result)
+        self._distributions = {name: values[row] for name, values in distributions(learner).items()}
+        return self._result
+
+    def swept(self, found: Swept, seconds: float) -> Result:
+        """Complete the result with what the rank sweep found; it took so many ``seconds`` for all members."""
+        assert self._result is not None
+        self._folder.timing({"env_step": self._env_step, "lowrank": seconds})
+        self._folder.table("lowrank", found.rows)
+        self._folder.table("spectrum", found.spectrum)
+        selected = found.selected
+        self._result = replace(
+            self._result,
+            rank=selected.rank if selected else None,
+            rank_reason=None if selected else "not_learned",
+            compression=selected.compression if selected else None,
+            return_lowrank=selected.return_lowrank if selected else None,
+            retention=selected.retention if selected else None,
+        )
+        self._folder.result(self._result)
+        self._log.sweep([as_json(row) for row in found.rows])
+        self._log.finish(self._result, self._distributions)
+        return self._result
 
     def end(self, status: StatusName, error: str | None = None) -> None:
         """Close the rows and say how the run ended; after the first time nothing happens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,6 +30,8 @@ class Evaluation:
     returns: Float[Tensor, "member episode"]
     constant_action: Bool[Tensor, "member"]
     """Whether the policy took one and the same action in every step of every episode."""
+    failures: dict[int, str] = field(default_factory=dict)
+    limited: frozenset[int] = frozenset()
 
     def metrics(self) -> Metrics:
         """What a row says of it."""
@@ -40,7 +42,7 @@ class Evaluation:
         }
 
 
-def heedless() -> None:
+def never_interrupted() -> None:
     """What is called at every step of an evaluation where nobody wants to end it early."""
 
 
@@ -58,17 +60,17 @@ class Evaluator:
         episodes: int,
         device: torch.device,
         stream: str = EVALUATION,
-        heed: Callable[[], object] = heedless,
+        check_interrupt: Callable[[], object] = never_interrupted,
     ) -> None:
         members = Population((EVALUATION_SEED,) * size, device)
         self._spec = environment.spec()
         self._vector = environment.open(members.generators(stream), episodes)
         self._start = self._vector.generators.state_dict()
         self._shape = (size, episodes)
-        self._heed = heed
+        self._check_interrupt = check_interrupt
 
     @torch.no_grad()
-    def __call__(self, act: Callable[[Tensor], Tensor]) -> Evaluation:
+    def __call__(self, act: Callable[[Tensor, slice], Tensor]) -> Evaluation:
         """``act`` maps observations ``[member, episode, *obs]`` to actions. Sub-environment e plays episode e."""
         self._vector.generators.load_state_dict(self._start)
         observation = self._vector.reset()
@@ -77,8 +79,8 @@ class Evaluator:
         constant = torch.ones(self._shape[0], dtype=torch.bool)
         first_action: Tensor | None = None
         while running.any():
-            self._heed()
-            action = self._spec.accepted(act(observation))
+            self._check_interrupt()
+            action = self._spec.clip_action(act(observation, slice(0, self._shape[0])))[0]
             if first_action is None:
                 first_action = action[:, :1].clone()
             same = (action == first_action).flatten(2).all(dim=2) if action.dim() > 2 else action == first_action
@@ -93,12 +95,17 @@ class Evaluator:
         self._vector.close()
 
 
-def random_returns(environment: Environment, episodes: int, heed: Callable[[], object] = heedless) -> Float[Tensor, "episode"]:
+def random_returns(
+    environment: Environment,
+    episodes: int,
+    stream: str = EVALUATION,
+    check_interrupt: Callable[[], object] = never_interrupted,
+) -> Float[Tensor, "episode"]:
     """The returns of a uniform random policy on the evaluation's own episodes."""
     spec, members = environment.spec(), Population((EVALUATION_SEED,))
-    uniforms = members.uniforms("random policy")
-    evaluator = Evaluator(environment, 1, episodes, members.device, heed=heed)
+    uniforms = members.rng("random policy")
+    evaluator = Evaluator(environment, 1, episodes, members.device, stream, check_interrupt=check_interrupt)
     try:
-        return evaluator(lambda _: spec.random_action(uniforms.take(episodes, spec.action_draws))).returns[0]
+        return evaluator(lambda *_: spec.random_action(uniforms.uniform(episodes, spec.action_draws))).returns[0]
     finally:
         evaluator.close()

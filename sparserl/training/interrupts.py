@@ -56,7 +56,7 @@ class Interrupts:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def heed(self) -> None:
+    def check_interrupt(self) -> None:
         """Raise KeyboardInterrupt where one was received."""
         if self.received is not None:
             raise KeyboardInterrupt(self.received)

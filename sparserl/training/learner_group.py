@@ -6,8 +6,9 @@ that differ in their regulariser only do these together, and then each learner t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -16,10 +17,12 @@ from torch import Tensor
 from sparserl.algorithms.base import Algorithm
 from sparserl.population.state import State, split, stack
 from sparserl.training.learner import Learner
-from sparserl.types import Batch, Layers, Metrics, Weights
+from sparserl.types import Batch, Metrics, Transition, Weights
+
+T = TypeVar("T")
 
 
-class Company:
+class LearnerGroup:
     """Learners, each with members of its own: the first with the first ones, and so on. ``algorithm`` is of all members."""
 
     def __init__(self, algorithm: Algorithm, learners: Sequence[Learner]) -> None:
@@ -27,54 +30,89 @@ class Company:
         ends = [0, *accumulate(learner.size for learner in learners)]
         self.rows = [slice(*between) for between in pairwise(ends)]
         """Of each learner, which members are its own."""
-        self._places = [(learner, row) for learner in learners for row in range(learner.size)]
+        self._locations = [(learner, row) for learner in learners for row in range(learner.size)]
         self._algorithm = algorithm
-        self._acting: Weights | None = None
+        self._joined: dict[str, tuple[list[Weights], Weights]] = {}  # of several learners, by what was joined
+        self._unobserved: list[Transition] = []
 
     @property
-    def all_frozen(self) -> bool:
-        """Whether nobody is left who learns."""
-        return all(learner.all_frozen for learner in self.learners)
+    def all_stopped(self) -> bool:
+        """Whether no member learns any more."""
+        return all(learner.all_stopped for learner in self.learners)
 
-    def place(self, member: int) -> tuple[Learner, int]:
+    def locate(self, member: int) -> tuple[Learner, int]:
         """The learner of a member, and the member's number there."""
-        return self._places[member]
+        return self._locations[member]
+
+    # ------------------------------------------------------------ learning
+
+    def begin_rollout(self, env_step: int) -> None:
+        """Called before the first step of each rollout: statistics take in the last one, and gates draw new noise."""
+        if self._unobserved:
+            joined = {name: torch.cat([t[name] for t in self._unobserved], dim=1) for name in self._unobserved[0]}
+            self._unobserved = []
+            self._each(joined, Learner.observe)
+        for learner in self.learners:
+            learner.begin_rollout(env_step)
+
+    def observe(self, transition: Transition) -> None:
+        """Let statistics take in a step; those of on-policy algorithms wait until what is learned from it is over."""
+        if type(self._algorithm).observe is Algorithm.observe:
+            return
+        if self._algorithm.gate_noise == "rollout":
+            self._unobserved.append(transition)
+        else:
+            self._each(transition, Learner.observe)
 
     def update(self, batch: Batch, env_step: int) -> list[Metrics]:
         """One gradient step of every learner; the metrics of each, of its own members."""
-        self._acting = None
-        own = [{name: values[rows] for name, values in batch.items()} for rows in self.rows] if self.rows[1:] else [batch]
-        return [learner.update(part, env_step) for learner, part in zip(self.learners, own, strict=True)]
+        return self._each(batch, lambda learner, part: learner.update(part, env_step))
 
-    def acting_weights(self) -> Weights:
-        """What acts: those components of every member, hardened. Kept until the next update: do not change it."""
-        if self._acting is None:
-            self._acting = self._hardened(self._algorithm.acting)
-        return self._acting
+    def _each(self, tensors: Batch, do: Callable[[Learner, Batch], T]) -> list[T]:
+        """Give each learner its own members' part."""
+        parts = [{name: values[rows] for name, values in tensors.items()} for rows in self.rows] if self.rows[1:] else [tensors]
+        return [do(learner, part) for learner, part in zip(self.learners, parts, strict=True)]
 
-    @torch.no_grad()
-    def _hardened(self, components: Iterable[str]) -> Weights:
-        hardened = [learner.hardened() for learner in self.learners]
-        if len(hardened) == 1:
-            return {component: hardened[0][component] for component in components}
-        return {
-            component: {name: torch.cat([weights[component][name] for weights in hardened]) for name in hardened[0][component]}
-            for component in components
-        }
+    def stop(self, member: int, reason: str, env_step: int) -> None:
+        """Stop a member for a reason that lies outside of its learning."""
+        learner, row = self.locate(member)
+        learner.stop(row, reason, env_step)
 
-    def greedy(self, observation: Float[Tensor, "member env *obs"]) -> Tensor:
-        """The actions of the hardened policies: what is evaluated."""
-        return self._algorithm.greedy(self.acting_weights(), observation)
+    def stopped(self) -> list[str | None]:
+        """Of each member why it was stopped, or None."""
+        return [sentence for learner in self.learners for sentence in learner.stopped()]
 
-    def frozen(self) -> list[str | None]:
-        """Of each member why it is frozen, or None."""
-        return [sentence for learner in self.learners for sentence in learner.frozen()]
-
-    def start_from(self, policies: Sequence[Layers | None]) -> None:
+    def start_from(self, policies: Sequence[Weights | None]) -> None:
         """Give members the weights of trained policies; None leaves a member as it is."""
         for learner, rows in zip(self.learners, self.rows, strict=True):
             learner.start_from(policies[rows])
-        self._acting = None
+
+    # ------------------------------------------------------------ weights to run
+
+    def acting(self) -> Weights:
+        """What acts while training: those components of every member. Do not change it."""
+        return self._join("acting", [learner.acting() for learner in self.learners], self._algorithm.acting)
+
+    def deployed(self) -> Weights:
+        """What is evaluated and deployed: those components of every member, without noise. Do not change it."""
+        return self._join("deployed", [learner.deterministic() for learner in self.learners], self._algorithm.policy)
+
+    def _join(self, what: str, parts: list[Weights], components: Sequence[str]) -> Weights:
+        """Some components of all members, joined anew only where a learner's have changed."""
+        if len(parts) == 1:
+            return {component: parts[0][component] for component in components}
+        known, joined = self._joined.get(what, ([], {}))
+        if len(known) != len(parts) or any(old is not new for old, new in zip(known, parts, strict=True)):
+            joined = {c: {name: torch.cat([part[c][name] for part in parts]) for name in parts[0][c]} for c in components}
+            self._joined[what] = parts, joined
+        return joined
+
+    def deterministic_action(self, observation: Float[Tensor, "member env *obs"], rows: slice) -> Tensor:
+        """The actions of the deployed policies of some members."""
+        weights = {c: {name: tensor[rows] for name, tensor in layers.items()} for c, layers in self.deployed().items()}
+        return self._algorithm.deterministic_action(weights, observation)
+
+    # ------------------------------------------------------------ checkpoints
 
     def states(self) -> list[State]:
         """Of each member everything that its learner needs to go on."""
@@ -85,4 +123,3 @@ class Company:
         """Go on from the states of all members."""
         for learner, rows in zip(self.learners, self.rows, strict=True):
             learner.load_state_dict(stack(states[rows]))
-        self._acting = None

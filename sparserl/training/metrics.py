@@ -9,68 +9,69 @@ from torch import Tensor
 
 from sparserl.regularizers.base import regularized
 from sparserl.training.learner import Learner
-from sparserl.types import Layers, Metrics
+from sparserl.types import Layers, Metrics, Weights
 
 
 def zero_share(layers: Layers, threshold: float = 0.0) -> Tensor:
     """The share of weights that are zero, or smaller than ``threshold``, among all of a network, ``[member]``."""
-    weights = _concatenate(regularized(layers)).abs()
+    weights = torch.cat([weight.flatten(1) for weight in regularized(layers).values()], dim=1).abs()
     return ((weights == 0) | (weights < threshold)).double().mean(dim=1)
+
+
+def joined(weights: Weights, components: tuple[str, ...]) -> Layers:
+    """The tensors of several components as those of one network, by ``component/name``."""
+    return {f"{component}/{name}": tensor for component in components for name, tensor in weights[component].items()}
 
 
 @torch.no_grad()
 def observe(learner: Learner) -> Metrics:
-    """Sparsity, gates and gradient norms of every learned component, overall and by layer; each ``[member]``."""
-    hardened, regularizer = learner.hardened(), learner.regularizer
+    """Sparsity of the policy and of whatever else is regularised, and gates, overall and by layer; each ``[member]``."""
+    weights, regularizer, policy = learner.deterministic(), learner.regularizer, learner.algorithm.policy
     metrics: Metrics = {
-        "sparsity/exact": zero_share(hardened["policy"]),
-        "sparsity/thresholded": zero_share(hardened["policy"], regularizer.zero_threshold),
+        "sparsity/exact": zero_share(joined(weights, policy)),
+        "sparsity/thresholded": zero_share(joined(weights, policy), regularizer.zero_threshold),
     }
-    for component in learner.learned:
-        if component != "policy" and component in learner.covered:
-            metrics[f"sparsity/{component}"] = zero_share(hardened[component])
-        metrics |= _gates(learner, component) | _gradients(learner, component)
+    metrics |= {f"sparsity/{c}": zero_share(weights[c]) for c in learner.covered if c not in policy}
+    deployed = {c: learner.gates[c] for c in learner.covered if c in policy and learner.gates[c]}
+    if deployed:
+        p_open = {f"{c}/{name}": p for c, gates in deployed.items() for name, p in regularizer.open_probability(gates).items()}
+        numbers = {f"{c}/{name}": n for c, gates in deployed.items() for name, n in regularizer.covered_weights(gates).items()}
+        metrics["sparsity/expected"] = 1 - _share(p_open, numbers)
+    for component in learner.covered:
+        if learner.gates[component]:
+            metrics |= _gates(learner, component)
     return metrics
 
 
 @torch.no_grad()
 def distributions(learner: Learner) -> dict[str, Tensor]:
-    """The values to draw histograms of: the hardened weights of each layer and its gates, ``[member, ...]``."""
+    """The values to draw histograms of: the weights of each layer without noise and its gates, ``[member, ...]``."""
     values: dict[str, Tensor] = {}
     for component in learner.learned:
         gates = learner.gates[component]
         opened = learner.regularizer.gate_values(gates) if gates else {}
-        for kind, tensors in (("weights", regularized(learner.hardened()[component])), ("gates", opened)):
+        for kind, tensors in (("weights", regularized(learner.deterministic()[component])), ("gates", opened)):
             values |= {f"{kind}/{component}.{name}": tensor for name, tensor in tensors.items()}
     return values
 
 
 def _gates(learner: Learner, component: str) -> Metrics:
-    gates = learner.gates[component]
-    if not gates:
-        return {}
-    regularizer, initial = learner.regularizer, learner.initial_gates[component]
-    z_hat, p_open = regularizer.gate_values(gates), regularizer.open_probability(gates)
-    prefix = "gates" if component == "policy" else f"gates/{component}"
+    """The shares of weights under open, closed and other gates, and how far gates have moved."""
+    gates, initial = learner.gates[component], learner.initial_gates[component]
+    z_hat, numbers = learner.regularizer.gate_values(gates), learner.regularizer.covered_weights(gates)
+    prefix = "gates" if learner.algorithm.policy == (component,) else f"gates/{component}"
     metrics: Metrics = {}
-    if component == "policy":
-        metrics["sparsity/expected"] = 1 - _concatenate(p_open).double().mean(dim=1)
-    for suffix, values in [("", _concatenate(z_hat)), *((f"/{component}.{name}", z) for name, z in z_hat.items())]:
-        z = values.flatten(1)
-        metrics[f"{prefix}/open{suffix}"] = (z == 1).double().mean(dim=1)
-        metrics[f"{prefix}/closed{suffix}"] = (z == 0).double().mean(dim=1)
-        metrics[f"{prefix}/undecided{suffix}"] = ((z > 0) & (z < 1)).double().mean(dim=1)
-    moved = {name: (gate - initial[name]).abs() for name, gate in gates.items()}
-    return metrics | {f"{prefix}/moved": _concatenate(moved).mean(dim=1)}
+    for suffix, values in [("", z_hat), *((f"/{component}.{name}", {name: z}) for name, z in z_hat.items())]:
+        metrics[f"{prefix}/open{suffix}"] = _share({name: z == 1 for name, z in values.items()}, numbers)
+        metrics[f"{prefix}/closed{suffix}"] = _share({name: z == 0 for name, z in values.items()}, numbers)
+        undecided = {name: (z > 0) & (z < 1) for name, z in values.items()}
+        metrics[f"{prefix}/undecided{suffix}"] = _share(undecided, numbers)
+    moved = torch.cat([(gate - initial[name]).abs().flatten(1) for name, gate in gates.items()], dim=1)
+    return metrics | {f"{prefix}/moved": moved.mean(dim=1)}
 
 
-def _gradients(learner: Learner, component: str) -> Metrics:
-    metrics: Metrics = {}
-    for kind, norms in learner.gradient_norms(component).items():
-        metrics[f"gradient/{kind}/{component}"] = torch.stack(list(norms.values()), dim=1).norm(dim=1)
-        metrics |= {f"gradient/{kind}/{component}.{name}": norm for name, norm in norms.items()}
-    return metrics
-
-
-def _concatenate(tensors: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten(1) for tensor in tensors.values()], dim=1)
+def _share(values: Mapping[str, Tensor], numbers: Mapping[str, int]) -> Tensor:
+    """The mean of values of gates, each weighted by the number of weights that it covers."""
+    total = sum(numbers[name] * value.double().flatten(1).sum(dim=1) for name, value in values.items())
+    count = sum(numbers[name] * value[0].numel() for name, value in values.items())
+    return torch.as_tensor(total / count)

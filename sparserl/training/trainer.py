@@ -6,7 +6,8 @@ generator records what it yields; a checkpoint taken when a Snapshot is yielded 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,16 @@ from sparserl.fields import Count
 from sparserl.population.members import Population
 from sparserl.population.state import State, split, stack
 from sparserl.regularizers.base import Regularizer
-from sparserl.training.evaluation import Evaluation, Evaluator, heedless
+from sparserl.schedules import crossed
+from sparserl.training.evaluation import Evaluation, Evaluator, never_interrupted
 from sparserl.training.learner import Learner
-from sparserl.training.learner_group import Company
+from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.metrics import observe
 from sparserl.training.statistics import Averages, Clock, Episodes
-from sparserl.types import Layers, Metrics
+from sparserl.types import Metrics, Weights
+
+TRAINING_PHASES = ("acting", "environment", "replay", "update")
+"""The phases of ``Row.seconds`` that are training: acting, stepping, storing and updating."""
 
 PROGRESS_EACH_ROW = 50
 """How often the consumer hears that time has passed: often enough for a bar and for a signal, not at each step."""
@@ -66,8 +71,10 @@ class Row:
     """Of each member."""
     seconds: dict[str, float]
     """Seconds since the last row by phase; the only thing here that depends on the clock."""
-    frozen: list[str | None]
+    stopped: list[str | None]
     """Of each member why it learns no more, or None."""
+    limited: frozenset[int] = frozenset()
+    """The members of whom an episode was cut off by a limit that is not the environment's own."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,11 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end: the last policy, already evaluated. It comes before ``total_steps`` where every member is frozen."""
+    """The end: the last policy, already evaluated. It comes before ``total_steps`` where every member was stopped."""
 
     env_step: int
     evaluation: Evaluation
-    company: Company
+    group: LearnerGroup
 
 
 @dataclass(frozen=True)
@@ -104,51 +111,58 @@ class Trainer:
         self,
         parts: Parts,
         states: list[State] | None = None,
-        start: Sequence[Layers | None] = (),
-        heed: Callable[[], object] = heedless,
-    ) -> Iterator[Progress | Row | Snapshot | Finished]:
+        start: Sequence[Weights | None] = (),
+        check_interrupt: Callable[[], object] = never_interrupted,
+    ) -> Generator[Progress | Row | Snapshot | Finished, None, None]:
         """Train from the start, or on from the states of a Snapshot; the last event is Finished.
 
         ``states`` is emptied, since they are large.
-        ``start`` are the weights of a policy for each member to begin with (without the member axis), or None for fresh ones.
-        ``heed`` is called at every step of every evaluation, which may be longer than anything between two events; what it
-        raises ends the training.
+        ``start`` are the deployed components of a policy for each member to begin with (without the member axis), or None for
+        fresh ones. ``check_interrupt`` is called at every step of every evaluation, which may be longer than anything between
+        two events; what it raises ends the training. Whatever ends it, the environments are closed.
         """
-        members, algorithm, experience = parts.members, parts.algorithm, parts.experience
+        members, experience = parts.members, parts.experience
         spec = parts.environment.spec()
-        vector = parts.environment.open(members.generators("environment"), self.num_envs)
-        evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device, heed=heed)
-        learners = [Learner(each.algorithm, each.regularizer, spec, each.members, self.compile) for each in parts.cohorts]
-        company = Company(algorithm, learners)
-        company.start_from(start)
-        exploration = members.uniforms("exploration")
+        algorithm = parts.algorithm.bind(spec)
+        learners = [Learner(its.algorithm.bind(spec), its.regularizer, its.members, self.compile) for its in parts.cohorts]
+        group = LearnerGroup(algorithm, learners)
+        group.start_from(start)
+        exploration = members.rng("exploration")
         experience.begin(members)
-        step, evaluation = 0, None
-        if states:
-            company.load_states([state["learner"] for state in states])
-            state = stack([{name: part for name, part in state.items() if name != "learner"} for state in states])
-            states.clear()
-            step = state["env_step"]
-            experience.load_state_dict(state["experience"])
-            vector.generators.load_state_dict(state["environment"])
-            exploration.load_state_dict(state["exploration"])
-            del state
+        with (
+            closing(parts.environment.open(members.generators("environment"), self.num_envs)) as vector,
+            closing(
+                Evaluator(parts.environment, members.size, self.eval_episodes, members.device, check_interrupt=check_interrupt)
+            ) as evaluator,
+        ):
+            step, evaluation = 0, None
+            if states:
+                group.load_states([state["learner"] for state in states])
+                state = stack([{name: part for name, part in state.items() if name != "learner"} for state in states])
+                states.clear()
+                step = state["env_step"]
+                experience.load_state_dict(state["experience"])
+                vector.generators.load_state_dict(state["environment"])
+                exploration.load_state_dict(state["exploration"])
+                del state
 
-        clock, episodes, averages = Clock(), Episodes(members, self.num_envs), [Averages() for _ in parts.cohorts]
-        observation = vector.reset()
-        while step < self.total_steps and not company.all_frozen:
-            before, step = step, step + self.num_envs
-            with torch.no_grad():
-                action = algorithm.act(company.acting_weights(), observation, before, exploration)
-            taken = spec.accepted(action.action)
-            clock.lap("acting")
-            outcome = vector.step(taken)
-            clock.lap("environment")
-            # A checkpoint cannot hold an episode under way, so it ends them all: whether or not a run is interrupted,
-            # and whether or not anybody keeps the checkpoint, the world goes the same way.
-            snapshot_due = crossed(before, step, self.checkpoint_every) or step >= self.total_steps
-            experience.extend(
-                {
+            clock, episodes, averages = Clock(), Episodes(members, self.num_envs), [Averages() for _ in parts.cohorts]
+            observation = vector.reset()
+            is_last = step >= self.total_steps or group.all_stopped
+            while not is_last:
+                previous, step = step, step + self.num_envs
+                if experience.rollout_begins:
+                    group.begin_rollout(previous)
+                with torch.no_grad():
+                    action = algorithm.act(group.acting(), observation, previous, exploration)
+                taken, broken = spec.clip_action(action.action)
+                clock.lap("acting")
+                outcome = vector.step(taken)
+                clock.lap("environment")
+                # The state of an environment cannot be saved, so every checkpoint ends all episodes. It does so whether or not
+                # a run is interrupted, so both give the same result.
+                snapshot_due = crossed(previous, step, self.checkpoint_every) or step >= self.total_steps
+                transition = {
                     "observation": observation,
                     "next_observation": outcome.next_observation,
                     "reward": outcome.reward,
@@ -157,53 +171,60 @@ class Trainer:
                     "action": taken,
                     **action.extras,
                 }
-            )
-            for batch in experience.batches(lambda recorded: algorithm.prepare(company.acting_weights(), recorded)):
+                experience.extend(transition)
+                group.observe(transition)
+                for batch in experience.batches(lambda rollout: algorithm.prepare(group.acting(), rollout)):
+                    clock.lap("replay")
+                    for average, metrics in zip(averages, group.update(batch, step), strict=True):
+                        average.add(metrics)
+                    clock.lap("update")
                 clock.lap("replay")
-                for average, metrics in zip(averages, company.update(batch, step), strict=True):
-                    average.add(metrics)
-                clock.lap("update")
-            clock.lap("replay")
-            episodes.add(outcome)
-            observation = outcome.observation
+                for member, reason in outcome.failures.items():
+                    group.stop(member, reason, step)
+                if broken is not None and broken.any():
+                    for member in broken.nonzero().flatten().tolist():
+                        group.stop(member, "an action is not a number", step)
+                episodes.add(outcome)
+                observation = outcome.observation
 
-            over = step >= self.total_steps or company.all_frozen
-            snapshot_due = snapshot_due or over
-            eval_due = crossed(before, step, self.eval_every) or over
-            if eval_due:
-                evaluation = evaluator(company.greedy)
-                clock.lap("evaluation")
-            if eval_due or snapshot_due or crossed(before, step, self.log_every):
-                trained, evaluated = episodes.take(), evaluation.metrics() if eval_due and evaluation else {}
-                rows = [
-                    row
-                    for average, learner, own in zip(averages, company.learners, company.rows, strict=True)
-                    for row in _by_member(_of(trained, own) | average.take() | observe(learner) | _of(evaluated, own))
-                ]
-                clock.lap("other")
-                yield Row(step, rows, clock.take(), company.frozen())
-            if snapshot_due:
-                shared = {
-                    "experience": experience.state_dict(),
-                    "environment": vector.generators.state_dict(),
-                    "exploration": exploration.state_dict(),
-                }
-                learned = enumerate(company.states())
-                yield Snapshot(step, [{"env_step": step, "learner": own} | split(shared, member) for member, own in learned])
-                observation = vector.reset()
-                episodes.abandon()
-            if crossed(before, step, max(1, self.log_every // PROGRESS_EACH_ROW)):
-                yield Progress(step)
-            clock.lap("records")
-        last = evaluation or evaluator(company.greedy)
-        vector.close()
-        evaluator.close()
-        yield Finished(step, last, company)
-
-
-def crossed(before: int, now: int, interval: int) -> bool:
-    """Whether a counter that went from ``before`` to ``now`` reached or passed a multiple of ``interval``."""
-    return now // interval > before // interval
+                log_due, eval_due = crossed(previous, step, self.log_every), crossed(previous, step, self.eval_every)
+                progress_due = crossed(previous, step, max(1, self.log_every // PROGRESS_EACH_ROW))
+                is_last = step >= self.total_steps
+                if progress_due or log_due or eval_due or snapshot_due:  # to ask at each step would wait for the tensors
+                    is_last = is_last or group.all_stopped
+                snapshot_due, eval_due = snapshot_due or is_last, eval_due or is_last
+                if eval_due:
+                    evaluation = evaluator(group.deterministic_action)
+                    for member, reason in evaluation.failures.items():
+                        group.stop(member, f"in an evaluation {reason}", step)
+                    clock.lap("evaluation")
+                if eval_due or snapshot_due or log_due:
+                    trained, evaluated = episodes.take(), evaluation.metrics() if eval_due and evaluation else {}
+                    rows = [
+                        row
+                        for average, learner, own in zip(averages, group.learners, group.rows, strict=True)
+                        for row in _by_member(_of(trained, own) | average.take() | observe(learner) | _of(evaluated, own))
+                    ]
+                    limited = frozenset(vector.limited) | (evaluation.limited if evaluation else frozenset())
+                    clock.lap("other")
+                    yield Row(step, rows, clock.take(), group.stopped(), limited)
+                if snapshot_due:
+                    shared = {
+                        "experience": experience.state_dict(),
+                        "environment": vector.generators.state_dict(),
+                        "exploration": exploration.state_dict(),
+                    }
+                    learned = enumerate(group.states())
+                    yield Snapshot(
+                        step, [{"env_step": step, "learner": own} | split(shared, member) for member, own in learned]
+                    )
+                    observation = vector.reset()
+                    episodes.abandon()
+                if progress_due:
+                    yield Progress(step)
+                clock.lap("records")
+            last = evaluation or evaluator(group.deterministic_action)
+        yield Finished(step, last, group)
 
 
 def _of(metrics: Metrics, members: slice) -> Metrics:

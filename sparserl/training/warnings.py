@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 EXPLODING = 100.0
@@ -34,14 +34,15 @@ class Signatures:
     def said(self) -> list[str]:
         return sorted(self._said)
 
-    def read(self, row: Mapping[str, Any], frozen: str | None = None) -> list[str]:
+    def read(self, row: Mapping[str, Any], stopped: str | None = None, also: Sequence[str] = ()) -> list[str]:
         """The warnings that this row is the first to justify, each a sentence.
 
-        Of a member that is frozen only that: ``frozen`` says why. What else its rows show, it does not do any more.
+        Of a member that was stopped only that: ``stopped`` says why. What else its rows show, it does not do any more. ``also``
+        are warnings that do not come from the row.
         """
-        found = [*self._closed(row), *self._unmoved(row), *self._constant_policy(row), *self._exploding(row)]
-        if frozen:
-            found = [frozen]
+        found = [*self._closed(row), *self._unmoved(row), *self._constant_policy(row), *self._exploding(row), *also]
+        if stopped:
+            found = [stopped]
         new = [sentence for sentence in found if sentence not in self._said]
         self._said.update(new)
         return new
@@ -72,7 +73,7 @@ class Signatures:
             if key.count("/") != 2 or not key.startswith("gradient/") or "." in key:
                 continue
             earlier = self._norms.setdefault(key, [])
-            if value is None or not math.isfinite(value):  # whoever has such a gradient is frozen, and that is said
+            if value is None or not math.isfinite(value):  # a member with such a gradient was stopped, and that is reported
                 continue
             if len(earlier) >= ROWS_BEFORE_EXPLODING and value > EXPLODING * statistics.median(earlier) > 0:
                 sentences.append(f"{key} exploded to over {EXPLODING:.0f} times its median of the last rows")

@@ -67,7 +67,7 @@ class Processes(Executor):
                     worker.kill()
                 for worker in (*idle, *busy):
                     worker.end()
-            interrupts.heed()
+            interrupts.check_interrupt()
         return [results[index] for index in range(len(items))]
 
 
@@ -115,7 +115,7 @@ class _Worker:
 
 def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
     """Those that have something to say, or nothing any more; waits a little for the first."""
-    found = wait([worker.connection for worker in workers], timeout=0.2)  # signals are heeded between two waits
+    found = wait([worker.connection for worker in workers], timeout=0.2)  # signals are checked between two waits
     return [worker for worker in workers if worker.connection in found]
 
 

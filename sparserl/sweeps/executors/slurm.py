@@ -88,7 +88,7 @@ class Slurm(Executor):
                         f"{self._root.parent}` shows it, `scancel {number}` ends it; "
                         "when it has ended, the same command says what came of it"
                     )
-                    interrupts.heed()
+                    interrupts.check_interrupt()
         return [_result(task, name) for task, name in zip(tasks, names, strict=True)]
 
     def _is_ours(self, task: str) -> bool:

@@ -4,9 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
 from sparserl.training.optimizer import ALIGNMENT, Packed, row_norm
+from torch import Tensor
 
 
 def random_tensors(members: int, shapes: list[tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:

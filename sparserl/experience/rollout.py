@@ -1,0 +1,65 @@
+"""Rollouts: what the present policy did, learned from for some epochs and then dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from sparserl.experience.base import Experience
+from sparserl.fields import Count
+from sparserl.population.members import Population
+from sparserl.population.state import State
+from sparserl.types import Batch, Prepare, Transition
+
+
+@dataclass
+class Rollout(Experience):
+    """Collects ``n_steps`` steps of every sub-environment, then gives all of them in minibatches, ``n_epochs`` times.
+
+    The order is drawn anew for each epoch and member. The keys are described in ``conf/experience/rollout.yaml``.
+    """
+
+    n_steps: Count
+    n_epochs: Count
+    batch_size: Count
+
+    def begin(self, members: Population) -> None:
+        self._rng = members.rng("minibatches")
+        self._steps: list[Transition] = []
+
+    @property
+    def rollout_begins(self) -> bool:
+        return not self._steps
+
+    def extend(self, transition: Transition) -> None:
+        self._steps.append(transition)
+
+    def batches(self, prepare: Prepare) -> Iterator[Batch]:
+        """The last minibatch of an epoch is smaller where ``batch_size`` does not divide the rollout."""
+        if len(self._steps) < self.n_steps:
+            return
+        steps, self._steps = self._steps, []
+        with torch.no_grad():
+            batch = prepare({name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]})
+        size = next(iter(batch.values())).shape[1]
+        for _ in range(self.n_epochs):
+            order = self._rng.uniform(size).argsort(dim=1, stable=True)
+            for index in order.split(self.batch_size, dim=1):
+                yield {name: _rows(values, index) for name, values in batch.items()}
+
+    def state_dict(self) -> State:
+        """With the steps of a rollout under way."""
+        return {"rng": self._rng.state_dict(), "steps": self._steps}
+
+    def load_state_dict(self, state: State) -> None:
+        self._rng.load_state_dict(state["rng"])
+        device = self._rng.device
+        self._steps = [{name: value.to(device) for name, value in step.items()} for step in state["steps"]]
+
+
+def _rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Each member's rows of a batch ``[member, row, ...]``, as its own part of ``index`` ``[member, rows]`` says."""
+    members = torch.arange(len(values), device=values.device).unsqueeze(1)
+    return values[members, index]

@@ -1,0 +1,89 @@
+"""How a gradient moves tensors: the contract, and Adam. Named in YAML by ``_target_``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+import torch
+from annotated_types import Ge, Lt
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim.adam import adam
+
+from sparserl.fields import Positive
+
+Moments: TypeAlias = dict[str, Tensor]
+"""What an optimiser keeps between steps: tensors ``[member, number]``, which are zero for a number that has never moved, and
+``step``, the number of steps taken, one number for all members."""
+
+
+class Optimizer(ABC):
+    """A frozen dataclass whose fields are keys of ``conf/algorithm/<name>.yaml``."""
+
+    @abstractmethod
+    def init(self, values: Float[Tensor, "member number"]) -> Moments:
+        """Fresh moments."""
+
+    @abstractmethod
+    def step(
+        self,
+        values: Float[Tensor, "member number"],
+        gradient: Float[Tensor, "member number"],
+        moments: Moments,
+        learning_rate: float,
+    ) -> None:
+        """Take one step: changes ``values`` and ``moments`` in place.
+
+        A row whose gradient and moments are all zero stays, bit for bit, what it is.
+        """
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015), as torch computes it.
+
+    The function, not torch's optimiser: at a few members the bookkeeping of that one takes longer than the step.
+    """
+
+    betas: Sequence[Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
+    """Decay of the averages of the gradient and of its square."""
+    eps: Positive = 1e-8
+    """Added to the root of the average square."""
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2:
+            raise ValueError(f"optimizer.betas is {list(self.betas)}; it must be two numbers")
+
+    def init(self, values: Float[Tensor, "member number"]) -> Moments:
+        return {
+            "exp_avg": torch.zeros_like(values),
+            "exp_avg_sq": torch.zeros_like(values),
+            "step": torch.zeros((), device=values.device),
+        }
+
+    def step(
+        self,
+        values: Float[Tensor, "member number"],
+        gradient: Float[Tensor, "member number"],
+        moments: Moments,
+        learning_rate: float,
+    ) -> None:
+        adam(
+            [values],
+            [gradient],
+            [moments["exp_avg"]],
+            [moments["exp_avg_sq"]],
+            [],
+            [moments["step"]],
+            fused=True,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=learning_rate,
+            weight_decay=0.0,
+            eps=self.eps,
+            maximize=False,
+        )

@@ -1,0 +1,99 @@
+"""Many tensors of every member in one buffer, for what treats all of them alike: clipping, optimisers and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sparserl.optimizers import Optimizer
+
+ALIGNMENT = 16
+"""Numbers. SIMD kernels handle 16 float32 at a time and round differently in the remainder. Padding each member to a multiple
+of 16 leaves no remainder, so a member's result does not depend on its index."""
+
+
+class FlatTensors:
+    """Tensors ``[member, ...]`` side by side in ``buffer``, ``[member, width]``; ``views`` are the tensors in there."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        like = next(iter(tensors.values()))
+        numbers = sum(tensor[0].numel() for tensor in tensors.values())
+        self.buffer = like.new_zeros(len(like), -(-numbers // ALIGNMENT) * ALIGNMENT)
+        self.views = views(self.buffer, tensors)
+        for name, view in self.views.items():
+            view.copy_(tensors[name])
+
+
+class Parameters(FlatTensors):
+    """Tensors that an optimiser moves, with their gradients and moments.
+
+    ``leaves`` are the tensors for autograd: they change when the buffer does. ``views`` are the same for whoever only reads
+    them.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+        super().__init__(tensors)
+        self._optimizer = optimizer
+        self.moments = optimizer.init(self.buffer)
+        self.leaves = {name: view.detach().requires_grad_() for name, view in self.views.items()}
+        self.gradient = torch.zeros_like(self.buffer)
+        self._gradients = views(self.gradient, tensors)
+        self.norms = self.gradient.new_zeros(len(self.gradient))
+        """Of each member's gradient as it was set: clipping does not change them. One that is not finite shows here."""
+
+    def set_gradients(self, gradients: Sequence[Tensor], add: bool = False) -> None:
+        """The gradients of ``leaves``, in their order; or ``add`` them to those that are set."""
+        for view, gradient in zip(self._gradients.values(), gradients, strict=True):
+            view.add_(gradient) if add else view.copy_(gradient)
+        self.norms = row_norm(self.gradient)
+
+    def step(
+        self,
+        learning_rate: float,
+        learns: Float[Tensor, "member 1"],
+        scale: Float[Tensor, "member 1"] | None = None,
+        active: Bool[Tensor, "member"] | None = None,
+    ) -> None:
+        """One step of the optimiser, with gradients multiplied by ``scale``.
+
+        Of a member for which ``learns`` is 0, not 1, gradient and moments become zero, so its values stay as they are.
+        (Products take a tenth of the time that masks do.) One that is not ``active`` stays as it is, with its moments.
+        """
+        moments = [moment for name, moment in self.moments.items() if name != "step"]
+        kept = [] if active is None else [(tensor, tensor.clone()) for tensor in (self.buffer, *moments)]
+        self.gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(learns if scale is None else learns * scale)
+        for moment in moments:
+            moment.mul_(learns)
+        self._optimizer.step(self.buffer, self.gradient, self.moments, learning_rate)
+        if active is not None:
+            for tensor, before in kept:
+                tensor.copy_(torch.where(active.unsqueeze(1), tensor, before))
+
+
+def clip_scale(parameters: Sequence[Parameters], max_norm: float) -> Float[Tensor, "member 1"]:
+    """What each member's gradients in all of these are to be multiplied by so that their norm together is at most ``max_norm``.
+
+    One norm for each member: a norm over the whole population would let one member's gradient shrink another's.
+    """
+    norms = [its.norms for its in parameters]
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1)
+    return (max_norm / (norm + 1e-6)).clamp_(max=1.0).unsqueeze(1)
+
+
+def views(buffer: Float[Tensor, "member width"], shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of a buffer in the shapes of some tensors, side by side in their order."""
+    found, start = {}, 0
+    for name, like in shapes.items():
+        end = start + like[0].numel()
+        found[name] = buffer[:, start:end].view(like.shape)
+        start = end
+    return found
+
+
+def row_norm(tensor: Float[Tensor, "member ..."]) -> Float[Tensor, "member"]:
+    """The Euclidean norm of each member's part."""
+    norm: Tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1)
+    return norm

@@ -1,0 +1,211 @@
+"""One gradient step of P members, as a function of their state, a batch, scalars and random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparserl.algorithms.base import Algorithm, Objective
+from sparserl.population.random import MemberRng
+from sparserl.regularizers.base import Regularizer, gated
+from sparserl.training.parameters import FlatTensors, Parameters, clip_scale
+from sparserl.types import Batch, Metrics, Noise, Penalty, Weights
+
+LARGEST_RATE = 1e15
+"""Beyond any use. At a larger one a step of Adam could itself leave the range of float32, and then a member would have no last
+finite weights to stop at."""
+
+CHECKED = ("objective/", "gradient/")
+"""How the names of the metrics begin that must be finite, or the member has diverged."""
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """What schedules and counters say at one gradient step."""
+
+    step: int
+    """Environment steps that each member has taken."""
+    previous_step: int
+    """Of the gradient step before."""
+    gates_active: bool
+    penalty: Float[Tensor, "member"] | float
+    """The coefficient of the penalty."""
+    rates: Mapping[str, float]
+    """The learning rate of each learned component."""
+    gate_rate: float
+
+
+@dataclass(frozen=True)
+class FixedGates:
+    """What is made of the gates of one component while they are not active."""
+
+    multipliers: dict[str, Tensor]
+    """Of tensors of Layers by name; those that are 1 everywhere are left out."""
+    penalty: Penalty
+
+
+@dataclass
+class LearnerState:
+    """All that a gradient step reads and changes. Each tensor has the member axis first."""
+
+    weights: dict[str, Parameters]
+    """Of each learned component."""
+    gates: dict[str, Parameters]
+    """Of each component that has gates."""
+    targets: dict[str, FlatTensors]
+    """The components that lag behind another one."""
+    statistics: Weights
+    """The other components."""
+    learns: Float[Tensor, "member 1"]
+    """1, and 0 of a member that was stopped."""
+    fixed_gates: dict[str, FixedGates] = field(default_factory=dict)
+    """Of each component with gates while they are not active; computed from ``weights`` and ``gates``."""
+
+    def tensors(self) -> Weights:
+        """Every component as it is: without gates, and not followed by autograd."""
+        flat: dict[str, FlatTensors] = {**self.weights, **self.targets}
+        return self.statistics | {component: its.views for component, its in flat.items()}
+
+
+@dataclass(frozen=True)
+class GradientStep:
+    """From a state, a batch, scalars and random numbers to the next state and metrics.
+
+    The state that is given becomes the next one. Nothing else is read or changed, and no value of a tensor decides which
+    operations are done: members that were stopped are masked.
+    """
+
+    algorithm: Algorithm
+    regularizer: Regularizer
+    covered: tuple[str, ...]
+    """The learned components that the regulariser covers."""
+
+    def __call__(
+        self,
+        state: LearnerState,
+        batch: Batch,
+        scalars: Scalars,
+        noise: Mapping[str, Noise],
+        noise_free: Weights,
+        rng: MemberRng,
+    ) -> Metrics:
+        """Change ``state``; metrics are ``[member]``.
+
+        ``noise`` is of the gates of each component, and ``noise_free`` the components that run under gates, without it. Both
+        are empty where no gate is random.
+        """
+        leaves = state.tensors() | {component: its.leaves for component, its in state.weights.items()}
+        running = self.running(state, leaves, noise)
+        objectives = self.algorithm.losses(running, running | noise_free if noise_free else running, batch, scalars.step, rng)
+        metrics: Metrics = {}
+        due: set[str] = set()
+        # all gradients before any step: one component's objective may be computed from another's weights
+        for index, (name, objective) in enumerate(objectives.items(), start=1):
+            covered = [c for c in objective.updates if c in self.covered and c not in due]
+            penalties = {c: scalars.penalty * self._penalty(state, leaves, c) for c in covered}
+            total = sum(penalties.values(), objective.loss)
+            metrics |= {f"{name}/{key}": value for key, value in objective.metrics.items()}
+            metrics |= {f"penalty/{c}": penalty.detach() for c, penalty in penalties.items()}
+            metrics |= {f"loss/{name}": objective.loss.detach(), f"objective/{name}": total.detach()}
+            self._differentiate(state, objective, total, scalars.gates_active, due, keep_graph=index < len(objectives))
+            due.update(objective.updates)
+        for component in (c for c in self.algorithm.learning_rates if c in due):
+            for kind, parameters in self._parameters(state, component, scalars.gates_active):
+                metrics[f"gradient/{kind}/{component}"] = parameters.norms
+        self._stop_diverged(state, [value for name, value in metrics.items() if name.startswith(CHECKED)])
+        with torch.no_grad():
+            for objective in objectives.values():
+                self._move(state, objective, {c for c in objective.updates if c in due}, scalars)
+                due.difference_update(objective.updates)
+            self._update_targets(state, scalars)
+        return metrics
+
+    def running(self, state: LearnerState, weights: Weights, noise: Mapping[str, Noise]) -> Weights:
+        """The weights to compute with: a component with gates, and the targets behind it, under the same sample of them.
+
+        Under another one a target would be of another scale than what learns from it.
+        """
+        running = dict(weights)
+        for component in self.covered:
+            if component in state.fixed_gates:
+                multipliers = state.fixed_gates[component].multipliers
+            elif component in state.gates:
+                sample = self.regularizer.sample(state.gates[component].leaves, noise[component])
+                multipliers = self.regularizer.multipliers(sample)
+            else:
+                continue
+            for name in (component, *self.followers(component)):
+                running[name] = gated(weights[name], multipliers)
+        return running
+
+    def followers(self, component: str) -> list[str]:
+        """The targets that lag behind a component."""
+        return [target for target, leader in self.algorithm.targets.items() if leader == component]
+
+    def _penalty(self, state: LearnerState, weights: Weights, component: str) -> Penalty:
+        if component in state.fixed_gates:
+            return state.fixed_gates[component].penalty
+        gates = state.gates[component].leaves if component in state.gates else {}
+        return self.regularizer.penalty(weights[component], gates)
+
+    @staticmethod
+    def _parameters(state: LearnerState, component: str, gates_active: bool) -> Iterator[tuple[str, Parameters]]:
+        """What a gradient step moves of a component."""
+        yield "weights", state.weights[component]
+        if gates_active and component in state.gates:
+            yield "gates", state.gates[component]
+
+    def _differentiate(
+        self, state: LearnerState, objective: Objective, total: Tensor, gates_active: bool, due: set[str], keep_graph: bool
+    ) -> None:
+        """Set the gradients of the components that an objective moves, and of no other; add to those that another one set."""
+        if objective.active is not None:
+            total = total * objective.active
+        parameters = [(c, its) for c in objective.updates for _, its in self._parameters(state, c, gates_active)]
+        leaves = [leaf for _, its in parameters for leaf in its.leaves.values()]
+        found = iter(torch.autograd.grad(total.sum(), leaves, retain_graph=keep_graph, materialize_grads=True))
+        for component, its in parameters:
+            its.set_gradients([next(found) for _ in its.leaves], add=component in due)
+
+    @staticmethod
+    def _stop_diverged(state: LearnerState, checked: Sequence[Tensor]) -> None:
+        """A member of which a value is not finite learns no more."""
+        zero_or_nan = reduce(torch.add, [values * 0 for values in checked])
+        state.learns.mul_((zero_or_nan == 0).unsqueeze(1))
+
+    def _move(self, state: LearnerState, objective: Objective, components: set[str], scalars: Scalars) -> None:
+        """Clip, step and project components of an objective whose gradients are set."""
+        weights = {component: state.weights[component] for component in objective.updates if component in components}
+        gates = {c: state.gates[c] for c in weights if scalars.gates_active and c in state.gates}
+        limits = self.algorithm.max_grad_norm, self.regularizer.gate_grad_limit()
+        for moved, limit in zip((weights, gates), limits, strict=True):
+            scale = clip_scale(list(moved.values()), limit) if moved and limit is not None else None
+            for component, parameters in moved.items():
+                rate = scalars.rates[component] if moved is weights else scalars.gate_rate
+                parameters.step(min(rate, LARGEST_RATE), state.learns, scale, objective.active)
+        for component in weights:
+            if component in self.covered:
+                self._project(state, component, scalars.step)
+
+    def _project(self, state: LearnerState, component: str, step: int) -> None:
+        layers = state.weights[component].views
+        gates = state.gates[component].views if component in state.gates else {}
+        for tensors, replacements in zip((layers, gates), self.regularizer.project(layers, gates, step), strict=True):
+            for name, replacement in replacements.items():
+                if replacement is not tensors[name]:
+                    tensors[name].copy_(replacement)
+
+    def _update_targets(self, state: LearnerState, scalars: Scalars) -> None:
+        if not state.targets:
+            return
+        flat: dict[str, FlatTensors] = {**state.weights, **state.targets}
+        raw = {component: {"": its.buffer} for component, its in flat.items()}
+        changed = self.algorithm.update_targets(raw, scalars.step, scalars.previous_step)
+        for component, tensors in changed.items():
+            buffer = state.targets[component].buffer
+            torch.lerp(buffer, tensors[""], state.learns, out=buffer)  # exact where its weight is 0 or 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Layers: TypeAlias = dict[str, Tensor]
@@ -65,13 +65,14 @@ class Spec:
     """What an environment shows and accepts.
 
     ``discrete_actions`` is the number of actions, or None where actions are vectors between ``action_low`` and
-    ``action_high``.
+    ``action_high``. Observations are ``observation_dtype``: float32, or uint8 for images.
     """
 
     observation_shape: tuple[int, ...]
     discrete_actions: int | None = None
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
+    observation_dtype: torch.dtype = torch.float32
 
     def random_action(self, uniforms: Float[Tensor, "member env action"]) -> Tensor:
         """The uniform random policy, from uniform numbers in [0, 1): one for a discrete action, one a dimension else."""
@@ -80,12 +81,16 @@ class Spec:
         low, high = uniforms.new_tensor(self.action_low), uniforms.new_tensor(self.action_high)
         return low + (high - low) * uniforms
 
-    def accepted(self, action: Tensor) -> Tensor:
-        """``action``, with the middle of its range for every number that is not finite: no environment is ever given one."""
+    def clip_action(self, action: Tensor) -> tuple[Tensor, Bool[Tensor, "member"]]:
+        """``action [member, env, ...]`` within its bounds, and the members that chose a nan: their environment gets the middle.
+
+        Discrete actions are returned as they are, and no member is marked.
+        """
         if self.discrete_actions is not None:
-            return action
+            return action, torch.zeros(len(action), dtype=torch.bool, device=action.device)
         low, high = action.new_tensor(self.action_low), action.new_tensor(self.action_high)
-        return torch.where(action.isfinite(), action, (low + high) / 2)
+        broken = action.isnan()
+        return torch.where(broken, low / 2 + high / 2, action.clamp(low, high)), broken.flatten(1).any(dim=1)
 
     @property
     def action_draws(self) -> int:

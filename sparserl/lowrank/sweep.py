@@ -20,7 +20,7 @@ from sparserl.fields import Count, OpenFraction
 from sparserl.lowrank.accounting import Cut, DecomposedPolicy
 from sparserl.population.state import split
 from sparserl.runs.schema import Rank, RankRow, SingularValue
-from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator
+from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, rows_of
 from sparserl.types import Weights
 
 SUB_ENVIRONMENTS = 4096
@@ -120,7 +120,7 @@ class Stage:
 
         evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream, self.heed)
         try:
-            return evaluator(lambda observation: self.algorithm.greedy(weights, observation)).returns
+            return evaluator(lambda observation, rows: self.algorithm.greedy(rows_of(weights, rows), observation)).returns
         finally:
             evaluator.close()
 

@@ -115,7 +115,7 @@ def _train(
                     checkpoint.save(paths, event.env_step, [{"trainer": own, "records": its} for own, its in members])
                     event.states.clear()  # they are large, and the event stays until the next one
                 case Finished():
-                    random = random_returns(parts.environment, trainer.eval_episodes, interrupts.heed)
+                    random = random_returns(parts.environment, trainer.eval_episodes, check_interrupt=interrupts.heed)
                     display.say("trained; now the ranks are evaluated")
                     started = time.perf_counter()
                     found = sweep(parts.environment, parts.algorithm, event.company.acting_weights(), random, interrupts.heed)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.environments.base import Environment
@@ -18,7 +19,7 @@ from sparserl.fields import Count
 from sparserl.population.members import Population
 from sparserl.population.state import State, split, stack
 from sparserl.regularizers.base import Regularizer
-from sparserl.training.evaluation import Evaluation, Evaluator, heedless
+from sparserl.training.evaluation import Evaluation, Evaluator, never_interrupted, rows_of
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import Company
 from sparserl.training.metrics import observe
@@ -105,7 +106,7 @@ class Trainer:
         parts: Parts,
         states: list[State] | None = None,
         start: Sequence[Layers | None] = (),
-        heed: Callable[[], object] = heedless,
+        heed: Callable[[], object] = never_interrupted,
     ) -> Iterator[Progress | Row | Snapshot | Finished]:
         """Train from the start, or on from the states of a Snapshot; the last event is Finished.
 
@@ -117,13 +118,17 @@ class Trainer:
         members, algorithm, experience = parts.members, parts.algorithm, parts.experience
         spec = parts.environment.spec()
         vector = parts.environment.open(members.generators("environment"), self.num_envs)
-        evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device, heed=heed)
+        evaluator = Evaluator(parts.environment, members.size, self.eval_episodes, members.device, check_interrupt=heed)
         learners = [Learner(each.algorithm, each.regularizer, spec, each.members, self.compile) for each in parts.cohorts]
         company = Company(algorithm, learners)
         company.start_from(start)
         exploration = members.uniforms("exploration")
         experience.begin(members)
         step, evaluation = 0, None
+
+        def greedy(observation: Tensor, rows: slice) -> Tensor:
+            return algorithm.greedy(rows_of(company.acting_weights(), rows), observation)
+
         if states:
             company.load_states([state["learner"] for state in states])
             state = stack([{name: part for name, part in state.items() if name != "learner"} for state in states])
@@ -140,7 +145,7 @@ class Trainer:
             before, step = step, step + self.num_envs
             with torch.no_grad():
                 action = algorithm.act(company.acting_weights(), observation, before, exploration)
-            taken = spec.accepted(action.action)
+            taken, _ = spec.clip_action(action.action)
             clock.lap("acting")
             outcome = vector.step(taken)
             clock.lap("environment")
@@ -171,7 +176,7 @@ class Trainer:
             snapshot_due = snapshot_due or over
             eval_due = crossed(before, step, self.eval_every) or over
             if eval_due:
-                evaluation = evaluator(company.greedy)
+                evaluation = evaluator(greedy)
                 clock.lap("evaluation")
             if eval_due or snapshot_due or crossed(before, step, self.log_every):
                 trained, evaluated = episodes.take(), evaluation.metrics() if eval_due and evaluation else {}
@@ -195,7 +200,7 @@ class Trainer:
             if crossed(before, step, max(1, self.log_every // PROGRESS_EACH_ROW)):
                 yield Progress(step)
             clock.lap("records")
-        last = evaluation or evaluator(company.greedy)
+        last = evaluation or evaluator(greedy)
         vector.close()
         evaluator.close()
         yield Finished(step, last, company)

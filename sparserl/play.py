@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,12 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from sparserl.environments.base import Environment
+from sparserl.environments.gymnasium import spec_of
 from sparserl.loading import described, load_policy, policy_module
-from sparserl.population.members import Population
 from sparserl.runs import checkpoint
 from sparserl.runs.files import components, read_policy
 from sparserl.training import interrupts
-from sparserl.training.evaluation import EVALUATION, EVALUATION_SEED
+from sparserl.training.evaluation import EVALUATION, EVALUATION_SEED, episode_generators
+from sparserl.types import Spec
 
 FILMS = {".mp4": "imageio_ffmpeg", ".gif": "imageio"}
 """The endings that a film may have, and the package that writes each."""
@@ -120,7 +122,7 @@ def load_environment(folder: Path, seed: int, render_mode: str, trust: bool = Fa
     """
     path, description, _ = read_policy(folder)
     environment: Environment = described(description.get("config"), "environment", Environment, path, trust)
-    return environment.single(Population((seed,)).generators(EVALUATION)[0], render_mode)
+    return environment.single(episode_generators(EVALUATION, seed), render_mode)
 
 
 @torch.no_grad()
@@ -128,21 +130,24 @@ def play(policy: nn.Module, env: gymnasium.Env[Any, Any], show: Show) -> list[fl
     """Play one episode greedily and ``show`` what is seen before each step and at the end; the reward of each step."""
     rewards: list[float] = []
     observation, _ = env.reset()
-    ended = False
+    ended, spec = False, spec_of(env, "the environment")
     _show(env, show)
     while not ended:
-        # float32, as members see it
-        output = policy(torch.from_numpy(np.asarray(observation, dtype=np.float32)).unsqueeze(0))[0]
-        observation, reward, terminated, truncated, _ = env.step(_action(env, output))
-        rewards.append(float(reward))
+        seen = torch.from_numpy(np.array(observation)).to(spec.observation_dtype)  # as members see it
+        action, broken = _action(spec, policy(seen.unsqueeze(0)))
+        observation, reward, terminated, truncated, _ = env.step(action)
+        rewards.append(math.nan if broken else float(reward))
         ended = bool(terminated or truncated)
         _show(env, show)
     return rewards
 
 
-def _action(env: gymnasium.Env[Any, Any], output: Tensor) -> Any:
-    """What a policy's output says to do: the best of discrete actions, or itself."""
-    return int(output.argmax()) if isinstance(env.action_space, gymnasium.spaces.Discrete) else output.numpy()
+def _action(spec: Spec, output: Tensor) -> tuple[Any, bool]:
+    """What a policy's output ``[1, number]`` says to do, as in an evaluation, and whether it was a nan."""
+    if spec.discrete_actions is not None:
+        return int(output.argmax()), False
+    taken, broken = spec.clip_action(output.unsqueeze(0))
+    return taken[0, 0].numpy(), bool(broken)
 
 
 def _show(env: gymnasium.Env[Any, Any], show: Show) -> None:

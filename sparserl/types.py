@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Layers: TypeAlias = dict[str, Tensor]
@@ -65,28 +65,34 @@ class Action:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
+_DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
+
+
 @dataclass(frozen=True)
 class Spec:
     """What an environment shows and accepts.
 
     ``discrete_actions`` is the number of actions, or None where actions are vectors between ``action_low`` and
-    ``action_high``.
+    ``action_high``. Observations are ``observation_dtype``: float32, or uint8 for images. ``max_episode_steps`` is after how
+    many steps an episode is truncated, where that is known.
     """
 
     observation_shape: tuple[int, ...]
     discrete_actions: int | None = None
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
+    observation_dtype: torch.dtype = torch.float32
+    max_episode_steps: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain containers for a policy's file."""
-        return asdict(self)
+        return asdict(self) | {"observation_dtype": str(self.observation_dtype).removeprefix("torch.")}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Spec:
-        """The inverse of ``as_json``. Raises TypeError or ValueError where it is not one."""
+        """The inverse of ``as_json``. Raises KeyError, TypeError or ValueError where it is not one."""
         fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        return cls(**fields)
+        return cls(**fields | {"observation_dtype": _DTYPES[plain["observation_dtype"]]})
 
     def random_action(self, uniforms: Float[Tensor, "member env action"]) -> Tensor:
         """The uniform random policy, from uniform numbers in [0, 1): one for a discrete action, one a dimension else."""
@@ -95,11 +101,16 @@ class Spec:
         low, high = uniforms.new_tensor(self.action_low), uniforms.new_tensor(self.action_high)
         return low + (high - low) * uniforms
 
-    def clip_action(self, action: Tensor) -> tuple[Tensor, Tensor | None]:
+    def clip_action(self, action: Tensor) -> tuple[Tensor, Bool[Tensor, "member"]]:
+        """``action [member, env, ...]`` within its bounds, and the members that chose a nan: their environment gets the middle.
+
+        Discrete actions are returned as they are, and no member is marked.
+        """
         if self.discrete_actions is not None:
-            return action, None
+            return action, torch.zeros(len(action), dtype=torch.bool, device=action.device)
         low, high = action.new_tensor(self.action_low), action.new_tensor(self.action_high)
-        return torch.where(action.isfinite(), action, (low + high) / 2).clamp(low, high), action.isnan().flatten(1).any(dim=1)
+        broken = action.isnan()
+        return torch.where(broken, low / 2 + high / 2, action.clamp(low, high)), broken.flatten(1).any(dim=1)
 
     @property
     def action_draws(self) -> int:

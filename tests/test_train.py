@@ -86,7 +86,7 @@ def test_load_policy_acts_as_the_trained_policy_did(tmp_path: Path) -> None:
     policy = load_policy(tmp_path)
     _, parts = build([config])
     evaluator = Evaluator(parts.environment, 1, config["trainer"]["eval_episodes"], torch.device("cpu"))
-    played = evaluator(lambda seen: policy(seen.flatten(0, 1)).argmax(dim=-1).view(seen.shape[:2]))
+    played = evaluator(lambda seen, _: policy(seen.flatten(0, 1)).argmax(dim=-1).view(seen.shape[:2]))
     assert float(played.returns.mean()) == result.return_mean
 
 

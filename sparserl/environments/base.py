@@ -8,6 +8,7 @@ the same step, so every step of every sub-environment is a real transition and m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from sparserl.population.random import Generators
 from sparserl.types import Spec
+
+_NUMPY = {torch.float32: np.float32, torch.uint8: np.uint8}
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,24 @@ class Outcome:
     reward: Float[Tensor, "member env"]
     terminated: Float[Tensor, "member env"]
     truncated: Float[Tensor, "member env"]
-    failures: dict[int, str] = field(default_factory=dict)
+    failures: Mapping[int, str] = field(default_factory=dict)
+    """Of each member that had a sub-environment fail in this step, one sentence that says how. Rewards of a failed
+    sub-environment are nan, and each of its episodes is one step long."""
 
 
 class VectorEnvironment(ABC):
-    """N sub-environments for each member. All randomness of a member's comes from its own generator."""
+    """N sub-environments for each member. All randomness of a member's comes from its own generator.
+
+    Nothing that one sub-environment gives or raises reaches those of other members.
+    """
 
     def __init__(self, generators: Generators, envs: int) -> None:
         self.generators = generators
         self.shape = (len(generators), envs)
+        self.autoreset = True
+        """False lets a sub-environment whose episode ended stay idle until ``reset``; what it gives meanwhile means nothing."""
         self.limited: set[int] = set()
+        """The members of whom an episode was cut by a step limit that is not the environment's own."""
 
     @abstractmethod
     def reset(self) -> Tensor:
@@ -57,16 +68,21 @@ class VectorEnvironment(ABC):
     def close(self) -> None:
         """Give back what it holds."""
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        """``[member * env, ...]`` of any number type as float32 ``[member, env, ...]`` where the members live."""
-        tensor = torch.from_numpy(np.asarray(array, dtype=np.float32).reshape(*self.shape, *array.shape[1:]))
+    def _tensor(self, array: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``[member * env, ...]`` of any number type as ``[member, env, ...]`` of ``dtype`` where the members live."""
+        tensor = torch.from_numpy(np.asarray(array, dtype=_NUMPY[dtype]).reshape(*self.shape, *array.shape[1:]))
         return tensor if self.generators.device.type == "cpu" else tensor.to(self.generators.device)
+
+    def _limit(self, cut: np.ndarray) -> None:
+        """Note whose episodes ``[member * env]`` a step limit has cut."""
+        self.limited.update(np.flatnonzero(cut.reshape(self.shape).any(axis=1)).tolist())
 
 
 class Environment(ABC):
     """A recipe for vector environments."""
 
-    max_episode_steps = 1000
+    at_once: int | None = None
+    """How many sub-environments of one evaluation may live at once; None sets no limit."""
 
     @abstractmethod
     def spec(self) -> Spec:
@@ -79,10 +95,10 @@ class Environment(ABC):
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         """``envs`` sub-environments for each member that ``generators`` has one for."""
 
-    def single(self, generator: torch.Generator, render_mode: str) -> gymnasium.Env[Any, Any]:
+    def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
         """One sub-environment by itself, to be looked at: what it shows and does is what members meet.
 
-        Each reset begins the episode that a sub-environment would whose member draws from ``generator``. Raises
-        ModuleNotFoundError or ValueError, in a sentence for the user, where it cannot be made or has nothing to show.
+        The n-th reset begins the episode that a sub-environment would whose member draws from the n-th of ``generators``.
+        Raises ModuleNotFoundError or ValueError, in a sentence for the user, where it cannot be made or has nothing to show.
         """
         raise ValueError(f"{type(self).__name__} has nothing to show")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,33 +13,48 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from torch import Tensor
 
 from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.fields import Count
 from sparserl.population.random import Generators
 from sparserl.types import Spec
 
 LOW, HIGH = -0.05, 0.05
 """Each of the four numbers of a first state is uniform between these."""
 
+OWN_STEP_LIMIT = 500
+"""That of CartPole-v1."""
+
 
 @dataclass(frozen=True)
 class CartPole(Environment):
     """A pole on a cart (Barto, Sutton, Anderson 1983): a reward of 1 a step until the pole falls or time is up."""
 
-    max_episode_steps: int
+    max_episode_steps: Count
 
     def spec(self) -> Spec:
-        return Spec(observation_shape=(4,), discrete_actions=2)
+        return Spec(observation_shape=(4,), discrete_actions=2, max_episode_steps=self.max_episode_steps)
 
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         return VectorCartPole(generators, envs, self.max_episode_steps)
 
-    def single(self, generator: torch.Generator, render_mode: str) -> gymnasium.Env[Any, Any]:
+    def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
         env = gymnasium.make("CartPole-v1", max_episode_steps=self.max_episode_steps, render_mode=render_mode)
-        env.unwrapped.np_random = _States(generator)  # type: ignore[assignment]
-        return env
+        return _Started(env, generators)
+
+
+class _Started(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Draws every first state from the next generator, as VectorCartPole does."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], generators: Iterator[torch.Generator]) -> None:
+        super().__init__(env)
+        self._generators = generators
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.env.unwrapped.np_random = _States(next(self._generators))  # type: ignore[assignment]
+        return self.env.reset(options=options)
 
 
 class _States:
-    """In the place of the numpy generator of one CartPole: draws its first states as VectorCartPole does."""
+    """In the place of the numpy generator of one CartPole."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
@@ -83,7 +99,9 @@ class VectorCartPole(VectorEnvironment):
         if self._clock < self._first_deadline and not terminated.any():
             return Outcome(next_observation, next_observation, self._reward, self._never, self._never)
         truncated = self._clock >= self._deadline
-        self._restart((terminated | truncated).reshape(self.shape))
+        if self._max_episode_steps != OWN_STEP_LIMIT:
+            self._limit(truncated & ~terminated)
+        self._restart((terminated | truncated).reshape(self.shape), draw=self.autoreset)
         return Outcome(self._observation(), next_observation, self._reward, self._tensor(terminated), self._tensor(truncated))
 
     def close(self) -> None:
@@ -105,14 +123,16 @@ class VectorCartPole(VectorEnvironment):
     def _observation(self) -> Tensor:
         return self._tensor(self._state.T.astype(np.float32, order="C"))
 
-    def _restart(self, which: np.ndarray) -> None:
-        """Fresh episodes where ``which`` says so."""
-        flat = which.reshape(-1)
-        fresh = [
-            torch.rand(count, 4, generator=self.generators[member], dtype=torch.float64)
-            for member, count in enumerate(which.sum(axis=1).tolist())
-            if count
-        ]
-        self._state[:, flat] = LOW + (HIGH - LOW) * torch.cat(fresh).numpy().T
+    def _restart(self, which: np.ndarray, draw: bool = True) -> None:
+        """Fresh episodes where ``which [member, env]`` says so; from the middle of the range where nothing is to be drawn."""
+        flat, state = which.reshape(-1), np.zeros((4, 1))
+        if draw:
+            fresh = [
+                torch.rand(count, 4, generator=self.generators[member], dtype=torch.float64)
+                for member, count in enumerate(which.sum(axis=1).tolist())
+                if count
+            ]
+            state = LOW + (HIGH - LOW) * torch.cat(fresh).numpy().T
+        self._state[:, flat] = state
         self._deadline[flat] = self._clock + self._max_episode_steps
         self._first_deadline = self._deadline.min()

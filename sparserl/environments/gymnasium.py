@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import VectorEnv
+from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
 from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.environments.containment import FAILURE, IDLE, LIMITED, Contained
+from sparserl.environments.vectors import Vectorization, vectorize
+from sparserl.fields import Count
 from sparserl.population.random import Generators
 from sparserl.types import Spec
+
+STEP_LIMIT = 10_000
+"""The step limit of an episode where neither the environment nor the user has one: a policy may idle for ever."""
 
 
 @dataclass(frozen=True)
@@ -24,45 +34,79 @@ class Gymnasium(Environment):
     id: str
     extra: str | None
     arguments: dict[str, Any]
+    max_episode_steps: Count | None = None
+    vectorization: Vectorization = "sync"
+    at_once: Count | None = 256
 
-    def _make(self, **more: Any) -> gymnasium.Env[Any, Any]:
+    def __post_init__(self) -> None:
+        if "max_episode_steps" in self.arguments:
+            limit = self.arguments["max_episode_steps"]
+            raise ValueError(f"environment.arguments.max_episode_steps is {limit!r}; set environment.max_episode_steps instead")
+
+    def __hash__(self) -> int:  # a dictionary has none
+        return hash(repr(self))
+
+    def spec(self) -> Spec:
+        return _spec(self)
+
+    def open(self, generators: Generators, envs: int) -> VectorEnvironment:
+        vector = vectorize(self.contained, len(generators) * envs, self.vectorization, self.id)
+        return VectorGymnasium(vector, generators, envs, self.spec().observation_dtype)
+
+    def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
+        return _Seeded(self._make(render_mode=render_mode)[0], generators)
+
+    def _make(self, **more: Any) -> tuple[gymnasium.Env[Any, Any], int | None]:
+        """A new environment, and its step limit where that is not its own."""
         try:
-            return gymnasium.make(self.id, **self.arguments | more)
+            env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **self.arguments | more)
         except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
             remedy = f": pip install 'sparserl[{self.extra}]'" if self.extra else f": {error}"
             raise ModuleNotFoundError(f"{self.id} needs a package that is not installed{remedy}") from error
-        except (gymnasium.error.Error, TypeError) as error:
+        except Exception as error:
             raise ValueError(f"Gymnasium cannot make {self.id!r}: {' '.join(str(error).split())}") from error
+        assert env.spec is not None  # of whatever gymnasium.make made
+        own = gymnasium.spec(env.spec.id).max_episode_steps
+        if env.spec.max_episode_steps is None:
+            env = TimeLimit(env, STEP_LIMIT)
+        limit = self.max_episode_steps or own or STEP_LIMIT
+        return env, None if limit == own else limit
 
-    def spec(self) -> Spec:
-        env = self._make()
-        observations, actions = env.observation_space, env.action_space
-        env.close()
-        if not isinstance(observations, spaces.Box):
-            raise ValueError(f"the observations of {self.id} are {observations}; arrays (Box) are needed")
-        if isinstance(actions, spaces.Discrete) and actions.start == 0:
-            return Spec(observations.shape, discrete_actions=int(actions.n))
-        if isinstance(actions, spaces.Box) and len(actions.shape) == 1 and actions.is_bounded():
-            return Spec(observations.shape, None, tuple(actions.low.tolist()), tuple(actions.high.tolist()))
-        raise ValueError(f"the actions of {self.id} are {actions}; Discrete from 0 or a bounded vector (Box) is needed")
+    def contained(self) -> gymnasium.Env[Any, Any]:
+        """A new environment whose faults stay its own. Raises like ``spec``."""
+        env, limit = self._make()
+        return Contained(env, self.id, limit)
 
-    def open(self, generators: Generators, envs: int) -> VectorEnvironment:
-        vector = SyncVectorEnv([self._make] * (len(generators) * envs), autoreset_mode=AutoresetMode.DISABLED)
-        return VectorGymnasium(vector, generators, envs)
 
-    def single(self, generator: torch.Generator, render_mode: str) -> gymnasium.Env[Any, Any]:
-        return _Seeded(self._make(render_mode=render_mode), generator)
+@cache  # the config of every job asks for it, and some environments take a second to make
+def _spec(environment: Gymnasium) -> Spec:
+    with closing(environment.contained()) as env:
+        return spec_of(env, environment.id)
+
+
+def spec_of(env: gymnasium.Env[Any, Any], name: str) -> Spec:
+    """What an environment shows and accepts. Raises ValueError, in a sentence, where that is not supported."""
+    observations, actions = env.observation_space, env.action_space
+    if not isinstance(observations, spaces.Box):
+        raise ValueError(f"the observations of {name} are {observations}; arrays (Box) are needed")
+    limit = env.spec.max_episode_steps if env.spec else None
+    dtype = torch.uint8 if observations.dtype == np.uint8 else torch.float32
+    if isinstance(actions, spaces.Discrete) and actions.start == 0:
+        return Spec(observations.shape, int(actions.n), observation_dtype=dtype, max_episode_steps=limit)
+    if isinstance(actions, spaces.Box) and len(actions.shape) == 1 and actions.is_bounded():
+        return Spec(observations.shape, None, tuple(actions.low.tolist()), tuple(actions.high.tolist()), dtype, limit)
+    raise ValueError(f"the actions of {name} are {actions}; Discrete from 0 or a bounded vector (Box) is needed")
 
 
 class _Seeded(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Seeds every episode anew, as VectorGymnasium does."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], generator: torch.Generator) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], generators: Iterator[torch.Generator]) -> None:
         super().__init__(env)
-        self._generator = generator
+        self._generators = generators
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        return self.env.reset(seed=_seed(self._generator), options=options)
+        return self.env.reset(seed=_seed(next(self._generators)), options=options)
 
 
 def _seed(generator: torch.Generator) -> int:
@@ -70,27 +114,29 @@ def _seed(generator: torch.Generator) -> int:
 
 
 class VectorGymnasium(VectorEnvironment):
-    """Gymnasium's own synchronous vector; every episode is seeded anew from its member's generator."""
+    """A vector of Gymnasium's, of contained environments; every episode is seeded anew from its member's generator."""
 
-    def __init__(self, vector: SyncVectorEnv, generators: Generators, envs: int) -> None:
+    def __init__(self, vector: VectorEnv[Any, Any, Any], generators: Generators, envs: int, dtype: torch.dtype) -> None:
         super().__init__(generators, envs)
-        self._vector = vector
+        self._vector, self._dtype = vector, dtype
+        self._failures: dict[int, str] = {}  # that no step has told of yet
 
     def reset(self) -> Tensor:
-        return self._tensor(self._restart(np.ones(self.shape, dtype=np.bool_)))
+        return self._tensor(self._restart(np.ones(self.shape, dtype=np.bool_)), self._dtype)
 
     def step(self, action: Tensor) -> Outcome:
-        actions = action.flatten(0, 1).cpu().numpy()
-        observation, reward, terminated, truncated, _ = self._vector.step(actions)
-        next_observation = self._tensor(observation)
+        actions = action.flatten(0, 1).cpu().numpy().copy()  # an environment may change the one that it is given
+        observation, reward, terminated, truncated, info = self._vector.step(actions)
+        self._read(info)
+        next_observation = self._tensor(observation, self._dtype)
         ended = (terminated | truncated).reshape(self.shape)
-        return Outcome(
-            observation=self._tensor(self._restart(ended)) if ended.any() else next_observation,
-            next_observation=next_observation,
-            reward=self._tensor(reward),
-            terminated=self._tensor(terminated),
-            truncated=self._tensor(truncated),
-        )
+        following = next_observation
+        if ended.any():
+            following = self._tensor(self._restart(ended) if self.autoreset else self._idle(ended), self._dtype)
+        failures, self._failures = self._failures, {}
+        with np.errstate(over="ignore"):  # beyond the range of float32 it is inf
+            rewards = self._tensor(reward)
+        return Outcome(following, next_observation, rewards, self._tensor(terminated), self._tensor(truncated), failures)
 
     def close(self) -> None:
         self._vector.close()
@@ -99,5 +145,18 @@ class VectorGymnasium(VectorEnvironment):
         seeds: list[int | None] = [None] * which.size
         for member, env in zip(*np.nonzero(which), strict=True):
             seeds[int(member) * self.shape[1] + int(env)] = _seed(self.generators[int(member)])
-        observation, _ = self._vector.reset(seed=seeds, options={"reset_mask": which.reshape(-1)})
+        observation, info = self._vector.reset(seed=seeds, options={"reset_mask": which.reshape(-1)})  # type: ignore[arg-type]
+        self._read(info)
         return np.asarray(observation)
+
+    def _idle(self, which: np.ndarray) -> np.ndarray:
+        options = {"reset_mask": which.reshape(-1), IDLE: True}
+        return np.asarray(self._vector.reset(seed=[None] * which.size, options=options)[0])  # type: ignore[arg-type]
+
+    def _read(self, info: dict[str, Any]) -> None:
+        """What contained environments tell, by sub-environment."""
+        for index, sentence in enumerate(info.get(FAILURE, ())):
+            if sentence is not None:
+                self._failures.setdefault(index // self.shape[1], sentence)
+        if LIMITED in info:
+            self._limit(info[LIMITED])

@@ -23,7 +23,7 @@ from sparserl.lowrank.truncation import as_matrix, break_even
 from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.schema import Rank, RankRow, SingularValue
-from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, random_returns
+from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, random_returns, rows_of
 from sparserl.training.metrics import joined
 from sparserl.types import Weights
 
@@ -123,15 +123,9 @@ class Stage:
             for name, truncated in self.policies[member].truncated(cut).items():
                 layers[name][row] = truncated
 
-        def act(observation: Tensor, rows: slice) -> Tensor:
-            shown = {c: {name: tensor[rows] for name, tensor in its.items()} for c, its in weights.items()}
-            return self.algorithm.deterministic_action(shown, observation)
-
-        evaluator = Evaluator(
-            self.environment, len(candidates), self.episodes, device, stream, check_interrupt=self.check_interrupt
-        )
+        evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream, self.check_interrupt)
         with closing(evaluator):
-            return evaluator(act).returns
+            return evaluator(lambda seen, rows: self.algorithm.deterministic_action(rows_of(weights, rows), seen)).returns
 
 
 @dataclass(frozen=True)
@@ -197,15 +191,14 @@ class Sweep:
         return sorted(set(self.ranks))
 
     def cost(self, environment: Environment, algorithm: Algorithm, total_steps: int) -> str:
-        """How much the sweep may take, in a sentence: at most, since an episode may end before its limit."""
+        """How much the sweep takes of each run, in a sentence: at most, since an episode may end before its limit."""
         spec = environment.spec()
-        shapes = self._shapes(algorithm.bind(spec))
-        ranks = len(self.numbers(max(break_even(*shape) for shape in shapes))) + 1
-        steps = ranks * self.episodes * environment.max_episode_steps
-        return (
-            f"at the end {ranks} ranks are evaluated in {self.episodes} episodes each: at most {steps:,} environment steps of "
-            f"each run, {steps / total_steps:.2g} times those of training"
-        )
+        ranks = len(self.numbers(max(break_even(*shape) for shape in self._shapes(algorithm.bind(spec))))) + 1
+        sentence = f"at the end {ranks} ranks are evaluated in {self.episodes} episodes each"
+        if spec.max_episode_steps is None:
+            return sentence
+        share = ranks * self.episodes * spec.max_episode_steps / total_steps
+        return f"{sentence}: at most {share:.2g} times the environment steps of training"
 
     @staticmethod
     def _shapes(algorithm: Algorithm) -> list[tuple[int, int]]:

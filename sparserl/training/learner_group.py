@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.population.state import State, split, stack
+from sparserl.training.evaluation import rows_of
 from sparserl.training.learner import Learner
 from sparserl.types import Batch, Metrics, Transition, Weights
 
@@ -109,8 +110,7 @@ class LearnerGroup:
 
     def deterministic_action(self, observation: Float[Tensor, "member env *obs"], rows: slice) -> Tensor:
         """The actions of the deployed policies of some members."""
-        weights = {c: {name: tensor[rows] for name, tensor in layers.items()} for c, layers in self.deployed().items()}
-        return self._algorithm.deterministic_action(weights, observation)
+        return self._algorithm.deterministic_action(rows_of(self.deployed(), rows), observation)
 
     # ------------------------------------------------------------ checkpoints
 

@@ -181,7 +181,7 @@ class Trainer:
                 clock.lap("replay")
                 for member, reason in outcome.failures.items():
                     group.stop(member, reason, step)
-                if broken is not None and broken.any():
+                if broken.any():
                     for member in broken.nonzero().flatten().tolist():
                         group.stop(member, "an action is not a number", step)
                 episodes.add(outcome)

@@ -35,9 +35,9 @@ PROBES = [
 ]
 ENVIRONMENTS: dict[str, Environment] = {
     "CartPole": CartPole(max_episode_steps=12),
-    "CartPole-v1": Gymnasium("CartPole-v1", None, {"max_episode_steps": 12}),
-    "Acrobot-v1": Gymnasium("Acrobot-v1", None, {"max_episode_steps": 7}),
-    "Pendulum-v1": Gymnasium("Pendulum-v1", None, {"max_episode_steps": 7}),
+    "CartPole-v1": Gymnasium("CartPole-v1", None, {}, max_episode_steps=12),
+    "Acrobot-v1": Gymnasium("Acrobot-v1", None, {}, max_episode_steps=7),
+    "Pendulum-v1": Gymnasium("Pendulum-v1", None, {}, max_episode_steps=7),
 } | {type(probe).__name__: probe for probe in PROBES}
 
 

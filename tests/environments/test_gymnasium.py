@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+import yaml
+from faults import faulty
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from torch import Tensor
 
+from sparserl.config.schema import CONF, ConfigError
+from sparserl.config.validation import compose
 from sparserl.environments.base import Environment, Outcome
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium
 from sparserl.population.members import Population
+from sparserl.types import Spec
 
 # ---------------------------------------------------------------- against one environment of Gymnasium's own
 
@@ -78,7 +84,7 @@ def balance(observation: Tensor) -> Tensor:
 )
 def test_cartpole_is_gymnasiums(kind: str, policy: str, limit: int, steps: int, must_meet: set[str]) -> None:
     cartpole: Environment = (
-        CartPole(limit) if kind == "CartPole" else Gymnasium("CartPole-v1", None, {"max_episode_steps": limit})
+        CartPole(limit) if kind == "CartPole" else Gymnasium("CartPole-v1", None, {}, max_episode_steps=limit)
     )
     members = Population((1, 2))
     vector, uniforms = cartpole.open(members.generators("environment"), 3), members.uniforms("actions")
@@ -134,7 +140,7 @@ def test_cartpoles_first_states_fill_the_range_of_cartpole_v1() -> None:
     ("name", "place"), [("Acrobot-v1", set_acrobot), ("Pendulum-v1", set_pendulum)], ids=["Acrobot", "Pendulum"]
 )
 def test_any_gymnasium_environment_is_gymnasiums(name: str, place: Callable[[gymnasium.Env, np.ndarray], None]) -> None:
-    environment = Gymnasium(name, None, {"max_episode_steps": 20})
+    environment = Gymnasium(name, None, {}, max_episode_steps=20)
     members = Population((1, 2))
     vector, uniforms = environment.open(members.generators("environment"), 2), members.uniforms("actions")
     singles, spec = Singles(name, 20, 4, place), environment.spec()
@@ -226,3 +232,54 @@ def test_spaces_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"the {said} of Strange-v0"):
         strange(observations, actions).spec()
+
+
+# ---------------------------------------------------------------- keys
+
+
+@pytest.mark.parametrize("name", ["acrobot", "pendulum", "lunar_lander"])
+def test_defaults_are_those_of_the_config(name: str) -> None:
+    written = yaml.safe_load((CONF / "environment" / f"{name}.yaml").read_text())
+    defaults = {
+        field.name: field.default for field in dataclasses.fields(Gymnasium) if field.default is not dataclasses.MISSING
+    }
+    assert defaults == {key: written[key] for key in defaults}
+
+
+@pytest.mark.parametrize("environment", ["cartpole", "acrobot"])
+@pytest.mark.parametrize("limit", ["-3", "0", "1.5", "many"])
+def test_a_limit_of_steps_is_a_count(environment: str, limit: str) -> None:
+    """With -3 every episode was one step long, and the run ended well."""
+    with pytest.raises(ConfigError, match=r"environment.max_episode_steps is "):
+        compose(f"environment={environment}", f"environment.max_episode_steps={limit}")
+
+
+def test_gymnasiums_argument_for_the_limit_is_the_key() -> None:
+    with pytest.raises(ConfigError, match=r"set environment\.max_episode_steps instead"):
+        compose("environment=acrobot", "+environment.arguments.max_episode_steps=3")
+
+
+def test_another_kind_of_vector_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"environment.vectorization is 'fibers'.*'sync', 'threads' or 'processes'"):
+        compose("environment=acrobot", "environment.vectorization=fibers")
+
+
+def test_what_an_environment_shows_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest run made five environments to ask, and every job of a sweep one more."""
+    made, make = [], gymnasium.make
+    monkeypatch.setattr(gymnasium, "make", lambda *names, **keys: made.append(names) or make(*names, **keys))
+    for _ in range(3):
+        environment = faulty("asked once")
+        assert environment.spec() == Spec((3,), discrete_actions=2)
+    assert len(made) == 1
+    assert faulty("asked again").spec() == environment.spec()
+    assert len(made) == 2
+
+
+def test_whatever_a_constructor_raises_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no ROM\nin here")
+
+    monkeypatch.setattr(gymnasium, "make", fail)
+    with pytest.raises(ValueError, match=r"^Gymnasium cannot make 'Faulty-v0': no ROM in here$"):
+        faulty("no ROM").spec()

@@ -186,7 +186,7 @@ def test_a_row_is_what_the_loaded_policy_gets(all_ranks: list[Swept], member: in
     folder.close()
     policy = load_policy(tmp_path, rank=rank)
     evaluator = Evaluator(ENVIRONMENT, 1, EPISODES, torch.device("cpu"))
-    played = evaluator(lambda seen: policy(seen.flatten(0, 1)).argmax(dim=-1).view(seen.shape[:2])).returns
+    played = evaluator(lambda seen, _: policy(seen.flatten(0, 1)).argmax(dim=-1).view(seen.shape[:2])).returns
     found = by_rank(all_ranks[member])["full" if rank is None else rank]
     assert (found.return_mean, found.return_std) == (float(played.mean()), float(played.std()))
 
@@ -253,7 +253,7 @@ def test_the_selected_rank_is_measured_again_on_other_seeds(played: list[tuple[i
 def starts(stream: str) -> Tensor:
     seen: list[Tensor] = []
 
-    def act(observation: Tensor) -> Tensor:
+    def act(observation: Tensor, _: slice) -> Tensor:
         seen.append(observation.clone())
         return torch.zeros(observation.shape[:2], dtype=torch.long)
 

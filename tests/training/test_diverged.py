@@ -343,12 +343,16 @@ def test_what_breaks_in_one_component_freezes_all_of_them(limit: float | None) -
 # ---------------------------------------------------------------- what reaches an environment
 
 
-def test_an_action_that_is_not_finite_is_none_for_an_environment() -> None:
+def test_actions_are_clipped_and_whose_are_nan_is_told() -> None:
     spec = Spec((1,), None, action_low=(-1.0, 2.0), action_high=(1.0, 4.0))
-    given = torch.tensor([[[0.5, 3.5], [math.nan, math.inf], [-7.0, -math.inf]]])
-    assert spec.accepted(given).tolist() == [[[0.5, 3.5], [0.0, 3.0], [-7.0, 3.0]]]
+    given = torch.tensor([[[0.5, 3.5], [9.0, math.inf]], [[math.nan, 3.0], [-7.0, -math.inf]]])
+    taken, broken = spec.clip_action(given)
+    assert taken.tolist() == [[[0.5, 3.5], [1.0, 4.0]], [[0.0, 3.0], [-1.0, 2.0]]]
+    assert broken.tolist() == [False, True]
     discrete = torch.tensor([[0, 1]])
-    assert Spec((1,), discrete_actions=2).accepted(discrete) is discrete
+    taken, broken = Spec((1,), discrete_actions=2).clip_action(discrete)
+    assert taken is discrete
+    assert broken.tolist() == [False]
 
 
 def test_evaluations_hand_on_finite_actions_only() -> None:
@@ -373,7 +377,7 @@ def test_evaluations_hand_on_finite_actions_only() -> None:
         def open(self, generators: Generators, envs: int) -> VectorEnvironment:
             return One(generators, envs)
 
-    act: Callable[[Tensor], Tensor] = lambda seen: torch.tensor([[[0.25]], [[math.nan]]])  # noqa: E731
+    act: Callable[[Tensor, slice], Tensor] = lambda seen, _: torch.tensor([[[0.25]], [[math.nan]]])  # noqa: E731
     returns = Evaluator(Ones(), 2, 1, torch.device("cpu"))(act).returns
     assert torch.cat(taken).flatten().tolist() == [0.25, 0.0]
-    assert returns.tolist() == [[1.0], [1.0]]
+    assert returns.flatten().tolist() == pytest.approx([1.0, math.nan], nan_ok=True)

@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
+from contextlib import closing
+from copy import copy
+from typing import Any
 
 import pytest
 import torch
+from faults import Faulty, faulty
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from probes import (
     ActionTimesObservation,
     ConstantReward,
@@ -17,10 +25,12 @@ from probes import (
 )
 from torch import Tensor
 
-from sparserl.environments.base import Environment
+from sparserl.environments import gymnasium
+from sparserl.environments.base import Environment, Outcome, VectorEnvironment
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium, VectorGymnasium
-from sparserl.training.evaluation import Evaluation, Evaluator, random_returns
+from sparserl.population.random import Generators
+from sparserl.training.evaluation import CONFIRMATION, Evaluation, Evaluator, random_returns
 
 CPU = torch.device("cpu")
 
@@ -28,7 +38,7 @@ CPU = torch.device("cpu")
 def evaluate(environment: Environment, act: Callable[[Tensor], Tensor], members: int = 1, episodes: int = 8) -> Evaluation:
     evaluator, steps = Evaluator(environment, members, episodes, CPU), iter(range(1000))
 
-    def bounded(observation: Tensor) -> Tensor:
+    def bounded(observation: Tensor, _: slice) -> Tensor:
         assert next(steps, None) is not None, "the evaluation does not notice that all episodes are over"
         return act(observation)
 
@@ -105,11 +115,19 @@ def test_metrics_are_those_of_the_episodes() -> None:
     assert metrics["eval/constant_action"].tolist() == [0.0, 1.0]
 
 
+def test_one_episode_has_no_deviation_and_needs_no_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warned of it at every evaluation
+        metrics = Evaluation(torch.tensor([[3.0], [math.nan]]), torch.tensor([False, False])).metrics()
+    assert metrics["eval/return_std"].isnan().tolist() == [True, True]
+    assert metrics["eval/return_mean"].tolist() == pytest.approx([3.0, math.nan], nan_ok=True)
+
+
 # ---------------------------------------------------------------- the same episodes
 
 ENVIRONMENTS: list[Environment] = [
     CartPole(20),
-    Gymnasium("Acrobot-v1", None, {"max_episode_steps": 5}),
+    Gymnasium("Acrobot-v1", None, {}, max_episode_steps=5),
     Countdown(),
     UselessInput(),
 ]
@@ -133,7 +151,7 @@ def test_an_evaluator_repeats_itself(environment: Environment) -> None:
     def play(action: int) -> list[Tensor]:
         seen: list[Tensor] = []
 
-        def act(observation: Tensor) -> Tensor:
+        def act(observation: Tensor, _: slice) -> Tensor:
             seen.append(observation.clone())
             assert len(seen) < 1000, "the evaluation does not notice that all episodes are over"
             return torch.full(observation.shape[:2], action)
@@ -147,6 +165,226 @@ def test_an_evaluator_repeats_itself(environment: Environment) -> None:
     evaluator.close()
     assert len(first) == len(again)
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+# ---------------------------------------------------------------- in waves
+
+
+def within(environment: Environment, at_once: int | None) -> Environment:
+    """The same environment, of which so many may live at once."""
+    environment = copy(environment)
+    object.__setattr__(environment, "at_once", at_once)
+    return environment
+
+
+FICKLE = faulty(kind="Fickle-v0", max_episode_steps=20)
+
+
+def mixed(environment: Environment, members: int, episodes: int, at_once: int | None, first: int = 0) -> Evaluation:
+    """Members whose actions depend on who they are and on what they see."""
+
+    def act(observation: Tensor, rows: slice) -> Tensor:
+        who = torch.arange(rows.start, rows.stop).view(-1, *[1] * (observation.dim() - 2)) + first
+        assert observation.shape[0] == rows.stop - rows.start
+        return (observation[..., -1] * (1 + who) > 0).long() * (who != 2)
+
+    with closing(Evaluator(within(environment, at_once), members, episodes, CPU)) as evaluator:
+        evaluator(lambda observation, _: torch.zeros(observation.shape[:2], dtype=torch.long))  # leaves nothing behind
+        return evaluator(act)
+
+
+def same(one: Evaluation, other: Evaluation) -> bool:
+    return (
+        torch.equal(one.returns.nan_to_num(nan=123.0), other.returns.nan_to_num(nan=123.0))
+        and torch.equal(one.constant_action, other.constant_action)
+        and (one.failures, one.limited) == (other.failures, other.limited)
+    )
+
+
+@pytest.mark.parametrize("environment", [CartPole(25), Countdown(), FICKLE], ids=["CartPole", "Countdown", "Fickle"])
+@given(members=st.integers(1, 4), episodes=st.integers(1, 9), at_once=st.integers(1, 30))
+@settings(max_examples=15, deadline=None)
+def test_neither_waves_nor_others_change_an_episode(
+    environment: Environment, members: int, episodes: int, at_once: int
+) -> None:
+    """Not its return, not whether it failed and how, and not whether a limit cut it."""
+    expected = mixed(environment, 4, 9, None)
+    found = mixed(environment, members, episodes, at_once)
+    assert torch.equal(found.returns.nan_to_num(nan=123.0), expected.returns[:members, :episodes].nan_to_num(nan=123.0))
+    assert same(found, mixed(environment, members, episodes, None))
+    last = mixed(environment, 1, episodes, at_once, first=members - 1)
+    assert torch.equal(last.returns[0].nan_to_num(nan=123.0), found.returns[-1].nan_to_num(nan=123.0))
+    assert last.failures.get(0) == found.failures.get(members - 1)
+
+
+def test_the_episodes_that_waves_are_compared_on_have_all_that_can_happen() -> None:
+    found = mixed(FICKLE, 4, 9, None)
+    assert set(found.failures) == {0, 1, 2, 3}
+    assert found.limited == {0, 1, 2, 3}
+    assert found.returns.isnan().any()
+    assert found.returns.isfinite().any()
+    assert found.constant_action.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7, 12, 100])
+def test_so_many_environments_live_at_once_and_none_before_or_after(at_once: int) -> None:
+    """64 members with 100 episodes of Acrobot opened 6,401 environments, and kept them."""
+    most = 0
+
+    def act(observation: Tensor, _: slice) -> Tensor:
+        nonlocal most
+        most = max(most, len(Faulty.living))
+        assert observation[..., 0].numel() <= most
+        return torch.zeros(observation.shape[:2], dtype=torch.long)
+
+    evaluator = Evaluator(faulty(at_once=at_once), 4, 5, CPU)
+    assert not Faulty.living
+    assert evaluator(act).returns.tolist() == [[6.0] * 5] * 4
+    assert evaluator(act).returns.tolist() == [[6.0] * 5] * 4
+    # 4 members with 5 episodes in waves of about the same size: 12 could be open, but 3 episodes and then 2 need no more
+    assert most == {1: 1, 3: 2, 7: 4, 12: 12, 100: 20}[at_once]
+    evaluator.close()
+    assert not Faulty.living
+    evaluator.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_environments_are_closed_whatever_ends_an_evaluation(error: type[BaseException]) -> None:
+    steps = iter(range(8))  # in the second wave
+
+    def check_interrupt() -> None:
+        if next(steps, None) is None:
+            raise error
+
+    evaluator = Evaluator(faulty(at_once=2), 1, 6, CPU, check_interrupt=check_interrupt)
+    with pytest.raises(error):
+        evaluator(lambda observation, _: torch.zeros(observation.shape[:2], dtype=torch.long))
+    assert not Faulty.living
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def bad(fault: str | None, when: Callable[[int], Tensor], **keys: Any) -> Evaluation:
+    """Two members with three episodes of six steps; ``when`` says at which step who takes the action that goes wrong."""
+    steps = iter(range(100))
+    with closing(Evaluator(faulty(fault, **keys), 2, 3, CPU)) as evaluator:
+        return evaluator(lambda observation, _: when(next(steps)).expand(observation.shape[:2]).long())
+
+
+def test_a_failure_is_a_nan_for_its_episode_and_a_sentence_for_its_member() -> None:
+    only = torch.tensor([[False, False, False], [False, True, False]])
+    found = bad("an exception", lambda step: only & (step == 3))
+    assert found.returns.nan_to_num(nan=-1).tolist() == [[6, 6, 6], [6, -1, 6]]
+    assert found.failures == {1: "Faulty-v0 failed in step 4 of an episode: RuntimeError: out of fuel"}
+
+
+def test_a_reward_of_nan_is_a_nan_for_its_episode_only() -> None:
+    """A seed that met one failed all seeds of its population."""
+    only = torch.tensor([[False, False, False], [False, True, False]])
+    found = bad("nan", lambda step: only & (step == 3))
+    assert found.returns.nan_to_num(nan=-1).tolist() == [[6, 6, 6], [6, -1, 6]]
+    assert not found.failures
+
+
+def test_what_an_environment_gives_after_its_episode_counts_for_nothing() -> None:
+    """A nan was multiplied by 0, which is nan. Here one episode is longer than the others, which go wrong after their end."""
+    for fault in ("nan", "an exception"):
+        found = evaluate(Truth(fault), lambda observation: torch.zeros(observation.shape[:2], dtype=torch.long), 2, 4)
+        assert found.returns.tolist() == [[1.0, 2.0, 3.0, 4.0]] * 2
+        assert not found.failures
+
+
+class Truth(Countdown):
+    """Episodes of 1, 2, 3 ... steps; what follows an episode's end gives nan rewards or failures."""
+
+    def __init__(self, fault: str) -> None:
+        object.__setattr__(self, "fault", fault)
+
+    def open(self, generators: Generators, envs: int) -> VectorEnvironment:
+        return VectorTruth(self, generators, envs)
+
+
+class VectorTruth(VectorEnvironment):
+    def __init__(self, truth: Truth, generators: Generators, envs: int) -> None:
+        super().__init__(generators, envs)
+        self.fault = truth.fault  # type: ignore[attr-defined]
+        self.left = torch.arange(len(generators)).unsqueeze(1) % 4 + 1
+
+    def reset(self) -> Tensor:
+        return torch.zeros(*self.shape, 1)
+
+    def step(self, action: Tensor) -> Outcome:
+        self.left = self.left - 1
+        after = self.left < 0
+        reward = torch.where(after & (self.fault == "nan"), math.nan, 1.0)
+        failures = {int(place): "oh" for place in after[:, 0].nonzero()} if self.fault != "nan" else {}
+        return Outcome(self.reset(), self.reset(), reward, (self.left <= 0).float(), torch.zeros(self.shape), failures)
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_action_of_nan_is_a_nan_for_the_episodes_it_is_taken_in() -> None:
+    """Before, the middle of the range was taken in its place, and the return was that of another policy."""
+    pendulum = Gymnasium("Pendulum-v1", None, {}, max_episode_steps=4)
+    steps = iter(range(4))
+
+    def act(observation: Tensor) -> Tensor:
+        torque = torch.zeros(*observation.shape[:2], 1)
+        torque[1, 2] = math.nan if next(steps) == 2 else 0.0
+        return torque
+
+    found = evaluate(pendulum, act, members=2, episodes=3)
+    assert found.returns.isnan().tolist() == [[False] * 3, [False, False, True]]
+    assert torch.equal(found.returns[0, :2], found.returns[1, :2])
+
+
+# ---------------------------------------------------------------- episodes without an end
+
+
+def idle(observation: Tensor) -> Tensor:
+    return torch.zeros(observation.shape[:2], dtype=torch.long)
+
+
+def test_an_evaluation_ends_where_neither_policy_nor_environment_would_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank sweep of a policy that idles at low ranks went on for ever."""
+    monkeypatch.setattr(gymnasium, "STEP_LIMIT", 40)
+    found = evaluate(faulty(kind="Idle-v0"), idle, 2, 3)
+    assert found.returns.tolist() == [[-40.0] * 3] * 2
+    assert found.limited == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "steps", "limited"),
+    [
+        ("Limited-v0", None, 30, set()),  # its own
+        ("Limited-v0", 30, 30, set()),  # the same
+        ("Limited-v0", 12, 12, {0}),
+        ("Limited-v0", 45, 45, {0}),
+        ("Idle-v0", 12, 12, {0}),
+    ],
+)
+def test_whose_limit_cuts_an_episode_is_known(kind: str, limit: int | None, steps: int, limited: set[int]) -> None:
+    found = evaluate(faulty(kind=kind, max_episode_steps=limit), idle, 1, 2)
+    assert found.returns.tolist() == [[-float(steps)] * 2]
+    assert found.limited == limited
+
+
+@pytest.mark.parametrize(("limit", "limited"), [(500, set()), (30, {0, 1}), (600, {0, 1})])
+def test_cartpole_has_a_limit_of_its_own(limit: int, limited: set[int]) -> None:
+    def balance(observation: Tensor) -> Tensor:  # also keeps the cart on its rails
+        lean = observation[..., 2] + 0.3 * observation[..., 3] + 0.1 * observation[..., 0] + 0.2 * observation[..., 1]
+        return (lean > 0).long()
+
+    found = evaluate(CartPole(limit), balance, 2, 3)
+    assert found.returns.tolist() == [[float(limit)] * 3] * 2
+    assert found.limited == limited
+
+
+def test_an_episode_that_ends_at_its_limit_by_itself_was_not_cut() -> None:
+    assert not evaluate(faulty(max_episode_steps=6), idle, 1, 2).limited
+    assert evaluate(faulty(max_episode_steps=5), idle, 1, 2).limited
 
 
 # ---------------------------------------------------------------- a policy that does not look
@@ -187,7 +425,7 @@ def test_what_is_done_after_an_episodes_end_does_not_count() -> None:
 
 
 def test_actions_that_are_vectors_are_compared_whole() -> None:
-    pendulum = Gymnasium("Pendulum-v1", None, {"max_episode_steps": 3})
+    pendulum = Gymnasium("Pendulum-v1", None, {}, max_episode_steps=3)
     steps = iter(range(100))
 
     def act(observation: Tensor) -> Tensor:
@@ -214,9 +452,21 @@ def test_random_returns_are_measured_on_the_evaluations_own_episodes() -> None:
     assert torch.equal(random_returns(RewardByObservation(), 30), starts(RewardByObservation(), 1, 30)[0, :, 0].double())
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 8])
+def test_random_returns_do_not_depend_on_waves(at_once: int) -> None:
+    for environment in (RewardByAction(), FICKLE, CartPole(500)):
+        expected = random_returns(environment, 8).nan_to_num(nan=123.0)
+        assert torch.equal(random_returns(within(environment, at_once), 8).nan_to_num(nan=123.0), expected)
+        assert expected.unique().numel() > 1, "and episodes differ"
+
+
+def test_random_returns_of_other_episodes_are_others() -> None:
+    assert not torch.equal(random_returns(CartPole(500), 8), random_returns(CartPole(500), 8, CONFIRMATION))
+
+
 def test_random_torques_are_played_too(monkeypatch: pytest.MonkeyPatch) -> None:
     steps, step = iter(range(5)), VectorGymnasium.step  # five steps are all that there are
     monkeypatch.setattr(VectorGymnasium, "step", lambda self, action: (next(steps), step(self, action))[1])
-    returns = random_returns(Gymnasium("Pendulum-v1", None, {"max_episode_steps": 5}), 4)
+    returns = random_returns(Gymnasium("Pendulum-v1", None, {}, max_episode_steps=5), 4)
     # a step costs at most pi^2 + 0.1 * 8^2 + 0.001 * 2^2 = 16.3
     assert ((returns < 0) & (returns > -5 * 16.3)).all()

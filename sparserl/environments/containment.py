@@ -1,0 +1,93 @@
+"""One environment of Gymnasium's whose faults stay its own."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from contextlib import suppress
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
+
+IDLE = "idle"
+"""A reset with this option starts no episode: the environment is left alone until the next reset."""
+
+FAILURE, LIMITED = "failure", "limited"
+"""What ``info`` may hold: the sentence of a failure, once; and True where the step limit cut the episode."""
+
+
+class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
+    """Checks all that an environment gives, so that a vector can store it, and catches all that it raises.
+
+    After its first failure the environment is left alone: each step gives an observation of zeros and a reward of nan, and
+    terminates. A reward that is nan or infinite is a number and passed on. The environment's own ``info`` is dropped: its
+    values need not fit those of other environments. ``limit`` is the step limit where it is not the environment's own, which
+    a wrapper inside enforces.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], name: str, limit: int | None) -> None:
+        super().__init__(env)
+        self._name, self._limit = name, math.inf if limit is None else limit
+        self._steps = 0
+        self._idle = self._failed = False
+        self._zeros = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self._steps, self._idle = 0, IDLE in (options or {})
+        if self._idle or self._failed:
+            return self._zeros, {}
+        try:
+            observation, _ = self.env.reset(seed=seed)
+            return self._observation(observation), {}
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever it is, it is this environment's)
+            return self._zeros, self._fail("in reset", error)
+
+    def step(self, action: Any) -> Step:
+        if self._idle:
+            return self._zeros, 0.0, False, False, {}
+        if self._failed:
+            return self._zeros, math.nan, True, False, {}
+        self._steps += 1
+        try:
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+            checked = self._observation(observation), _number(reward)
+            ended, cut = _flag("terminated", terminated), _flag("truncated", truncated)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (as above)
+            return self._zeros, math.nan, True, False, self._fail(f"in step {self._steps} of an episode", error)
+        return *checked, ended, cut, {LIMITED: True} if cut and not ended and self._steps >= self._limit else {}
+
+    def close(self) -> None:
+        """Close the environment. What that raises changes no result, and must not keep others from being closed."""
+        with suppress(Exception, SystemExit):
+            self.env.close()
+
+    def _fail(self, where: str, error: BaseException) -> dict[str, Any]:
+        self._failed = True
+        text = " ".join(traceback.format_exception_only(error)[-1].split())  # whatever str(error) does
+        return {FAILURE: f"{self._name} failed {where}: {text}"}
+
+    def _observation(self, given: Any) -> np.ndarray:
+        array, dtype = np.asarray(given), self._zeros.dtype
+        if array.shape == self._zeros.shape and array.dtype == dtype:
+            return array
+        if array.shape != self._zeros.shape:
+            raise ValueError(f"its observation has the shape {array.shape}, not {self._zeros.shape}")
+        if not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise TypeError(f"its observation is of {array.dtype}, not {dtype}")
+        with np.errstate(over="ignore"):  # beyond the range of float32 it is inf
+            return array.astype(dtype, copy=False)
+
+
+def _number(reward: Any) -> float:
+    if not hasattr(reward, "__float__") or getattr(reward, "ndim", None):
+        raise TypeError(f"its reward is {reward!r:.80}, not a number")
+    return float(reward)
+
+
+def _flag(name: str, given: Any) -> bool:
+    if given not in (False, True):
+        raise TypeError(f"its {name} is {given!r:.80}, not true or false")
+    return bool(given)

@@ -23,7 +23,7 @@ from sparserl.environments.base import Environment
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium
 from sparserl.runs import checkpoint
-from sparserl.runs.files import POLICY_METADATA
+from sparserl.runs.files import POLICY_METADATA, read_policy
 from sparserl.sweeps.loop import run
 from sparserl.training.evaluation import EVALUATION, Evaluator, episode_generators
 
@@ -248,7 +248,8 @@ def test_a_missing_package_is_named_with_its_remedy(trained: Path, tmp_path: Pat
 def with_environment(trained: Path, folder: Path, environment: dict[str, Any]) -> Path:
     """The same policy, said to be of another environment."""
     config = json.loads((trained / "config.json").read_text()) | {"environment": environment}
-    description = json.dumps({"network": config["network"], "config": config})
+    _, description, _ = read_policy(trained)
+    description = json.dumps(description | {"config": config})
     save_file(load_file(trained / "policy.safetensors"), folder / "policy.safetensors", {POLICY_METADATA: description})
     return folder
 

@@ -54,11 +54,11 @@ def play(environment: Environment, seeds: tuple[int, ...], envs: int, steps: int
     """Random actions, each member's from its own seed."""
     members = Population(seeds)
     vector = environment.open(members.generators("environment"), envs)
-    spec, uniforms = environment.spec(), members.uniforms("actions")
+    spec, uniforms = environment.spec(), members.rng("actions")
     first = vector.reset().clone()
     outcomes = []
     for _ in range(steps):
-        action = spec.random_action(uniforms.take(envs, spec.action_draws))
+        action = spec.random_action(uniforms.uniform(envs, spec.action_draws))
         outcomes.append((action, vector.step(action)))
     vector.close()
     return first, outcomes
@@ -143,10 +143,10 @@ def test_only_what_ended_begins_anew(kind: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "spec"),
     [
-        ("CartPole", Spec((4,), discrete_actions=2)),
-        ("CartPole-v1", Spec((4,), discrete_actions=2)),
-        ("Acrobot-v1", Spec((6,), discrete_actions=3)),
-        ("Pendulum-v1", Spec((3,), None, action_low=(-2.0,), action_high=(2.0,))),
+        ("CartPole", Spec((4,), discrete_actions=2, max_episode_steps=12)),
+        ("CartPole-v1", Spec((4,), discrete_actions=2, max_episode_steps=12)),
+        ("Acrobot-v1", Spec((6,), discrete_actions=3, max_episode_steps=7)),
+        ("Pendulum-v1", Spec((3,), None, action_low=(-2.0,), action_high=(2.0,), max_episode_steps=7)),
     ],
     indirect=["environment"],
 )

@@ -12,8 +12,10 @@ from torch import nn
 from sparserl.lowrank.truncation import factored
 from sparserl.networks.base import Network
 from sparserl.runs.files import component, read_policy
+from sparserl.training.interrupts import own_defaults
 
 
+@own_defaults()
 def load_policy(folder: str | Path, rank: int | None = None, trust: bool = False) -> nn.Module:
     """The policy of a finished run, hardened: its zeros are zeros.
 

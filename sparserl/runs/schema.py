@@ -56,7 +56,7 @@ class Result:
     nonzero_weights: int
     policy_weights: int
     rank: Rank | None
-    rank_reason: Literal["not_learned"] | None
+    rank_reason: Literal["not_learned", "not_swept"] | None
     compression: float | None
     return_lowrank: float | None
     retention: float | None

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -107,7 +106,7 @@ def _job(config: DictConfig) -> float | None:
         return _train(config, folder, is_sweep)
     except (ConfigError, DiskError, JobError) as error:
         if error.__cause__:
-            note(folder, "".join(traceback.format_exception(error)))
+            note(folder, error)
         if is_sweep:  # the other jobs go on, and Hydra reports this one
             raise
         sys.exit(_sentence(error))  # before Hydra adds lines of its own
@@ -116,7 +115,7 @@ def _job(config: DictConfig) -> float | None:
             raise
         _stop(interrupt, f"python -m sparserl.train resume={folder}")
     except (Exception, SystemExit) as error:
-        note(folder, "".join(traceback.format_exception(error)))
+        note(folder, error)
         if is_sweep or isinstance(error, SystemExit):  # Hydra's launchers send errors between processes: not all can be
             raise JobError(folder.name, describe(error)) from None
         raise
@@ -134,8 +133,7 @@ def _train(config: DictConfig, folder: Path, is_sweep: bool) -> float | None:
         try:
             (result,) = run([job.config], [folder])
         except (Exception, SystemExit) as error:
-            if not isinstance(error, ConfigError | DiskError):
-                fail(job, error)
+            fail(job, error)
             raise
     print_results([result])
     print(f"rows, result and policy: {folder}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -266,6 +267,22 @@ def test_whoever_interrupts_a_run_is_told_its_folder(
         train("trainer=smoke", "logger=disk", "hydra.run.dir=run")
     assert ended.value.code == 128 + signal.SIGTERM
     assert f"resume={tmp_path / 'run'}" in capsys.readouterr().err
+
+
+def test_a_run_that_is_resumed_needs_its_start_no_more(trained: Path, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = checkpoint.save
+
+    def save_and_stop(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(SystemExit):
+            train("trainer=smoke", "logger=disk", "network.hidden=[8]", "init_from=run", "hydra.run.dir=started")
+    shutil.rmtree(trained)
+    train("resume=started")
+    assert read_json(trained.with_name("started") / "status.json")["status"] == "done"
 
 
 def test_a_relative_start_is_found_from_a_working_directory_of_the_runs_own(trained: Path, train: Train) -> None:

@@ -78,6 +78,7 @@ def compose(*overrides: str) -> Config:
     with _composed(overrides) as config:
         resolved = to_plain(without_hydra(config))
     check(resolved)
+    check_start(resolved)
     return resolved
 
 
@@ -111,13 +112,6 @@ def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
 def without_hydra(config: DictConfig) -> DictConfig:
     """The job's own part of a config that still has Hydra's node."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-
-
-def resolve(config: DictConfig) -> Config:
-    """A plain config from what Hydra composed, checked. Raises ConfigError."""
-    resolved = to_plain(config)
-    check(resolved)
-    return resolved
 
 
 def to_plain(config: DictConfig) -> Config:
@@ -310,7 +304,6 @@ def check(config: Config) -> None:
         )
     if config["trainer"]["compile"] and not _has_compiler():
         raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
-    _check_start(config, algorithm, spec)
 
 
 def _check_steps(config: Config) -> None:
@@ -329,11 +322,13 @@ def _check_steps(config: Config) -> None:
         )
 
 
-def _check_start(config: Config, algorithm: Algorithm, spec: Spec) -> None:
-    """That the policy to start from has the tensors of this one."""
+def check_start(config: Config) -> None:
+    """Check that the policy to start from, if there is one, has the tensors of this one. Raises ConfigError."""
     start = build_start(config)
     if start is None:
         return
+    algorithm: Algorithm = build_part("algorithm", [config])
+    spec: Spec = build_part("environment", [config]).spec()
     fresh = algorithm.init(spec, Population((0,), CPU))["policy"]
     needed = {name: list(tensor.shape[1:]) for name, tensor in fresh.items()}
     given = {name: list(tensor.shape) for name, tensor in start.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sparserl.config.identity import canonical, identity
 from sparserl.config.schema import Config, ConfigError, PartError
-from sparserl.config.validation import check
+from sparserl.config.validation import check, check_start
 from sparserl.runs import checkpoint
 from sparserl.runs.files import LOG_FILE, DiskError, read_json, write_json, writing
 from sparserl.runs.folder import check_free
@@ -99,6 +99,8 @@ def check_and_claim(job: Job, retry_failed: bool) -> Result | None:
     """
     try:
         check(job.config)
+        if not (job.folder / checkpoint.MANIFEST).exists():  # a run that goes on needs its start no more
+            check_start(job.config)
     except PartError as error:
         claim(job)
         fail(job, error)
@@ -169,7 +171,7 @@ def earlier(job: Job, retry_failed: bool) -> Result | None:
     if result:
         remedy = "a second attempt gives the same: change its config, or take its folder away"
         raise JobError(job.folder.name, f"before ({_reason(job.folder)}); {remedy}")
-    if has_failed(job) and not retry_failed:
+    if has_failed(job.folder) and not retry_failed:
         raise JobError(job.folder.name, f"before ({_reason(job.folder)}); retry_failed=true trains it again")
     try:
         checkpoint.newest(job.folder)
@@ -178,9 +180,9 @@ def earlier(job: Job, retry_failed: bool) -> Result | None:
     return None
 
 
-def has_failed(job: Job) -> bool:
-    """Whether a job's folder says so."""
-    status = _status(job.folder)
+def has_failed(folder: Path) -> bool:
+    """Whether the status of a job says so."""
+    status = _status(folder)
     return status is not None and status.status == "failed"
 
 
@@ -241,17 +243,28 @@ def mark(job: Job, status: StatusName, *, error: str | None = None, of: str | No
 
 
 def fail(job: Job, error: BaseException) -> None:
-    """Write that a job failed, and the traceback, unless its folder says so already."""
-    if has_failed(job):
+    """Write that a job failed, with the traceback, unless its folder says so already.
+
+    Nothing is written of an error that says what to put right, a ConfigError or DiskError: started again, the job goes on.
+    """
+    is_sentence = isinstance(error, ConfigError | DiskError) and not isinstance(error, PartError)
+    if is_sentence or has_failed(job.folder):
         return
-    told = "".join(traceback.format_exception(error))
+    told = _traceback(error)
+    note(job.folder, error)
     with suppress(DiskError):  # which may be what it failed of
         mark(job, "failed", error=told)
-    note(job.folder, told)
 
 
-def note(folder: Path, text: str) -> None:
-    """Add a text to a folder's run.log, if that can be."""
+def note(folder: Path, error: BaseException) -> None:
+    """Add a traceback to a folder's run.log, if that can be; once a job has failed it is there."""
     path = folder / LOG_FILE
-    with suppress(DiskError), writing(path), path.open("a") as log:
-        log.write(f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {text.strip()}\n")
+    if not has_failed(folder):
+        with suppress(DiskError), writing(path), path.open("a") as log:
+            log.write(f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {_traceback(error).strip()}\n")
+
+
+def _traceback(error: BaseException) -> str:
+    """Of what a part raised, where that is what went wrong."""
+    origin = error.__cause__ if isinstance(error, PartError) and error.__cause__ else error
+    return "".join(traceback.format_exception(origin))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from sparserl.config.build import describe
 from sparserl.config.identity import canonical, identity, populations
-from sparserl.config.schema import ConfigError, PartError
-from sparserl.config.validation import to_plain, without_hydra
+from sparserl.config.schema import ConfigError
+from sparserl.config.validation import interpolation_error, to_plain, without_hydra
 from sparserl.runs import provenance
 from sparserl.runs.files import DiskError
 from sparserl.runs.schema import Result
@@ -157,8 +157,8 @@ class Launch:
         places: dict[Path, int] = {}
         for index, config in enumerate(self._configs):
             HydraConfig.instance().set_config(config)  # `names` and folders ask it for the options chosen
-            _set_place(config, config.hydra.sweep.dir, config.hydra.sweep.subdir)  # so that it is found out once
             try:
+                _set_place(config, config.hydra.sweep.dir, config.hydra.sweep.subdir)  # so that it is found out once
                 if config.resume:
                     raise ConfigError("resume is for a single run; the same sweep started again goes on by itself")
                 job = Job(to_plain(without_hydra(config)), _folder(config))
@@ -174,6 +174,9 @@ class Launch:
                     self._left[index] = job
                 else:
                     self._give(index, objective(job, result))
+            except OmegaConfBaseException as error:  # a subdir of the user's own, which this config has no values for
+                _set_place(config, config.hydra.sweep.dir, f"invalid-{digest(str(config.hydra.overrides.task))}")
+                self._give(index, ConfigError(f"hydra.sweep.subdir: {interpolation_error(error)}"))
             except Exception as error:  # noqa: BLE001 (a config may name anybody's code; the other jobs go on)
                 self._give(index, error)
         found = {"to train": len(self._left), "ended before": len(self.returns), "the same as another": len(self._repeats)}
@@ -234,7 +237,7 @@ class Launch:
             if is_new and isinstance(outcome, Exception):
                 log.error(outcome)
                 if outcome.__cause__:
-                    note(_folder(config), "".join(traceback.format_exception(outcome)))
+                    note(_folder(config), outcome)
             return _unwrap(outcome)
 
         if not is_new:
@@ -343,10 +346,9 @@ def _stopped_by(jobs: Sequence[Job], live: bool, command: str) -> BaseException 
     try:
         run([job.config for job in jobs], [job.folder for job in jobs], live, command)
     except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever it is, the other populations go on)
-        if not isinstance(error, ConfigError | DiskError) or isinstance(error, PartError):
-            for job in jobs:
-                if finished(job.folder) is None:
-                    fail(job, error)
+        for job in jobs:
+            if finished(job.folder) is None:
+                fail(job, error)
         return error.with_traceback(None)
     return None
 

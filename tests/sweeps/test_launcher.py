@@ -172,6 +172,13 @@ def test_a_subdir_of_ones_own_that_tells_configs_apart_holds_them(sweep: Sweep) 
     assert {path.parent.parent.name for path in root.glob("*/seed0/result.json")} == {"l1", "none"}
 
 
+def test_a_subdir_that_a_config_has_no_values_for_is_an_error_of_that_job(sweep: Sweep, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"hydra\.sweep\.subdir: .*initial_open"):
+        sweep("regularizer=l1,l0", "seed=0", "hydra.sweep.subdir=open${regularizer.initial_open}")
+    (trained,) = (tmp_path / "here/outputs/mine").glob("*/result.json")
+    assert trained.parent.name == "open0.99"
+
+
 def test_one_config_in_two_folders_is_trained_once(sweep: Sweep) -> None:
     """Configs alone decide what is the same run."""
     root = sweep("regularizer=none", "regularizer.lambda_c=1,2", "seed=0", "hydra.sweep.subdir=${hydra.job.num}")

@@ -14,9 +14,11 @@ from sparserl.lowrank.truncation import factored
 from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.files import components, read_policy
+from sparserl.training.interrupts import own_defaults
 from sparserl.types import Spec, Weights
 
 
+@own_defaults()
 def load_policy(folder: str | Path, rank: int | None = None, trust: bool = False) -> nn.Module:
     """The policy of a finished run without noise: its zeros are zeros.
 
@@ -25,9 +27,8 @@ def load_policy(folder: str | Path, rank: int | None = None, trust: bool = False
     ``lowrank.csv``: there are two layers, without an activation between them, in the place of each one that becomes smaller so.
 
     Raises FileNotFoundError where the run left no policy and ValueError where the rank is below 1, or the file is damaged or
-    names a
-    class that is not sparserl's: a file from a stranger runs no code. With ``trust`` such a class is built too, which runs the
-    code of whoever wrote it.
+    names a class that is not sparserl's: a file from a stranger runs no code. With ``trust`` such a class is built too, which
+    runs the code of whoever wrote it.
     """
     if rank is not None and rank < 1:
         raise ValueError(f"rank is {rank}; it must be 1 or more, or None for the whole policy")

@@ -7,33 +7,52 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sparserl.config.build import describe
 from sparserl.config.schema import CONF, Config, ConfigError
-from sparserl.config.validation import nearest_key, read_back, resolve, without_hydra
+from sparserl.config.validation import interpolation_error, read_back, to_plain, unknown_key, without_hydra
 from sparserl.runs.files import FIGURE, DiskError
-from sparserl.sweeps.jobs import CONFIG_FILE, Job, JobError, claim, digest, earlier, job_name, objective
+from sparserl.runs.schema import Result
+from sparserl.sweeps.jobs import (
+    CONFIG_FILE,
+    Job,
+    JobError,
+    change,
+    check_and_claim,
+    digest,
+    fail,
+    file_name,
+    job_name,
+    note,
+    objective,
+)
 from sparserl.sweeps.loop import run
 from sparserl.terminal import say
 from sparserl.tracking.console import print_results
 
-# ---------------------------------------------------------------- from the command line
+# ---------------------------------------------------------------- folders
 
 
 def _run_folder(*, _root_: DictConfig) -> str:
-    """``${run_folder:}``: where a single run goes."""
+    """``${run_folder:}``: where a single run goes. Raises ConfigError where there is no run to resume."""
     if _root_.resume:
+        if not Path(str(_root_.resume), CONFIG_FILE).is_file():
+            raise ConfigError(f"resume is {_root_.resume}; there is no run to go on with")
         return str(_root_.resume)
     choices = _root_.hydra.runtime.choices
-    name = f"{choices.algorithm}-{choices.environment}-{choices.regularizer}"
+    name = file_name(f"{choices.algorithm}-{choices.environment}-{choices.regularizer}")
     return f"outputs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
 
 
@@ -41,44 +60,108 @@ def _job_folder(*, _root_: DictConfig) -> str:
     """``${job_folder:}``: where a job of a multirun goes. The same config has the same folder, today and tomorrow."""
     job = without_hydra(_root_)
     try:
-        config = resolve(job)
-    except ConfigError:  # the job itself will say so; until then it needs a folder
+        return job_name(to_plain(job))
+    except Exception:  # noqa: BLE001 (the job itself will say so; until then it needs a folder)
         return f"invalid-{digest(OmegaConf.to_yaml(job))}"
-    return job_name(config)
+
+
+def _composed_folder(*, _root_: DictConfig) -> str | None:
+    """``${composed_folder:}``: where in a run's folder Hydra keeps what it composed; of a run that goes on, nothing is kept."""
+    return None if _root_.resume else ".hydra"
 
 
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
 OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
+OmegaConf.register_new_resolver("composed_folder", _composed_folder, replace=True)
+
+# ---------------------------------------------------------------- resume
+
+CHANGEABLE = ("resume", "trust", "retry_failed", "logger.mode")
+"""What may be given with ``resume``, beside ``lowrank.*``."""
+
+
+def _resumed(found: Config, resume: str, overrides: Sequence[str]) -> Config:
+    """The config of a run that goes on, with what may be changed of it. Raises ConfigError where something else is."""
+    changed = OmegaConf.create(found)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if override.is_delete() or not (key in CHANGEABLE or key.startswith("lowrank.")):
+            remedy = ""
+            if key == "trainer.total_steps":
+                remedy = f", since schedules follow it: start a new run, from this one's policy with init_from={resume}"
+            raise ConfigError(f"resume={resume} goes on with its own config; {key} cannot be changed{remedy}")
+        if key.startswith(("lowrank.", "logger.")):
+            OmegaConf.update(changed, key, override.value(), force_add=True)
+    return to_plain(changed)
+
+
+# ---------------------------------------------------------------- one run
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def _job(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
+    is_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
-        job = Job(_config_of(folder, config.trust is True) if config.resume else resolve(config), folder)
-        claim(job)
-        result = earlier(job, retry_failed=bool(config.retry_failed or config.resume))
-        if result:
-            say(f"{folder} is done already")
-        else:
-            (result,) = run([job.config], [folder])
-        print_results([result])
-        print(f"rows, result and policy: {folder}")
-        if (folder / FIGURE).exists():
-            print(f"figure: {folder / FIGURE}")
-        return objective(job, result)
+        return _train(config, folder, is_sweep)
     except (ConfigError, DiskError, JobError) as error:
-        if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other jobs go on, and Hydra reports this one
+        if error.__cause__:
+            note(folder, error)
+        if is_sweep:  # the other jobs go on, and Hydra reports this one
             raise
         sys.exit(_sentence(error))  # before Hydra adds lines of its own
+    except KeyboardInterrupt as interrupt:
+        if is_sweep:
+            raise
+        _stop(interrupt, f"python -m sparserl.train resume={folder}")
+    except (Exception, SystemExit) as error:
+        note(folder, error)
+        if is_sweep or isinstance(error, SystemExit):  # Hydra's launchers send errors between processes: not all can be
+            raise JobError(folder.name, describe(error)) from None
+        raise
 
 
-def _config_of(folder: Path, trust: bool) -> Config:
-    """The config that a run was started with. Raises ConfigError where ``folder`` is no run's."""
-    try:
-        return read_back(folder / CONFIG_FILE, trust)
-    except OSError as error:
-        raise ConfigError(f"resume={folder}: there is no run to go on with ({error})") from error
+def _train(config: DictConfig, folder: Path, is_sweep: bool) -> float | None:
+    if config.resume:
+        job, result = _resume(config, folder, is_sweep)
+    else:
+        job = Job(to_plain(config), folder)
+        result = check_and_claim(job, config.retry_failed)
+    if result:
+        say(f"{folder} is done already")
+    else:
+        try:
+            (result,) = run([job.config], [folder])
+        except (Exception, SystemExit) as error:
+            fail(job, error)
+            raise
+    print_results([result])
+    print(f"rows, result and policy: {folder}")
+    if (folder / FIGURE).exists():
+        print(f"figure: {folder / FIGURE}")
+    return objective(job, result)
+
+
+def _resume(config: DictConfig, folder: Path, is_sweep: bool) -> tuple[Job, Result | None]:
+    """The job that goes on in a folder; its result where nothing is left to do. Raises ConfigError, DiskError and JobError."""
+    if is_sweep:
+        raise ConfigError("resume is for a single run; the same sweep started again goes on by itself")
+    resume = str(config.resume)
+    if folder != Path(hydra.utils.to_absolute_path(resume)):
+        raise ConfigError(f"resume={resume} goes on in its own folder; hydra.run.dir cannot be changed")
+    found = read_back(folder / CONFIG_FILE, config.trust is True)
+    job = Job(_resumed(found, resume, HydraConfig.get().overrides.task), folder)
+    result = check_and_claim(Job(found, folder), retry_failed=True)
+    if job.config["lowrank"] != found["lowrank"]:
+        result = None
+    if result is None and job.config != found:
+        change(job)
+    return job, result
+
+
+def _stop(interrupt: KeyboardInterrupt, command: str) -> NoReturn:
+    print(f"sparserl: stopped; go on with: {command}", file=sys.stderr)
+    sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 
 
 def main() -> None:
@@ -100,17 +183,16 @@ def main() -> None:
             raise
         sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
     except KeyboardInterrupt as interrupt:
-        is_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
-        how = "the same command again" if is_sweep else "python -m sparserl.train resume=FOLDER"
-        print(f"sparserl: stopped; go on with: {how}", file=sys.stderr)
-        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
+        _stop(interrupt, "the same command again")
 
 
 def _sentence(error: Exception) -> str:
     """One line for a user, also of what Hydra says in many."""
     text = " ".join(str(error).split())
-    if match := re.match(r"Could not override '([^']+)'", text):
-        text = f"{match[1]} is not a key of the config{nearest_key(match[1])}"
+    if isinstance(error, OmegaConfBaseException):
+        text = interpolation_error(error)
+    elif match := re.match(r"Could not override '([^']+)'", text):
+        text = unknown_key(match[1], sys.argv[1:])
     elif match := re.match(
         r"(?:In '[^']*': )?Could not find '([^']+)/([^/']+)'(?: Available options in '[^']*': (.*?))? Config search", text
     ):

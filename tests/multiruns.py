@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+"""Of a process that is to use this checkout."""
 SMOKE = ("-m", "trainer=smoke", "logger=disk", "sweep_name=mine", "lowrank.ranks=[2]", "lowrank.episodes=2")
 LONG = ("trainer.total_steps=6000", "trainer.log_every=250", "trainer.eval_every=3000", "trainer.checkpoint_every=500")
 
@@ -18,7 +21,7 @@ def begin(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "sparserl.train", *SMOKE, *overrides],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -39,6 +42,34 @@ def outcome(root: Path) -> dict[str, tuple[bytes, bytes]]:
         path.parent.name: (path.read_bytes(), (path.parent / "policy.safetensors").read_bytes())
         for path in root.glob("*/metrics.jsonl")
     }
+
+
+KILLED = """
+import os, signal, sys
+from sparserl.runs.folder import RunFolder
+from sparserl.train import main
+
+left, write = int(sys.argv.pop(1)), RunFolder.metrics
+
+def write_or_die(folder, row):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(folder, row)
+
+RunFolder.metrics = write_or_die
+main()
+"""
+
+
+def killed(folder: Path, rows: int, *overrides: str) -> None:
+    """A sweep that ends by SIGKILL when it has written so many rows of all its jobs, however fast the machine is."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(rows), *SMOKE, *overrides], cwd=folder, env=ENVIRONMENT, check=False, timeout=300
+    )
+    assert done.returncode == -signal.SIGKILL
 
 
 def wait_for(root: Path, jobs: int, rows: int) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +20,12 @@ from sparserl import load_policy
 from sparserl.config.build import build
 from sparserl.config.schema import ConfigError
 from sparserl.config.validation import compose
+from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Result
 from sparserl.sweeps.loop import run
+from sparserl.train import main
 from sparserl.training.evaluation import Evaluator
 from sparserl.training.learner import Learner
 
@@ -116,11 +122,182 @@ def test_configs_that_differ_in_structure_do_not_train_in_one_loop(tmp_path: Pat
         run(configs, [tmp_path / "0", tmp_path / "1"])
 
 
-def test_resuming_where_there_is_no_run_is_one_sentence(tmp_path: Path) -> None:
+def test_resuming_where_there_is_no_run_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     done = command(tmp_path, f"resume={tmp_path / 'nothing'}")
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1
     assert "no run to go on with" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- resume
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Train:
+    """``python -m sparserl.train`` in this process; the folder ``run`` that all of it is about."""
+
+    def start(*overrides: str) -> Path:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["sparserl-train", *overrides])
+        main()
+        return tmp_path / "run"
+
+    return start
+
+
+@pytest.fixture
+def trained(train: Train) -> Path:
+    """A finished run, with two ranks."""
+    small = "network.hidden=[8]", "regularizer=l1", "regularizer.lambda_c=0.5", "seed=7"
+    return train("trainer=smoke", "logger=disk", "lowrank.ranks=[1,2]", *small, "hydra.run.dir=run")
+
+
+def ranks(folder: Path) -> list[str]:
+    return [line.split(",")[0] for line in (folder / "lowrank.csv").read_text().splitlines()[1:]]
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """Every file but the log of what happened."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.log"}
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("seed=99", "seed cannot be changed"),
+        ("regularizer=l0", "regularizer cannot be changed"),
+        ("regularizer.lambda_c=1", "regularizer.lambda_c cannot be changed"),
+        ("+trainer.typo=1", "trainer.typo cannot be changed"),
+        ("~lowrank.ranks", "lowrank.ranks cannot be changed"),
+        ("trainer.total_steps=800", r"trainer.total_steps cannot be changed, .* a new run, .* init_from=run"),
+        ("hydra.run.dir=elsewhere", "hydra.run.dir cannot be changed"),
+    ],
+)
+def test_what_resume_cannot_change_is_refused_by_name_and_the_folder_stays_as_it_was(
+    override: str, sentence: str, trained: Path, train: Train
+) -> None:
+    """It used to be ignored without a word, and to be written into the run's .hydra."""
+    before = kept(trained)
+    with pytest.raises(SystemExit, match=f"sparserl: resume=run goes on .* {sentence}"):
+        train("resume=run", override)
+    assert kept(trained) == before
+
+
+def test_resuming_a_finished_run_changes_nothing(trained: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    before = kept(trained)
+    train("resume=run", "retry_failed=true", "trust=true")
+    assert kept(trained) == before
+    assert "is done already" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_swept_again_at_other_ranks(
+    trained: Path, train: Train, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = kept(trained)
+    with monkeypatch.context() as patch:  # nothing may be left to train
+        patch.setattr(Learner, "update", None)
+        train("resume=run", "lowrank.ranks=[1,3,4]", "lowrank.episodes=${trainer.num_envs}")
+    assert ranks(trained) == ["1", "3", "4", "full"]
+    config = read_json(trained / "config.json")
+    assert config["lowrank"]["ranks"] == [1, 3, 4]
+    assert config["lowrank"]["episodes"] == 10, "an interpolation is of the run's own config"
+    assert (config["seed"], config["regularizer"]["lambda_c"]) == (7, 0.5)
+    assert read_json(trained / "status.json")["status"] == "done"
+    same = kept(trained)
+    for name in ("metrics.jsonl", ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml"):
+        assert same[str(trained / name)] == before[str(trained / name)]
+    capsys.readouterr()
+    train("resume=run")
+    assert "is done already" in capsys.readouterr().err
+    assert kept(trained) == same
+
+
+def test_a_second_sweep_that_is_interrupted_is_not_taken_for_done(
+    trained: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparserl.train.run", interrupted)  # before anything is written but the new config
+        with pytest.raises(SystemExit) as ended:
+            train("resume=run", "lowrank.ranks=[1,3,4]")
+    assert ended.value.code == 128 + signal.SIGINT
+    train("resume=run")
+    assert ranks(trained) == ["1", "3", "4", "full"]
+
+
+def test_wrong_ranks_are_refused_before_the_folder_is_touched(trained: Path, train: Train) -> None:
+    before = kept(trained)
+    with pytest.raises(SystemExit, match=r"lowrank.ranks is \[0\]"):
+        train("resume=run", "lowrank.ranks=[0]")
+    with pytest.raises(SystemExit, match=r"logger.mode is not a key of Disk"):
+        train("resume=run", "logger.mode=offline")
+    assert kept(trained) == before
+
+
+def test_an_interrupted_run_goes_on_with_its_own_config_and_new_ranks(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = checkpoint.save
+
+    def save_and_stop(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(SystemExit):
+            train("trainer=smoke", "logger=disk", "network.hidden=[8]", "seed=7", "hydra.run.dir=run")
+    folder = train("resume=run", "lowrank.ranks=[1]")
+    assert ranks(folder) == ["1", "full"]
+    assert read_json(folder / "result.json")["seed"] == 7
+    assert read_json(folder / "status.json")["status"] == "done"
+
+
+def test_whoever_interrupts_a_run_is_told_its_folder(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt(signal.SIGTERM)
+
+    monkeypatch.setattr("sparserl.train.run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        train("trainer=smoke", "logger=disk", "hydra.run.dir=run")
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert f"resume={tmp_path / 'run'}" in capsys.readouterr().err
+
+
+def test_a_run_that_is_resumed_needs_its_start_no_more(trained: Path, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = checkpoint.save
+
+    def save_and_stop(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(SystemExit):
+            train("trainer=smoke", "logger=disk", "network.hidden=[8]", "init_from=run", "hydra.run.dir=started")
+    shutil.rmtree(trained)
+    train("resume=started")
+    assert read_json(trained.with_name("started") / "status.json")["status"] == "done"
+
+
+def test_a_relative_start_is_found_from_a_working_directory_of_the_runs_own(trained: Path, train: Train) -> None:
+    started = "init_from=run", "hydra.job.chdir=true", "hydra.run.dir=started", "network.hidden=[8]"
+    train("trainer=smoke", "logger=disk", *started)
+    assert read_json(trained.with_name("started") / "status.json")["status"] == "done"
+
+
+def test_a_sweep_may_be_called_by_a_year(train: Train, tmp_path: Path) -> None:
+    train("-m", "trainer=smoke", "logger=disk", "network.hidden=[8]", "sweep_name=2026")
+    (config,) = (tmp_path / "outputs/2026").glob("*/config.json")
+    assert read_json(config)["sweep_name"] == "2026"
+
+
+# ---------------------------------------------------------------- several members
 
 
 def test_a_multirun_names_its_folders_by_what_is_in_them(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,15 @@ from hydra.errors import InstantiationException
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.config.identity import _per_member, canonical, populations, shared
-from sparserl.config.schema import Config, ConfigError
+from sparserl.config.schema import Config, ConfigError, PartError
 from sparserl.lowrank.sweep import Sweep
 from sparserl.population.members import Population
-from sparserl.population.state import split
 from sparserl.runs.files import components, read_policy
 from sparserl.tracking.base import Logger
 from sparserl.training.trainer import Cohort, Parts, Trainer
 from sparserl.types import Weights
 
-# ---------------------------------------------------------------- build: parts from resolved configs
+CPU = torch.device("cpu")
 
 
 def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
@@ -38,19 +38,19 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if first["device"] == "auto" else first["device"])
     parts = Parts(
         _members(configs, device),
-        _instantiate([first["environment"]], device),
-        _instantiate([config["algorithm"] for config in configs], device),
-        _instantiate([first["experience"]], device),
+        build_part("environment", [first], device),
+        build_part("algorithm", configs, device),
+        build_part("experience", [first], device),
         [
             Cohort(
                 _members(cohort, device),
-                _instantiate([config["algorithm"] for config in cohort], device),
-                _instantiate([config["regularizer"] for config in cohort], device),
+                build_part("algorithm", cohort, device),
+                build_part("regularizer", cohort, device),
             )
             for cohort in populations(configs, lambda config: config)
         ],
     )
-    return _instantiate([first["trainer"]], device), parts
+    return build_part("trainer", [first], device), parts
 
 
 def _members(configs: Sequence[Config], device: torch.device) -> Population:
@@ -59,37 +59,68 @@ def _members(configs: Sequence[Config], device: torch.device) -> Population:
 
 def build_sweep(config: Config) -> Sweep:
     """What is done with members after they were trained, from the config of any of one loop."""
-    sweep: Sweep = _instantiate([config["lowrank"]], torch.device("cpu"))
+    sweep: Sweep = build_part("lowrank", [config])
     return sweep
 
 
 def build_logger(config: Config) -> Logger:
     """Where the rows of a loop go besides the disk. Raises ConfigError where they cannot go there."""
-    logger: Logger = _instantiate([config["logger"]], torch.device("cpu"))
+    logger: Logger = build_part("logger", [config])
     return logger
 
 
-def _instantiate(nodes: Sequence[Config], device: torch.device) -> Any:
-    """One object for all members: the fields that may differ hold tensors [member]."""
-    cls = hydra.utils.get_class(nodes[0]["_target_"])
-    values = {name: torch.tensor([float(node[name]) for node in nodes], device=device) for name in _per_member(cls)}
+def build_part(group: str, configs: Sequence[Config], device: torch.device = CPU) -> Any:
+    """The part that ``group`` chose, one object for all members: the fields that may differ hold tensors [member].
+
+    Raises ConfigError where it cannot be made.
+    """
+    with errors_of(group, configs[0]):
+        nodes = [config[group] for config in configs]
+        names = _per_member(hydra.utils.get_class(nodes[0]["_target_"]))
+        values = {name: torch.tensor([float(node[name]) for node in nodes], device=device) for name in names}
+        try:
+            return hydra.utils.instantiate(nodes[0], **values, _convert_="all")
+        except InstantiationException as error:
+            raise (error.__cause__ or error) from None
+
+
+@contextmanager
+def errors_of(group: str, config: Config) -> Iterator[None]:
+    """Turn whatever the code of a part raises into a ConfigError that names the part.
+
+    ValueError and ModuleNotFoundError are what parts raise to tell the user something; anything else, SystemExit too, is a
+    PartError that names its type.
+    """
+    part = f"{group}={config['names'][group]}" if group in config["names"] else group
     try:
-        return hydra.utils.instantiate(nodes[0], **values, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError):  # what a class says of its values together
-            raise ConfigError(str(error.__cause__)) from error
+        yield
+    except ConfigError:
         raise
+    except (ValueError, ModuleNotFoundError) as error:
+        raise ConfigError(f"{part}: {_one_line(str(error))}") from error
+    except (Exception, SystemExit) as error:
+        raise PartError(f"{part}: {describe(error)}") from error
+
+
+def describe(error: BaseException) -> str:
+    """The type of an exception and what it says, in one line."""
+    return _one_line(f"{type(error).__name__}: {error}").removesuffix(":")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def build_start(config: Config) -> Weights | None:
     """The weights that a run begins with: those that ``init_from`` names, or None for fresh ones.
 
-    Raises ConfigError where they are not those of one policy that fits.
+    A relative path starts at the folder in which the command was typed, also where Hydra left it (``hydra.job.chdir``). Raises
+    ConfigError where there is not one policy, of this network and environment.
     """
     pattern = config["init_from"]
     if pattern is None:
         return None
-    given = Path(pattern) / "policy.safetensors"
+    given = Path(hydra.utils.to_absolute_path(pattern)) / "policy.safetensors"
     paths = [given] if given.exists() else glob(str(given))  # noqa: PTH207 (absolute patterns too)
     found = [Path(path).parent for path in paths]
     if len(found) != 1:
@@ -105,23 +136,13 @@ def build_start(config: Config) -> Weights | None:
         raise ConfigError(f"init_from is {pattern!r}: {policy_file} does not say what it was trained with") from error
     if trained_in != config["environment"]:
         raise ConfigError(f"init_from is {pattern!r}, a policy of another environment; choose the one it was trained in")
-    algorithm = bound_algorithm(config)
-    fresh: Weights = split(algorithm.init(Population((0,))), 0)
-    loaded = components(tensors)
-    for component in algorithm.policy:
-        shapes = [
-            {name: tuple(tensor.shape) for name, tensor in weights.get(component, {}).items()} for weights in (loaded, fresh)
-        ]
-        if shapes[0] != shapes[1]:
-            raise ConfigError(
-                f"init_from is {pattern!r}, a policy whose {component} has the tensors {shapes[0]}; "
-                f"those of this run are {shapes[1]}"
-            )
-    return {component: loaded[component] for component in algorithm.policy}
+    return components(tensors)
 
 
 def bound_algorithm(config: Config) -> Algorithm:
     """The algorithm of a run, bound to its environment. Raises ConfigError where the two do not fit."""
-    algorithm, environment = (_instantiate([config[group]], torch.device("cpu")) for group in ("algorithm", "environment"))
-    bound: Algorithm = algorithm.bind(environment.spec())
+    with errors_of("environment", config):
+        spec = build_part("environment", [config]).spec()
+    with errors_of("algorithm", config):
+        bound: Algorithm = build_part("algorithm", [config]).bind(spec)
     return bound

@@ -26,7 +26,11 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / 
 
 
 class ConfigError(ValueError):
-    """What is wrong with a config, in one sentence for its author."""
+    """What is wrong with a config, in one sentence for its author. A part that raised something has it as its cause."""
+
+
+class PartError(ConfigError):
+    """A part that fails while it is made: rather than the config, its code is at fault, or what it finds on this machine."""
 
 
 @dataclasses.dataclass(frozen=True)

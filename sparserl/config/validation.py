@@ -1,7 +1,6 @@
-"""From a config to the parts of a run: the one place that validates, and the one user of Hydra's ``instantiate``.
+"""From what a user chose to a checked, plain config.
 
-A config is first resolved (a plain dictionary, every interpolation done, every value of its declared type and range) and
-then built. Everything that can be known before training is said here, in one sentence that names the key.
+Everything that can be known before training is checked here, and said in one sentence that names the key.
 """
 
 from __future__ import annotations
@@ -12,25 +11,37 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import hydra
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime
+from hydra.errors import HydraException
 from hydra.types import RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from sparserl.config.build import _instantiate, build_start
+from sparserl.algorithms.base import Algorithm
+from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, describe, errors_of
 from sparserl.config.schema import CONF, Config, ConfigError, Schema
-from sparserl.loading import check
+from sparserl.loading import check as check_untrusted
+from sparserl.population.members import Population
+from sparserl.population.state import split
 from sparserl.runs.files import read_json
 from sparserl.runs.schema import Result
 from sparserl.schedules import Constant, Schedule
+from sparserl.training.metrics import joined
+from sparserl.types import Spec, Weights
 
 # ---------------------------------------------------------------- resolve: a checked, plain config
 
@@ -48,16 +59,56 @@ def _sweep_group(*, _root_: DictConfig) -> str | None:
     return str(_root_.sweep_name) if HydraConfig.get().mode is RunMode.MULTIRUN else None
 
 
+def _smoke_steps(fewest: int, of_each: int, *, _root_: DictConfig) -> int:
+    """``${smoke_steps:400,40}``: as few steps as give 400 or more in all and 40 or more in each sub-environment."""
+    envs = _root_.trainer.num_envs
+    if not isinstance(envs, int) or envs < 1:
+        raise ValueError(f"trainer.num_envs is {envs!r}; it must be an integer, 1 or more")
+    return envs * max(of_each, -(-fewest // envs))
+
+
 OmegaConf.register_new_resolver("of_total", _of_total, replace=True)
+OmegaConf.register_new_resolver("smoke_steps", _smoke_steps, replace=True)
 OmegaConf.register_new_resolver("sweep_group", _sweep_group, replace=True)
 
 
 def compose(*overrides: str) -> Config:
-    """The resolved config that ``python -m sparserl.train`` would use with these overrides."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("train", list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(config)  # `names` asks it for the options chosen
-    return resolve(without_hydra(config))
+    """The resolved config that ``python -m sparserl.train`` would use with these overrides.
+
+    May be called inside another Hydra application, whose state stays as it is, and in threads.
+    """
+    with _composed(overrides) as config:
+        resolved = to_plain(without_hydra(config))
+    check(resolved)
+    check_start(resolved)
+    return resolved
+
+
+_SINGLETONS = GlobalHydra, HydraConfig, JobRuntime, VersionBase
+"""Where Hydra keeps the state of the application that runs."""
+
+_composing = RLock()
+
+
+@contextmanager
+def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
+    """The config before anything is resolved, with Hydra's node.
+
+    Within the context Hydra's state is this config's: ``names`` asks HydraConfig for the options chosen. Afterwards it is again
+    what it was before.
+    """
+    state = Singleton._instances  # noqa: SLF001 (Hydra has no public way to put it aside)
+    with _composing:
+        outer: dict[type, Singleton] = {cls: state.pop(cls) for cls in _SINGLETONS if cls in state}
+        try:
+            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+                config = hydra.compose("train", list(overrides), return_hydra_config=True)
+                HydraConfig.instance().set_config(config)
+                yield config
+        finally:
+            for cls in _SINGLETONS:
+                state.pop(cls, None)
+            state |= outer
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -65,18 +116,19 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
-def resolve(config: DictConfig) -> Config:
+def to_plain(config: DictConfig) -> Config:
     """Do all interpolations and check every key, type and range. Raises ConfigError."""
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        first_line = str(error).split("\n")[0]
-        raise ConfigError(re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line)) from error
+        raise ConfigError(interpolation_error(error)) from error
     assert isinstance(plain, dict)
-    resolved = _check_fields("", Schema, {str(key): value for key, value in plain.items()})
-    _check_together(resolved)
-    build_start(resolved)
-    return resolved
+    return _check_fields("", Schema, {str(key): value for key, value in plain.items()})
+
+
+def interpolation_error(error: OmegaConfBaseException) -> str:
+    """The line of OmegaConf's message that says what went wrong."""
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).split("\n")[0])
 
 
 def read_back(path: Path, trust: bool) -> Config:
@@ -90,9 +142,9 @@ def read_back(path: Path, trust: bool) -> Config:
         if not isinstance(config, dict):
             raise ConfigError("a config is needed")
         if not trust:
-            check("", config)
+            check_untrusted("", config)
         config = _check_fields("", Schema, {"trust": False} | config)
-        _check_together(config)
+        check(config)
     except ValueError as error:
         raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     return config
@@ -137,10 +189,15 @@ def _check_value(path: str, hint: Any, value: Any) -> Any:
 
 
 def _check_plain(path: str, hint: Any, value: Any) -> Any:
-    whole = isinstance(value, float) and value.is_integer() and _is_integer(hint)  # 1e6 is written for a million
+    kinds = _options(hint)
+    given = value
+    if isinstance(value, float) and value.is_integer() and int in kinds:  # 1e6 is written for a million
+        given = int(value)
+    elif type(value) in (int, float) and str in kinds and type(value) not in kinds:  # sweep_name=2026
+        given = str(value)
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
-        return adapter.validate_json(json.dumps(int(value) if whole else value), strict=True)
+        return adapter.validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
         # one for each kind of value that is allowed, each item of a list
         reasons = dict.fromkeys(found["msg"].replace("Input should", "it must") for found in error.errors())
@@ -150,10 +207,6 @@ def _check_plain(path: str, hint: Any, value: Any) -> Any:
 def _contract(hint: Any) -> Any:
     """The class that a node with a ``_target_`` must be of, or None where the hint is of plain values."""
     return next((o for o in _options(hint) if isinstance(o, type) and o.__module__.startswith("sparserl.")), None)
-
-
-def _is_integer(hint: Any) -> bool:
-    return int in _options(hint)
 
 
 def _options(hint: Any) -> list[Any]:
@@ -171,8 +224,10 @@ def _find(path: str, node: dict[str, Any], contract: Any) -> type:
         raise ConfigError(f"{path}._target_ is missing; it names the class to build")
     try:
         cls = hydra.utils.get_class(target)
-    except (ImportError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}._target_ is {target!r}, which cannot be imported: {error.__cause__ or error}") from error
+    except (Exception, SystemExit) as error:
+        cause = error.__cause__ or error
+        told = str(cause) if isinstance(cause, ImportError | ValueError | TypeError) else describe(cause)
+        raise ConfigError(f"{path}._target_ is {target!r}, which cannot be imported: {' '.join(told.split())}") from error
     if not (dataclasses.is_dataclass(cls) and issubclass(cls, contract)):
         raise ConfigError(f"{path}._target_ is {target!r}, which is not a dataclass that is {_article(contract.__name__)}")
     return cls
@@ -191,30 +246,58 @@ def _nearest(key: str, known: Collection[str]) -> str:
     return f"; did you mean {close[0]}?" if close else "; python -m sparserl.train --cfg job shows all keys"
 
 
-def nearest_key(path: str) -> str:
-    """What a mistyped key may have been meant to be: the end of a sentence."""
-    return _nearest(path, list(_paths("", compose())))
+def unknown_key(path: str, overrides: Sequence[str] = ()) -> str:
+    """Why a key cannot be overridden, and what may have been meant: a sentence.
+
+    ``overrides`` are all that were given; those that choose an option of a group decide which keys there are.
+    """
+    chosen = [each for each in overrides if (CONF / each.partition("=")[0]).is_dir() and "," not in each]
+    try:
+        with _composed(chosen) as config:
+            return _why_not(path, without_hydra(config))
+    except HydraException:  # an option that is not there, either
+        return f"{path} is not a key of the config{_nearest(path, ())}"
 
 
-def _paths(prefix: str, config: Config) -> Iterator[str]:
-    for key, value in config.items():
+def _why_not(path: str, config: DictConfig) -> str:
+    node, above = config, ""
+    for part in path.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            break
+        above = f"{above}.{part}".lstrip(".")
+        if OmegaConf.is_interpolation(node, part):
+            given = OmegaConf.to_container(node, resolve=False)[part]  # type: ignore[call-overload, index]
+            below = path.removeprefix(above)
+            source = re.fullmatch(r"\$\{([\w.]+)\}", given)
+            remedy = f"; set {source[1]}{below}" if source else ""
+            return f"{path} cannot be set by itself, since {above} is {given}{remedy}"
+        node = node[part]
+    if isinstance(node, DictConfig) and not node and above:  # keyword arguments of somebody else's function
+        return f"{path} is new: put a + before it to add it"
+    return f"{path} is not a key of the config{_nearest(path, list(_paths('', config)))}"
+
+
+def _paths(prefix: str, config: DictConfig) -> Iterator[str]:
+    """All keys that can be set."""
+    for key in map(str, config):
         yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _paths(f"{prefix}{key}.", value)
+        if not OmegaConf.is_interpolation(config, key) and isinstance(config[key], DictConfig):
+            yield from _paths(f"{prefix}{key}.", config[key])
 
 
-def _check_together(config: Config) -> None:
-    """What no single key shows: combinations that cannot work, and what this machine lacks."""
+def check(config: Config) -> None:
+    """Check what no single key shows: combinations that cannot work, and what this machine lacks. Raises ConfigError."""
     if config["device"] == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda', but torch sees no CUDA device here; use device=auto or device=cpu")
     numeric = [f.name for f in dataclasses.fields(Result) if f.type in ("float", "int", "float | None", "int | None")]
     if config["objective"] not in numeric:
         raise ConfigError(f"objective is {config['objective']!r}; it must be one of {', '.join(numeric)}")
-    algorithm, _ = (_instantiate([config[group]], torch.device("cpu")) for group in ("algorithm", "regularizer"))
-    try:
-        spec = _instantiate([config["environment"]], torch.device("cpu")).spec()
-    except (ValueError, ModuleNotFoundError) as error:
-        raise ConfigError(f"environment={config['names']['environment']}: {error}") from error
+    _check_steps(config)
+    groups = [key for key, node in config.items() if isinstance(node, dict) and "_target_" in node]
+    parts = {group: build_part(group, [config]) for group in groups}
+    with errors_of("environment", config):
+        spec: Spec = parts["environment"].spec()
+    algorithm: Algorithm = parts["algorithm"]
     kind = "continuous" if spec.discrete_actions is None else "discrete"
     if algorithm.actions != kind:
         raise ConfigError(
@@ -223,6 +306,39 @@ def _check_together(config: Config) -> None:
         )
     if config["trainer"]["compile"] and not _has_compiler():
         raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
+
+
+def _check_steps(config: Config) -> None:
+    """That sub-environments, which step together, can take just the steps there are, and that their experience has room."""
+    total, envs = config["trainer"]["total_steps"], config["trainer"]["num_envs"]
+    if total % envs:
+        below = total // envs * envs
+        nearest = " and ".join(str(steps) for steps in (below, below + envs) if steps)
+        raise ConfigError(
+            f"trainer.total_steps is {total}, which is not a multiple of trainer.num_envs, {envs}; the nearest: {nearest}"
+        )
+    size = config["experience"].get("buffer_size", envs)
+    if size < envs:
+        raise ConfigError(
+            f"experience.buffer_size is {size}, fewer than trainer.num_envs, {envs}: it must hold one step of all"
+        )
+
+
+def check_start(config: Config) -> None:
+    """Check that the policy to start from, if there is one, has the tensors of this one. Raises ConfigError."""
+    start = build_start(config)
+    if start is None:
+        return
+    algorithm = bound_algorithm(config)
+    fresh: Weights = split(algorithm.init(Population((0,), CPU)), 0)
+    needed, given = (
+        {name: list(tensor.shape) for name, tensor in joined(weights, tuple(weights)).items()}
+        for weights in ({component: fresh[component] for component in algorithm.policy}, start)
+    )
+    for name in needed | given:
+        if needed.get(name) != given.get(name):
+            shapes = f"its shape there is {given.get(name, 'missing')}, and {needed.get(name, 'none')} is needed"
+            raise ConfigError(f"init_from is {config['init_from']!r}, whose {name} does not fit: {shapes}")
 
 
 def _has_compiler() -> bool:

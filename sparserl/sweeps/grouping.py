@@ -17,7 +17,7 @@ def loads(jobs: Sequence[Job], max_members: int, workers: int | None) -> list[li
     In one loop go jobs whose configs differ in the values of members and in their regulariser only and whose checkpoints are
     of one step; at most ``max_members`` of them. Those of one regulariser are neighbours there, and a population. The largest
     groups are halved until every one of ``workers`` has the same number of groups, or no group is left to be halved. With no
-    limit to the workers, None, each population has a loop of its own. What a job gives does not depend on its company.
+    limit to the workers, None, each population has a loop of its own. What a job gives does not depend on the others.
     """
     alike: dict[str, dict[str, list[Job]]] = {}
     for job in jobs:

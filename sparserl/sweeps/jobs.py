@@ -1,17 +1,23 @@
-"""A job of a sweep: its names, its folder, what earlier starts made of it, and with which others it can be trained at once."""
+"""A job of a sweep: its names, its folder, and what earlier starts made of it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from sparserl.config.identity import canonical, identity
-from sparserl.config.schema import Config, ConfigError
+from sparserl.config.schema import Config, ConfigError, PartError
+from sparserl.config.validation import check, check_start
 from sparserl.runs import checkpoint
-from sparserl.runs.files import read_json, write_json
+from sparserl.runs.files import LOG_FILE, DiskError, read_json, write_json, writing
 from sparserl.runs.folder import check_free
 from sparserl.runs.schema import Result, Status, StatusName
 from sparserl.terminal import say
@@ -49,18 +55,32 @@ def kind(config: Config) -> str:
 
 
 def label(config: Config) -> str:
-    """A name that tells the jobs of a sweep apart for a reader, if not always for a program."""
+    """A name for a reader: what is trained, and the exact values of what a sweep varies most."""
     values = {
         "lambda": config["regularizer"]["lambda_c"],
         "beta": config["regularizer"]["beta"],
         "seed": config["seed"],
     }
-    return "-".join([kind(config), *(f"{name}{value:.4g}" for name, value in values.items() if value is not None)])
+    return "-".join([kind(config), *(f"{name}{_exact(value)}" for name, value in values.items() if value is not None)])
+
+
+def _exact(value: float | int) -> str:
+    """The shortest text that is read back as the same number; a whole one has no point."""
+    return repr(value).removesuffix(".0")
 
 
 def job_name(config: Config) -> str:
     """The name of a job's folder in its sweep: readable, and the same for the same config only."""
-    return f"{label(config)}-{digest(canonical(identity(config)))}"
+    return f"{file_name(label(config))}-{digest(canonical(identity(config)))}"
+
+
+NAME_BYTES = 200
+"""File systems allow 255; what is added to a name needs the rest."""
+
+
+def file_name(text: str) -> str:
+    """A text as a name that any file system takes, at most NAME_BYTES long."""
+    return re.sub(r"[^\w.+-]", "_", text).encode()[:NAME_BYTES].decode(errors="ignore")
 
 
 def digest(text: str) -> str:
@@ -69,6 +89,24 @@ def digest(text: str) -> str:
 
 
 # ---------------------------------------------------------------- folders
+
+
+def check_and_claim(job: Job, retry_failed: bool) -> Result | None:
+    """Check a job and make its folder; its result where an earlier start finished it.
+
+    Raises ConfigError where its config cannot work, and whatever ``claim`` and ``earlier`` raise. A part that fails while it is
+    made is a failure of the job, written into its folder.
+    """
+    try:
+        check(job.config)
+        if not (job.folder / checkpoint.MANIFEST).exists():  # a run that goes on needs its start no more
+            check_start(job.config)
+    except PartError as error:
+        claim(job)
+        fail(job, error)
+        raise
+    claim(job)
+    return earlier(job, retry_failed)
 
 
 def claim(job: Job) -> None:
@@ -86,25 +124,55 @@ def claim(job: Job) -> None:
         raise ConfigError(f"the output folder {job.folder} cannot be used: {error}; {remedy}") from error
     if found is None:
         write_json(path, job.config)
-    elif not isinstance(found, dict) or identity(found) != identity(job.config):
-        raise ConfigError(f"{job.folder} holds a run with another config; choose another folder or take it away")
+    elif different := difference(found, job.config):
+        raise ConfigError(f"{job.folder} holds a run with another config ({different}); choose another folder or take it away")
     check_free(job.folder)
 
 
-def earlier(job: Job, retry_failed: bool) -> Result | None:
-    """The result of a job that an earlier start finished; None where there is something left to train.
+def difference(found: object, given: Config) -> str | None:
+    """The first difference between what makes two runs, the config found in a folder and a job's; None where there is none."""
+    if not isinstance(found, dict):
+        return f"{CONFIG_FILE} is no config"
+    there, here = dict(_flat("", identity(found))), dict(_flat("", identity(given)))
+    for key in here | there:
+        if there.get(key) != here.get(key):
+            return f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+    return None
 
-    Raises JobError where an earlier start failed, unless ``retry_failed``: then what failed goes on from its last checkpoint,
-    or from its start where it ended with a loss that was not finite. Raises ConfigError where no checkpoint is whole.
+
+def _flat(prefix: str, config: Config) -> Iterator[tuple[str, object]]:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def change(job: Job) -> None:
+    """Record that a run goes on with another config in its own folder, where what differs is not how it is trained.
+
+    Its result no longer counts: what ``lowrank`` says is done again. Raises DiskError where it cannot be written or another
+    process writes there.
     """
-    result = result_of(job.folder)
+    check_free(job.folder)
+    mark(job, "waiting")  # first: with the new config and the old status the result would count
+    write_json(job.folder / CONFIG_FILE, job.config)
+
+
+def earlier(job: Job, retry_failed: bool) -> Result | None:
+    """The result of a job that an earlier start finished; None where there is something left to do.
+
+    Raises JobError where an earlier start failed, unless ``retry_failed``: then what failed goes on from its last checkpoint.
+    A run that diverged is never tried again: it would end in the same way. Raises ConfigError where no checkpoint is whole.
+    """
+    result = finished(job.folder)
     if result and result.status == "done":
         return result
-    if has_failed(job):
-        if not retry_failed:
-            raise JobError(job.folder.name, f"before ({_reason(job.folder)}); retry_failed=true trains it again")
-        if result:  # its checkpoint has the frozen policy
-            checkpoint.remove(job.folder)
+    if result:
+        remedy = "a second attempt gives the same: change its config, or take its folder away"
+        raise JobError(job.folder.name, f"before ({_reason(job.folder)}); {remedy}")
+    if has_failed(job.folder) and not retry_failed:
+        raise JobError(job.folder.name, f"before ({_reason(job.folder)}); retry_failed=true trains it again")
     try:
         checkpoint.newest(job.folder)
     except ValueError as error:
@@ -112,18 +180,33 @@ def earlier(job: Job, retry_failed: bool) -> Result | None:
     return None
 
 
-def has_failed(job: Job) -> bool:
-    """Whether a job's folder says so."""
-    status = _status(job.folder)
+def has_failed(folder: Path) -> bool:
+    """Whether the status of a job says so."""
+    status = _status(folder)
     return status is not None and status.status == "failed"
 
 
 def objective(job: Job, result: Result) -> float | None:
-    """What a sweeper is told of a finished job. Raises JobError where its loss was not finite to the end."""
+    """What a sweeper is told of a finished job: a number also where nothing was learned, so that no rank was selected.
+
+    Then it is what holds of the whole policy. None where the number is no number for another reason. Raises JobError where the
+    loss was not finite in the end.
+    """
     if result.status == "failed":
         raise JobError(job.folder.name, _reason(job.folder))
-    value = getattr(result, job.config["objective"])
+    name = job.config["objective"]
+    value = getattr(result, name)
+    if value is None:
+        value = {"compression": 0.0, "retention": 0.0, "return_lowrank": result.return_mean}.get(name)
     return None if value is None else float(value)
+
+
+def finished(folder: Path) -> Result | None:
+    """The result of a run for which nothing is left to do: its ranks are evaluated, or it has diverged."""
+    result, status = result_of(folder), _status(folder)
+    if result is None or result.rank_reason == "not_swept":
+        return None
+    return None if status and status.status in ("waiting", "running", "interrupted") else result
 
 
 def result_of(folder: Path) -> Result | None:
@@ -157,3 +240,31 @@ def mark(job: Job, status: StatusName, *, error: str | None = None, of: str | No
     step = reached.env_step if reached else 0
     total = job.config["trainer"]["total_steps"]
     write_json(job.folder / "status.json", Status(status, step, total, os.getpid(), socket.gethostname(), error, of))
+
+
+def fail(job: Job, error: BaseException) -> None:
+    """Write that a job failed, with the traceback, unless its folder says so already.
+
+    Nothing is written of an error that says what to put right, a ConfigError or DiskError: started again, the job goes on.
+    """
+    is_sentence = isinstance(error, ConfigError | DiskError) and not isinstance(error, PartError)
+    if is_sentence or has_failed(job.folder):
+        return
+    told = _traceback(error)
+    note(job.folder, error)
+    with suppress(DiskError):  # which may be what it failed of
+        mark(job, "failed", error=told)
+
+
+def note(folder: Path, error: BaseException) -> None:
+    """Add a traceback to a folder's run.log, if that can be; once a job has failed it is there."""
+    path = folder / LOG_FILE
+    if not has_failed(folder):
+        with suppress(DiskError), writing(path), path.open("a") as log:
+            log.write(f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {_traceback(error).strip()}\n")
+
+
+def _traceback(error: BaseException) -> str:
+    """Of what a part raised, where that is what went wrong."""
+    origin = error.__cause__ if isinstance(error, PartError) and error.__cause__ else error
+    return "".join(traceback.format_exception(origin))

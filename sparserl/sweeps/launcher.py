@@ -19,10 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from sparserl.config.identity import populations
+from sparserl.config.build import describe
+from sparserl.config.identity import canonical, identity, populations
 from sparserl.config.schema import ConfigError
-from sparserl.config.validation import resolve, without_hydra
+from sparserl.config.validation import interpolation_error, to_plain, without_hydra
 from sparserl.runs import provenance
 from sparserl.runs.files import DiskError
 from sparserl.runs.schema import Result
@@ -31,7 +33,21 @@ from sparserl.sweeps.executors.inline import Inline
 from sparserl.sweeps.executors.processes import Processes
 from sparserl.sweeps.executors.slurm import Slurm, SlurmError
 from sparserl.sweeps.grouping import loads
-from sparserl.sweeps.jobs import Job, JobError, claim, digest, earlier, label, mark, objective, result_of
+from sparserl.sweeps.jobs import (
+    Job,
+    JobError,
+    check_and_claim,
+    difference,
+    digest,
+    fail,
+    file_name,
+    finished,
+    label,
+    mark,
+    note,
+    objective,
+    result_of,
+)
 from sparserl.sweeps.loop import run
 from sparserl.terminal import say
 from sparserl.tracking.console import print_jobs
@@ -66,9 +82,10 @@ def launch(
     for number, config in enumerate(configs, first):
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
-    jobs = Launch(context, configs)
+    root = Path(sweep.hydra.sweep.dir).absolute()
+    jobs = Launch(context, configs, root)
     try:
-        executor = _executor(settings, Path(sweep.hydra.sweep.dir).absolute())
+        executor = _executor(settings, root)
         jobs.plan()
         jobs.train(executor, settings.max_members)
     except SlurmError as error:  # before anything was trained
@@ -122,33 +139,45 @@ class Composer:
 class Launch:
     """The jobs of one launch, by their place in it, on their way from configs to returns."""
 
-    def __init__(self, context: HydraContext, configs: Sequence[DictConfig]) -> None:
+    def __init__(self, context: HydraContext, configs: Sequence[DictConfig], root: Path) -> None:
         self._context, self._configs = context, configs
+        for config in configs:
+            _set_place(config, root)  # with hydra.job.chdir a job would look for a relative one in another job's folder
         self._jobs: dict[int, Job] = {}
         self._left: dict[int, Job] = {}
         self._repeats: dict[int, int] = {}
         self.returns: dict[int, JobReturn] = {}
 
     def plan(self) -> None:
-        """Find out of which jobs there is something left to train, and which are the same run as another."""
+        """Find out of which jobs there is something left to train, and which are the same run as another.
+
+        Two jobs are the same run where their configs say so. Two runs in one folder are an error of the second one.
+        """
+        runs: dict[str, int] = {}
         places: dict[Path, int] = {}
         for index, config in enumerate(self._configs):
+            HydraConfig.instance().set_config(config)  # `names` and folders ask it for the options chosen
             try:
+                _set_place(config, config.hydra.sweep.dir, config.hydra.sweep.subdir)  # so that it is found out once
                 if config.resume:
                     raise ConfigError("resume is for a single run; the same sweep started again goes on by itself")
-                HydraConfig.instance().set_config(config)  # `names` and folders ask it for the options chosen
-                job = self._jobs[index] = Job(resolve(without_hydra(config)), _folder(config))
-                if (original := places.setdefault(job.folder, index)) != index:
+                job = Job(to_plain(without_hydra(config)), _folder(config))
+                if (original := runs.setdefault(canonical(identity(job.config)), index)) != index:
                     self._repeats[index] = original
                     continue
-                claim(job)
-                result = earlier(job, config.retry_failed)
+                if (other := places.setdefault(job.folder, index)) != index:
+                    raise _SharedFolderError(self._jobs[other], job)
+                self._jobs[index] = job
+                result = check_and_claim(job, config.retry_failed)
                 if result is None:
                     mark(job, "waiting")
                     self._left[index] = job
                 else:
                     self._give(index, objective(job, result))
-            except (ConfigError, DiskError, JobError) as error:
+            except OmegaConfBaseException as error:  # a subdir of the user's own, which this config has no values for
+                _set_place(config, config.hydra.sweep.dir, f"invalid-{digest(str(config.hydra.overrides.task))}")
+                self._give(index, ConfigError(f"hydra.sweep.subdir: {interpolation_error(error)}"))
+            except Exception as error:  # noqa: BLE001 (a config may name anybody's code; the other jobs go on)
                 self._give(index, error)
         found = {"to train": len(self._left), "ended before": len(self.returns), "the same as another": len(self._repeats)}
         counts = ", ".join(f"{count} {what}" for what, count in found.items() if count)
@@ -178,8 +207,7 @@ class Launch:
         for index, original in self._repeats.items():
             job, config = self._jobs[original], self._configs[index]
             given = digest(str(sorted(config.hydra.overrides.task)))
-            with read_write(config.hydra.sweep):
-                config.hydra.sweep.subdir = f"{job.folder.name}-again-{given}"
+            _set_place(config, config.hydra.sweep.dir, f"{file_name(job.folder.name)}-again-{given}")
             again = self._jobs[index] = Job(job.config, _folder(config))
             self._give(index, self.returns[original]._return_value)  # noqa: SLF001 (of a failure, the property prints and raises)
             mark(again, "duplicate", of=job.folder.name)
@@ -202,11 +230,14 @@ class Launch:
     def _give(self, index: int, outcome: Outcome) -> None:
         """End a job that is not trained here, with the callbacks of any other."""
         config = self._configs[index]
-        is_new = not (_folder(config) / ".hydra").exists()  # what a first start wrote there stays
+        # what a first start wrote there stays, and so does what belongs to another job
+        is_new = not (isinstance(outcome, _SharedFolderError) or (_folder(config) / ".hydra").exists())
 
         def give(_: DictConfig) -> float | None:
             if is_new and isinstance(outcome, Exception):
                 log.error(outcome)
+                if outcome.__cause__:
+                    note(_folder(config), outcome)
             return _unwrap(outcome)
 
         if not is_new:
@@ -220,12 +251,30 @@ class Launch:
             self.returns[index] = job
 
 
+class _SharedFolderError(ConfigError):
+    """Of the second of two runs that are told to use one folder."""
+
+    def __init__(self, first: Job, second: Job) -> None:
+        super().__init__(
+            f"{label(first.config)} and {label(second.config)} are two runs in one folder, {first.folder} "
+            f"({difference(first.config, second.config)}); let hydra.sweep.subdir tell them apart"
+        )
+
+
 _KEYS = "hydra.sweep.dir", "hydra.sweep.subdir"
 """Where Hydra's config says in which folder a job of a multirun belongs."""
 
 
 def _folder(config: DictConfig) -> Path:
     return Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+
+
+def _set_place(config: DictConfig, root: str | Path, name: str | None = None) -> None:
+    """Let a job's folder be in ``root``, under a ``name`` if one is given."""
+    with read_write(config.hydra.sweep):
+        config.hydra.sweep.dir = str(root)
+        if name is not None:
+            config.hydra.sweep.subdir = name
 
 
 # ---------------------------------------------------------------- one loop
@@ -280,32 +329,33 @@ def _train(jobs: Sequence[Job], live: bool, command: str) -> list[Outcome]:
     error = _stopped_by(jobs, live, command)
     apart = populations(jobs, lambda job: job.config)
     if error and len(apart) > 1:
-        say(f"warning: {_first_line(error)}; each population goes on by itself, and only the one that this comes from fails")
+        say(f"warning: {describe(error)}; each population goes on by itself, and only the one that this comes from fails")
         for job in jobs:
             with suppress(DiskError):  # started again, it meets the same
-                mark(job, "waiting")
+                if finished(job.folder) is None:
+                    mark(job, "waiting")
         return [outcome for population in apart for outcome in _train(population, live, command)]
-    if error and not isinstance(error, ConfigError | DiskError):  # of those, started again, they go on
-        return [_outcome(job, JobError(job.folder.name, f"{type(error).__name__}: {error}")) for job in jobs]
-    return [_outcome(job, error or JobError(job.folder.name, "it left no result")) for job in jobs]
+    reason = error if isinstance(error, ConfigError | DiskError) else None  # started again, it goes on
+    if reason is None:
+        told = describe(error) if error else "it left no result"
+    return [_outcome(job, reason or JobError(job.folder.name, told)) for job in jobs]
 
 
-def _stopped_by(jobs: Sequence[Job], live: bool, command: str) -> Exception | None:
+def _stopped_by(jobs: Sequence[Job], live: bool, command: str) -> BaseException | None:
     """Train jobs in one loop; what ended it before its end, without what it holds: everything that was trained."""
     try:
         run([job.config for job in jobs], [job.folder for job in jobs], live, command)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the other populations go on)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever it is, the other populations go on)
+        for job in jobs:
+            if finished(job.folder) is None:
+                fail(job, error)
         return error.with_traceback(None)
     return None
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
 def _outcome(job: Job, otherwise: Exception) -> Outcome:
     """What came of a job, by the files in its folder: what its result says, or else the error given."""
-    result = result_of(job.folder)
+    result = finished(job.folder)
     if result is None:
         return otherwise
     try:

@@ -23,16 +23,17 @@ from sparserl.terminal import say
 from sparserl.tracking.console import Display
 from sparserl.tracking.recorder import Recorder
 from sparserl.training.evaluation import random_returns
-from sparserl.training.interrupts import Interrupts, prepare
+from sparserl.training.interrupts import Interrupts, own_defaults, prepare
 from sparserl.training.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
 
 
+@own_defaults()
 def run(
     configs: Sequence[Config], folders: Sequence[str | Path], live: bool = True, command: str | None = None
 ) -> list[Result]:
     """Train runs in one loop, each into its own folder, going on from the folders' checkpoints if they have any.
 
-    The configs are resolved ones (``build.resolve`` or ``build.compose``) that may differ in seeds, per-member values and their
+    The configs are resolved ones (``validation.compose``) that may differ in seeds, per-member values and their
     regulariser only; neighbours that do not differ in it are one population. SIGINT and SIGTERM end it with KeyboardInterrupt,
     all rows written; called again, it goes on from the last checkpoint. Without ``live`` there are plain lines also on a
     terminal, for processes that share one. ``command`` is what results say they were made with, where that is not what started
@@ -63,13 +64,13 @@ def run(
         recorders = [Recorder(*its, typed) for its in zip(opened, configs, identities, members, logs, strict=True)]
         try:
             return _train(trainer, parts, paths, recorders, states, live)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             _end(recorders, "interrupted")
             raise
         except DiskError as error:
             _end(recorders, "interrupted", str(error))
             raise
-        except Exception:
+        except (Exception, SystemExit):  # an environment may raise that too
             _end(recorders, "failed", traceback.format_exc())
             raise
         finally:

@@ -6,6 +6,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -30,6 +32,20 @@ def prepare() -> None:
         if mallopt is not None:
             mallopt(_M_MMAP_THRESHOLD, 32 * _MIB)  # the largest that glibc takes
             mallopt(_M_TRIM_THRESHOLD, 1024 * _MIB)
+
+
+@contextmanager
+def own_defaults() -> Iterator[None]:
+    """Set torch's defaults to what training needs, gradients and float32, whatever the program around it has chosen."""
+    import torch  # as above
+
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 class Interrupts:

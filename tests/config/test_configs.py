@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from sparserl.config.schema import CONF, ConfigError, Schema
-from sparserl.config.validation import compose
+from sparserl.config.validation import compose, unknown_key
 from sparserl.environments.base import Environment
+from sparserl.networks.mlp import MLP
 from sparserl.types import Spec
 
 ROOT = Path(__file__).parents[2]
@@ -237,6 +239,12 @@ WRONG = [
     (["network.hidden=[0]"], ["network.hidden", "0", "greater than or equal to 1"]),
     (["network.hidden=64"], ["network.hidden", "64"]),
     (["experience.buffer_size=0"], ["experience.buffer_size", "0", "greater than or equal to 1"]),
+    (["experience.buffer_size=5"], ["experience.buffer_size is 5", "trainer.num_envs, 10"]),
+    (["trainer.total_steps=25"], ["trainer.total_steps is 25", "trainer.num_envs, 10", "20 and 30"]),
+    (["trainer.total_steps=5"], ["trainer.total_steps is 5", "trainer.num_envs, 10", "nearest: 10"]),
+    (["trainer=smoke", "trainer.num_envs=many"], ["trainer.num_envs", "many", "integer"]),
+    (["sweep_name=true"], ["sweep_name", "True", "string"]),
+    (["sweep_name=null"], ["sweep_name", "None", "string"]),
     (["lowrank.ranks=[0]"], ["lowrank.ranks", "[0]", "greater than or equal to 1", "'all' or 'ladder'"]),
     (["lowrank.ranks=[4,-1]"], ["lowrank.ranks", "-1", "greater than or equal to 1"]),
     (["lowrank.ranks=[1.5]"], ["lowrank.ranks", "1.5", "integer"]),
@@ -265,12 +273,73 @@ def test_what_is_wrong_is_said_before_training(overrides: list[str], words: list
         assert len(sentence.splitlines()) == 1
 
 
+@dataclass(frozen=True)
+class Unbuildable(MLP):
+    """What is wrong with it only shows when it is made."""
+
+    def __post_init__(self) -> None:
+        match self.activation:
+            case "relu":
+                raise ValueError("activation is no good")
+            case "tanh":
+                raise AssertionError("only without\nlayers")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ((), "activation is no good"),  # said by the class itself, as text for the user
+        (("network.activation=tanh",), "AssertionError: only without layers"),
+    ],
+)
+def test_whatever_a_constructor_raises_is_one_sentence_that_names_the_part(overrides: tuple[str, ...], sentence: str) -> None:
+    """Anything but ValueError used to end the command with Hydra's traceback."""
+    with pytest.raises(ConfigError) as caught:
+        compose(f"network._target_={__name__}.Unbuildable", *overrides)
+    assert str(caught.value).endswith(sentence)
+    assert "=" in str(caught.value).removesuffix(sentence)  # network=mlp, or algorithm=dqn, which holds the same network
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides", "sentence"),
+    [
+        (
+            "algorithm.network.hidden",
+            [],
+            "algorithm.network.hidden cannot be set by itself, since algorithm.network is ${network}; set network.hidden",
+        ),
+        ("regularizer.lamda_c", [], "regularizer.lamda_c is not a key of the config; did you mean regularizer.lambda_c?"),
+        (
+            "environment.arguments.gravity",
+            ["environment=acrobot"],
+            "environment.arguments.gravity is new: put a + before it to add it",
+        ),
+        ("typo", ["algorithm=nowhere"], "typo is not a key of the config; python -m sparserl.train --cfg job shows all keys"),
+    ],
+)
+def test_what_is_said_of_an_unknown_key_is_true(key: str, overrides: list[str], sentence: str) -> None:
+    """algorithm.network.hidden was answered with: is not a key; did you mean algorithm.network.hidden?"""
+    assert unknown_key(key, [*overrides, f"{key}=1"]) == sentence
+
+
+def test_the_options_that_were_chosen_decide_which_key_may_be_meant() -> None:
+    assert "did you mean regularizer.initial_open?" in unknown_key("regularizer.initial_opn")
+    assert "initial_open?" not in unknown_key("regularizer.initial_opn", ["regularizer=l1"])
+
+
+@pytest.mark.parametrize(("given", "name"), [("2026", "2026"), ("2026-11-28", "2026-11-28"), ("1.5", "1.5"), ("mine", "mine")])
+def test_a_number_is_a_name_too(given: str, name: str) -> None:
+    assert compose(f"sweep_name={given}")["sweep_name"] == name
+
+
 def test_right_values_at_the_ends_of_their_ranges_pass() -> None:
     ends = ["seed=0", "regularizer.lambda_c=0", "algorithm.epsilon=1", "algorithm.gamma=0", "network.hidden=[]"]
     ends += ["lowrank.ranks=[]", "lowrank.retention=1", "lowrank.episodes=1"]
     config = compose(*ends, "trainer.total_steps=1e6", "trainer.num_envs=1", "algorithm.tau=1")
     assert config["trainer"]["total_steps"] == 1_000_000
     assert config["network"]["hidden"] == []
+    assert compose("experience.buffer_size=10")["trainer"]["num_envs"] == 10
 
 
 def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose
@@ -69,6 +72,31 @@ def test_a_run_that_goes_on_needs_its_start_no_more(tmp_path: Path) -> None:
 def test_what_cannot_be_started_from_is_refused_before_training(overrides: list[str], sentence: str, trained: Path) -> None:
     with pytest.raises(ConfigError, match=sentence):
         config(*(override.format(root=trained) for override in overrides))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda tensors: tensors | {"policy/0.weight": torch.ones(1)}, r"0.weight does not fit: its shape there is \[1\]"),
+        (lambda tensors: tensors | {"policy/1.bias": torch.ones(84, 1)}, r"1.bias does not fit: .* and \[1, 84\] is needed"),
+        (lambda tensors: tensors | {"policy/3.bias": torch.ones(1)}, r"3.bias does not fit: .* and none is needed"),
+        (
+            lambda tensors: {key: value for key, value in tensors.items() if key != "policy/1.weight"},
+            r"1.weight does not fit: its shape there is missing, and \[120, 84\] is needed",
+        ),
+    ],
+    ids=["broadcast", "transposed", "too many", "missing"],
+)
+def test_a_policy_whose_tensors_do_not_fit_is_refused_before_training(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], sentence: str, trained: Path, tmp_path: Path
+) -> None:
+    """A weight of shape (1,) was broadcast, and a layer that is missing stayed random, without a word."""
+    given = trained / "run-seed1-abc" / "policy.safetensors"
+    with safe_open(given, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(change(load_file(given)), tmp_path / "policy.safetensors", metadata)
+    with pytest.raises(ConfigError, match=sentence):
+        config(f"init_from={tmp_path}")
 
 
 def test_a_damaged_policy_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose
 from sparserl.runs import checkpoint
-from sparserl.runs.files import read_json
+from sparserl.runs.files import read_json, write_json
+from sparserl.runs.schema import Result
 from sparserl.sweeps.grouping import loads
-from sparserl.sweeps.jobs import Job, JobError, earlier, job_name, mark
+from sparserl.sweeps.jobs import Job, JobError, earlier, job_name, label, mark, objective
 
 
 @cache
@@ -92,7 +94,67 @@ def test_a_name_is_of_what_is_trained_and_not_of_where_it_is_kept_or_reported() 
     name = job_name(config())
     assert name == job_name(config("sweep_name=other", "objective=sparsity", "retry_failed=true"))
     assert name != job_name(config("trainer.num_envs=2"))
-    assert name.startswith("dqn-cartpole-l0-lambda500-beta0.6667-seed0-")
+    assert name.startswith("dqn-cartpole-l0-lambda500-beta0.6666666666666666-seed0-")
+
+
+numbers = st.integers(0, 10**30) | st.floats(0, allow_nan=False, allow_infinity=False)
+
+
+def labelled(lambda_c: float | int | None, beta: float | None = None, seed: int = 0) -> str:
+    names = {"algorithm": "a", "environment": "b", "regularizer": "c"}
+    return label({"names": names, "regularizer": {"lambda_c": lambda_c, "beta": beta}, "seed": seed})
+
+
+@settings(deadline=None)
+@given(one=numbers, other=numbers)
+def test_two_values_never_look_the_same(one: float, other: float) -> None:
+    """They were cut after four digits, so that 1.00001 and 1.00002 had one name."""
+    if one == other:  # 1 and 1.0 are the same value
+        assert labelled(float(one)) == labelled(float(other))
+    else:
+        assert labelled(one) != labelled(other)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(500.0, "500"), (500, "500"), (1e-3, "0.001"), (1.00001, "1.00001"), (2 / 3, "0.6666666666666666"), (1e22, "1e+22")],
+)
+def test_a_value_has_its_shortest_exact_form(value: float, text: str) -> None:
+    assert labelled(value, beta=value, seed=3) == f"a-b-c-lambda{text}-beta{text}-seed3"
+    assert float(text) == value
+
+
+@settings(deadline=None)
+@given(names=st.lists(st.text(min_size=1, max_size=400), min_size=3, max_size=3), seed=st.integers(0, 10**300))
+def test_a_jobs_folder_can_be_made_whatever_its_options_are_called(names: list[str], seed: int) -> None:
+    given = config() | {"names": dict(zip(("algorithm", "environment", "regularizer"), names, strict=True)), "seed": seed}
+    name = job_name(given)
+    assert len(f"{name}-again-0123456789".encode()) <= 255
+    assert not set('/\\:*?"<>|\0\n') & set(name)
+    assert name != job_name(given | {"seed": seed + 1})
+    assert Path(name).name == name
+
+
+# ---------------------------------------------------------------- objectives
+
+
+def result(**values: object) -> Result:
+    """Of a run that learned nothing, so that no rank was selected."""
+    empty: dict[Any, Any] = {int: 0, float: 0.0, str: "", list[str]: []}  # what else there is may be null
+    nothing = {name: empty.get(hint) for name, hint in get_type_hints(Result).items()}
+    return Result(**(nothing | {"status": "done", "return_mean": -200.0} | values))
+
+
+@pytest.mark.parametrize(
+    ("name", "learned", "nothing"), [("retention", 0.97, 0.0), ("compression", 0.6, 0.0), ("return_lowrank", -90.0, -200.0)]
+)
+def test_where_nothing_was_learned_a_sweeper_is_told_what_holds_of_the_whole_policy(
+    name: str, learned: float, nothing: float
+) -> None:
+    """None used to end Optuna's sweep with a traceback. README and conf/train.yaml say so."""
+    job = Job(config(f"objective={name}"), Path("nowhere"))
+    assert objective(job, result(**{name: learned})) == learned
+    assert objective(job, result(rank_reason="not_learned")) == nothing
 
 
 # ---------------------------------------------------------------- earlier starts
@@ -122,6 +184,22 @@ def test_a_result_that_is_not_whole_is_made_again_and_said(job: Job, capsys: pyt
     assert earlier(job, retry_failed=False) is None
     (said,) = capsys.readouterr().err.splitlines()
     assert "result.json cannot be read, so it is made again from the last checkpoint" in said
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "done"),
+    [
+        ("not_learned", "done", True),
+        ("not_learned", "running", False),  # it is factored again at other ranks, or was killed just before its end
+        ("not_learned", "waiting", False),
+        ("not_swept", "done", False),
+        ("not_swept", "interrupted", False),
+    ],
+)
+def test_a_run_is_done_when_its_ranks_are_evaluated(reason: str, status: str, done: bool, job: Job) -> None:
+    write_json(job.folder / "result.json", result(rank_reason=reason))
+    mark(job, status)  # type: ignore[arg-type]
+    assert (earlier(job, retry_failed=False) is not None) == done
 
 
 def test_damaged_checkpoints_are_one_sentence(job: Job) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gymnasium
 import pytest
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -145,6 +146,170 @@ def test_jobs_that_are_the_same_run_are_trained_once(sweep: Sweep) -> None:
     assert not (again / "metrics.jsonl").exists()
 
 
+SUBDIR = "hydra.sweep.subdir=seed${seed}"
+
+
+@pytest.mark.parametrize("launcher", ["population", "basic"])
+def test_two_configs_in_one_folder_are_refused_and_not_taken_for_one_run(
+    launcher: str, sweep: Sweep, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The second of them used to be called a duplicate: it was not trained, and the exit code was 0."""
+    with pytest.raises(SystemExit) as ended:
+        sweep("regularizer=l1,none", "seed=0,1", SUBDIR, f"hydra/launcher={launcher}")
+    printed = capfd.readouterr().out
+    for seed in (0, 1):
+        folder = tmp_path / f"here/outputs/mine/seed{seed}"
+        assert read_json(folder / "result.json")["regularizer"] == "l1"
+        if launcher == "population":  # Hydra's own launchers write there before anything can be said
+            assert "regularizer=l1" in yaml.safe_load((folder / ".hydra/overrides.yaml").read_text())
+            assert f"dqn-cartpole-l1-lambda0.01-seed{seed} and dqn-cartpole-none-seed{seed} are two" in printed
+    assert "seed0" in str(ended.value)
+    assert "regularizer._target_" in str(ended.value)
+
+
+def test_a_subdir_of_ones_own_that_tells_configs_apart_holds_them(sweep: Sweep) -> None:
+    root = sweep("regularizer=l1,none", "seed=0", "hydra.sweep.subdir=${names.regularizer}/seed${seed}")
+    assert {path.parent.parent.name for path in root.glob("*/seed0/result.json")} == {"l1", "none"}
+
+
+def test_a_subdir_that_a_config_has_no_values_for_is_an_error_of_that_job(sweep: Sweep, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"hydra\.sweep\.subdir: .*initial_open"):
+        sweep("regularizer=l1,l0", "seed=0", "hydra.sweep.subdir=open${regularizer.initial_open}")
+    (trained,) = (tmp_path / "here/outputs/mine").glob("*/result.json")
+    assert trained.parent.name == "open0.99"
+
+
+def test_one_config_in_two_folders_is_trained_once(sweep: Sweep) -> None:
+    """Configs alone decide what is the same run."""
+    root = sweep("regularizer=none", "regularizer.lambda_c=1,2", "seed=0", "hydra.sweep.subdir=${hydra.job.num}")
+    assert len(list(root.glob("*/result.json"))) == 1
+    (again,) = root.glob("*-again-*")
+    assert read_json(again / "status.json")["of"] == "0"
+
+
+BROKEN = """
+import sys
+import gymnasium
+from gymnasium.envs.classic_control import AcrobotEnv
+
+class Broken(AcrobotEnv):
+    def __init__(self, how="", **arguments):
+        super().__init__(**arguments)
+        if how == "assertion":
+            assert not how, "gravity must be positive"
+        elif how == "key":
+            {}["robot"]
+        elif how == "value":
+            raise ValueError("gravity must be positive")
+        elif how == "exit":
+            sys.exit(0)
+        self.how = how
+
+    def step(self, action):
+        if self.how == "step":
+            sys.exit(0)
+        return super().step(action)
+
+gymnasium.register("Broken-v0", entry_point=Broken, max_episode_steps=20)
+"""
+TOLD = {
+    "assertion": "AssertionError: gravity must be positive",
+    "key": "KeyError: 'robot'",
+    "value": "gravity must be positive",
+    "exit": "SystemExit: 0",
+    "step": "SystemExit: 0",
+}
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a module that registers an environment which can fail."""
+    (tmp_path / "failing.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "failing"
+    sys.modules.pop("failing")
+    gymnasium.registry.pop("Broken-v0")
+
+
+@pytest.mark.parametrize("how", [*TOLD])
+@pytest.mark.parametrize("launcher", ["population", "basic"])
+def test_an_environment_that_raises_fails_its_own_job_only(
+    launcher: str, how: str, module: str, sweep: Sweep, tmp_path: Path
+) -> None:
+    """Whatever is not a ValueError used to end the sweep before anything was trained; SystemExit even with exit code 0."""
+    environment = "environment=acrobot", f"environment.id={module}:Broken-v0", f"+environment.arguments.how={how},none"
+    with pytest.raises(SystemExit) as ended:
+        sweep(*environment, "regularizer=none", "trainer.total_steps=100", f"hydra/launcher={launcher}")
+    assert TOLD[how] in str(ended.value)
+    assert len(str(ended.value).splitlines()) == 1
+    (trained,) = (tmp_path / "here/outputs/mine").glob("*/result.json")
+    assert read_json(trained.parent / "config.json")["environment"]["arguments"] == {"how": "none"}
+    (failed,) = (path for path in (tmp_path / "here/outputs/mine").glob("dqn-*") if path != trained.parent)
+    log = (failed / "run.log").read_text()
+    assert "Traceback" in log
+    assert "failing.py" in log
+    if how != "value":  # with that it is a config that is refused, as any other
+        assert read_json(failed / "status.json")["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("assert False, 'no robot'", "AssertionError: no robot"),
+        ("import os; os.environ['ROBOT_HOME']", "KeyError: 'ROBOT_HOME'"),
+        ("def (", "SyntaxError: invalid syntax"),
+        ("from os import robot", "ImportError: cannot import name 'robot'"),
+        ("raise SystemExit('no robot')", "SystemExit: no robot"),
+    ],
+)
+def test_an_environments_module_that_cannot_be_imported_is_one_sentence(
+    text: str, told: str, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unimportable.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    given = "environment=acrobot", "environment.id=unimportable:Any-v0", "logger=disk", "hydra.run.dir=single"
+    monkeypatch.setattr(sys, "argv", ["sparserl-train", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert str(ended.value).startswith(f"sparserl: environment=acrobot: {told}")
+    assert len(str(ended.value).splitlines()) == 1
+    assert "Traceback" in (tmp_path / "single/run.log").read_text()
+
+    with pytest.raises(SystemExit, match="environment=acrobot"):
+        sweep("environment=acrobot", "environment.id=unimportable:Any-v0,Acrobot-v1", "regularizer=none")
+    (trained,) = (tmp_path / "here/outputs/mine").glob("*/result.json")
+    assert read_json(trained.parent / "config.json")["environment"]["id"] == "Acrobot-v1"
+
+
+def test_a_job_whose_environment_is_mended_is_tried_again_when_that_is_asked_for(
+    module: str, sweep: Sweep, tmp_path: Path
+) -> None:
+    jobs = "environment=acrobot", f"environment.id={module}:Broken-v0", "+environment.arguments.how=assertion", "seed=0"
+    with pytest.raises(SystemExit, match="gravity must be positive"):
+        sweep(*jobs)
+    (tmp_path / "failing.py").write_text(BROKEN.replace("assert not how", "assert how"))
+    sys.modules.pop(module)
+    gymnasium.registry.pop("Broken-v0")
+    with pytest.raises(SystemExit, match="retry_failed=true"):
+        sweep(*jobs)
+    sweep(*jobs, "retry_failed=true")
+    assert statuses(tmp_path / "here/outputs/mine") == ["done"]
+
+
+@pytest.mark.parametrize("launcher", ["population", "basic"])
+def test_a_working_directory_for_each_job_leaves_folders_and_starts_where_they_belong(launcher: str, sweep: Sweep) -> None:
+    """With several jobs in a loop each one's folder used to be looked for in that of the job before."""
+    own = "hydra.job.chdir=true", f"hydra/launcher={launcher}", "regularizer=none"
+    root = sweep(*own, "seed=0,1,2")
+    assert len(jobs(root)) == 3
+    assert sorted(root.rglob(".hydra")) == [folder / ".hydra" for folder in jobs(root)]
+    assert sorted(root.rglob("run.log")) == [folder / "run.log" for folder in jobs(root)]
+    sweep(*own, "seed=0,1", "init_from=outputs/mine/*-none-seed${seed}-*", "sweep_name=started")
+    started = jobs(root.with_name("started"))
+    assert [read_json(folder / "status.json")["status"] for folder in started] == ["done", "done"]
+
+
 def test_the_same_sweep_trains_only_what_is_new(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     root = sweep("regularizer=none", "seed=0,1")
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in root.glob("*/**/*") if path.is_file()}
@@ -276,26 +441,27 @@ def test_a_failure_stays_where_it_happened(
     assert all(read_json(folder / "status.json")["status"] == "done" for folder in failed)
 
 
-def test_a_frozen_member_is_a_failed_job_and_starts_anew_when_it_is_tried_again(
+def test_a_diverged_member_is_a_failed_job_and_is_not_tried_again(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Runs are deterministic: retry_failed=true used to train it for as long again, and it diverged at the same step."""
     update = Learner.update
-    broken = True
 
     def poison(learner: Learner, batch: Any, env_step: int) -> Any:
-        if broken:
-            batch = batch | {"reward": batch["reward"].clone()}
-            batch["reward"][1] = float("nan")
+        batch = batch | {"reward": batch["reward"].clone()}
+        batch["reward"][1] = float("nan")
         return update(learner, batch, env_step)
 
     monkeypatch.setattr(Learner, "update", poison)
     with pytest.raises(SystemExit, match="not finite"):
         sweep("regularizer=none", "seed=0,1,2")
-    statuses = [read_json(folder / "status.json")["status"] for folder in jobs(tmp_path / "here/outputs/mine")]
-    assert statuses == ["done", "failed", "done"]
-    broken = False
-    again = outcome(sweep("regularizer=none", "seed=0,1,2", "retry_failed=true"))
-    assert again == outcome(sweep("regularizer=none", "seed=0,1,2", folder="whole"))
+    root = tmp_path / "here/outputs/mine"
+    assert statuses(root) == ["done", "failed", "done"]
+    before = outcome(root)
+    with pytest.raises(SystemExit, match="a second attempt gives the same"):
+        sweep("regularizer=none", "seed=0,1,2", "retry_failed=true")
+    assert statuses(root) == ["done", "failed", "done"]
+    assert outcome(root) == before
 
 
 def test_a_job_that_cannot_be_is_one_sentence_and_the_others_go_on(sweep: Sweep, tmp_path: Path) -> None:

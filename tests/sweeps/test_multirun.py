@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from multiruns import LONG, begin, outcome, sweep, wait_for
+from multiruns import LONG, begin, killed, outcome, sweep, wait_for
 
 from sparserl.runs.files import read_json
 
@@ -34,6 +34,70 @@ def test_optunas_batches_are_populations(tmp_path: Path) -> None:
     found = re.search(r"best_value: (\S+)", (root / "optimization_results.yaml").read_text())
     assert found
     assert float(found[1]) == best
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["retention", "compression", "return_lowrank"])
+def test_a_study_of_runs_that_learned_nothing_ends_in_order(objective: str, tmp_path: Path) -> None:
+    """No rank is selected for them; told None, Optuna ended with: No trials are completed yet."""
+    root = sweep(
+        tmp_path,
+        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "hydra.sweeper.direction=maximize"),
+        *("regularizer=l1", "regularizer.lambda_c=interval(0.001, 1.0)", f"objective={objective}"),
+    )
+    results = [read_json(path) for path in root.glob("*/result.json")]
+    assert [result["rank_reason"] for result in results] == ["not_learned"] * 2, "so this test shows what it is to show"
+    told = max(result["return_mean"] for result in results) if objective == "return_lowrank" else 0.0
+    assert f"best_value: {told}" in (root / "optimization_results.yaml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["hydra/launcher=joblib", "hydra.launcher.executor=processes"])
+def test_an_environment_that_raises_fails_its_own_job_only_wherever_jobs_are_trained(how: str, tmp_path: Path) -> None:
+    """What it raises cannot be sent to another process."""
+    (tmp_path / "failing.py").write_text(FAILING)
+    process = begin(
+        tmp_path,
+        *("regularizer=none", "environment=acrobot", "environment.id=failing:Failing-v0", "trainer.total_steps=100", how),
+        "+environment.arguments.how=made,stepped,exit,never",
+    )
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "OddError: on the moon" in errors
+    assert errors.splitlines()[-1].startswith("sparserl: ")
+    folders = {read_json(path)["environment"]["arguments"]["how"]: path.parent for path in tmp_path.rglob("config.json")}
+    statuses = {how: read_json(folder / "status.json")["status"] for how, folder in folders.items()}
+    assert statuses == {"made": "failed", "stepped": "failed", "exit": "failed", "never": "done"}
+    for failed in ("made", "stepped", "exit"):
+        assert "failing.py" in (folders[failed] / "run.log").read_text()
+
+
+FAILING = """
+import sys, threading
+import gymnasium
+from gymnasium.envs.classic_control import AcrobotEnv
+
+class OddError(Exception):
+    def __init__(self, where, when):
+        super().__init__(f"on {where}")
+        self.lock = threading.Lock()
+
+class Failing(AcrobotEnv):
+    def __init__(self, how, **arguments):
+        super().__init__(**arguments)
+        self.how = how
+        if how == "made":
+            raise OddError("the moon", "now")
+
+    def step(self, action):
+        if self.how == "stepped":
+            raise OddError("the moon", "now")
+        if self.how == "exit":
+            sys.exit(0)
+        return super().step(action)
+
+gymnasium.register("Failing-v0", entry_point=Failing, max_episode_steps=20)
+"""
 
 
 @pytest.mark.slow
@@ -64,13 +128,10 @@ def test_killed_in_the_middle_a_sweep_goes_on_where_each_job_was(tmp_path: Path)
     """The first job is done, the second under way, the third not begun."""
     jobs = "regularizer=none,l1,l2", "seed=0", "hydra.launcher.max_members=1", *LONG
     whole = outcome(sweep(tmp_path / "whole", *jobs))
-    process = begin(tmp_path / "killed", *jobs)
+    killed(tmp_path / "killed", 24 + 5, *jobs)  # each has 24
     root = tmp_path / "killed/outputs/mine"
-    wait_for(root, 2, 4)
-    process.kill()
-    process.communicate()
     done = {path.parent.name for path in root.glob("*/result.json")}
-    assert len(done) == 1, "killed too late, or too early, to show anything"
+    assert len(done) == 1
     process = begin(tmp_path / "killed", *jobs)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -83,11 +144,9 @@ def test_killed_in_a_loop_of_several_regularizers_each_job_goes_on_wherever_it_t
     jobs = "regularizer=none,l0,l1,l2", "seed=0", *LONG
     whole = outcome(sweep(tmp_path / "whole", *jobs))
     root = tmp_path / "killed/outputs/mine"
-    for rows in (4, 12):
-        process = begin(tmp_path / "killed", *jobs)
-        wait_for(root, 4, rows)
-        process.kill()
-        process.communicate()
+    for rows in (18, 34):  # each in the middle of its fifth row; begun again after its fourth, in the middle of its thirteenth
+        killed(tmp_path / "killed", rows, *jobs)
+        assert not list(root.glob("*/result.json"))
     process = begin(tmp_path / "killed", *jobs, "hydra.launcher.max_members=1")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

@@ -22,7 +22,7 @@ from sparserl.config.validation import nearest_key, read_back, resolve, without_
 from sparserl.runs.files import FIGURE, DiskError
 from sparserl.sweeps.jobs import CONFIG_FILE, Job, JobError, claim, digest, earlier, job_name, objective
 from sparserl.sweeps.loop import run
-from sparserl.terminal import say
+from sparserl.terminal import print_line, say
 from sparserl.tracking.console import print_results
 
 # ---------------------------------------------------------------- from the command line
@@ -63,9 +63,9 @@ def _job(config: DictConfig) -> float | None:
         else:
             (result,) = run([job.config], [folder])
         print_results([result])
-        print(f"rows, result and policy: {folder}")
+        print_line(f"rows, result and policy: {folder}")
         if (folder / FIGURE).exists():
-            print(f"figure: {folder / FIGURE}")
+            print_line(f"figure: {folder / FIGURE}")
         return objective(job, result)
     except (ConfigError, DiskError, JobError) as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # the other jobs go on, and Hydra reports this one
@@ -102,7 +102,7 @@ def main() -> None:
     except KeyboardInterrupt as interrupt:
         is_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
         how = "the same command again" if is_sweep else "python -m sparserl.train resume=FOLDER"
-        print(f"sparserl: stopped; go on with: {how}", file=sys.stderr)
+        say(f"sparserl: stopped; go on with: {how}")
         sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 
 

@@ -129,6 +129,7 @@ class Recorder:
             warnings=self._signatures.said,
             status=status,
             wall_seconds=self._seconds,
+            train_seconds=None,
             steps_per_second=event.env_step / self._seconds,
             versions=provenance.versions(),
             commit=provenance.commit(),

@@ -31,6 +31,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from sparserl.sweeps.executors.processes import usable_cores
+
 PHASES = ("environment", "acting", "replay", "update")
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 WARM_STEPS = 3_000
@@ -76,7 +78,8 @@ def measure_ours(
             elif started and step % 500 == 0 and time.perf_counter() - started > seconds:
                 break
     elapsed = time.perf_counter() - started
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    mib = 1 << (20 if sys.platform == "darwin" else 10)  # macOS counts bytes, Linux KiB
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / mib
     total = sum(spent.values())
     return {
         "steps_per_second": (step - first) * members / elapsed,
@@ -235,6 +238,12 @@ MEASURES = {
 }
 
 
+def pin(cores: Sequence[int]) -> None:
+    """Keep this process on some cores, where that can be asked for: macOS has no way."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+
+
 def in_a_process(core: int, **arguments: Any) -> dict[str, Any]:
     """Run one measurement pinned to one core."""
     command = [sys.executable, __file__, "--measure", json.dumps(arguments)]
@@ -245,7 +254,7 @@ def in_a_process(core: int, **arguments: Any) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        preexec_fn=lambda: pin([core]),
     )
     if done.returncode:
         sys.exit(f"{arguments} failed:\n{done.stderr}")
@@ -370,7 +379,7 @@ def main() -> None:
     """Measure everything, print the tables, keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement, after its warm-up")
-    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on")
+    parser.add_argument("--core", type=int, default=max(usable_cores()), help="the core to run on")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: what a GPU makes of it, and no more")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()

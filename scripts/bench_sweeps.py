@@ -28,8 +28,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from bench import pin
 from rich.console import Console
 from rich.table import Table
+
+from sparserl.sweeps.executors.processes import usable_cores
 
 SEEDS = 8
 REGULARIZERS = ("none", "l0", "l1", "l2")
@@ -66,7 +69,7 @@ def run(*commands: Sequence[str], cores: Sequence[int]) -> tuple[float, list[str
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            preexec_fn=lambda: pin(cores),
         )
         for command in commands
     ]
@@ -203,7 +206,7 @@ def main() -> None:
     parser.add_argument("--joblib", action=choice, default=True, help="whether the launcher joblib is measured")
     parser.add_argument("--one-rank", action=choice, default=True, help="whether populations are measured with one rank too")
     options = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
+    cores = usable_cores()
     if len(cores) < 2:
         sys.exit("two cores are needed")
     folder = Path("results") / f"{date.today()}-sweep-speed"

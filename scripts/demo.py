@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from sparserl import load_policy
+from sparserl.terminal import print_line
 
 FOLDER = Path("outputs/demo")
 TRAIN = (
@@ -26,7 +27,7 @@ REPORT = "-m", "sparserl.report", str(FOLDER)
 
 def type_in(*arguments: str) -> None:
     """Show a command, and run it; whatever stops it stops the demo."""
-    print(f"$ python {shlex.join(arguments)}", flush=True)
+    print_line(f"$ python {shlex.join(arguments)}")
     done = subprocess.run([sys.executable, *arguments], check=False)
     if done.returncode:
         sys.exit(done.returncode)
@@ -39,9 +40,11 @@ def main(overrides: list[str]) -> None:
     type_in(*REPORT)
     sparse = min(FOLDER.glob("dqn-cartpole-l0-*"))
     values = load_policy(sparse)(torch.zeros(1, 4))[0].tolist()
-    print(f"sparserl.load_policy({str(sparse)!r}) at the origin: action values {values[0]:.2f} (left), {values[1]:.2f} (right)")
-    print(f"watch it where there is a display: python -m sparserl.play {sparse}")
-    print(f"all of it took {time.perf_counter() - started:.0f} s; figure: {FOLDER / 'comparison.png'}")
+    print_line(
+        f"sparserl.load_policy({str(sparse)!r}) at the origin: action values {values[0]:.2f} (left), {values[1]:.2f} (right)"
+    )
+    print_line(f"watch it where there is a display: python -m sparserl.play {sparse}")
+    print_line(f"all of it took {time.perf_counter() - started:.0f} s; figure: {FOLDER / 'comparison.png'}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparserl.runs.files import DiskError, replace
+from sparserl.terminal import print_line
 from sparserl.tracking.wandb import has_key
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ def main() -> None:
             made = workspace(arguments.project, arguments.entity or "", arguments.name)
             text = made._model.model_dump_json(by_alias=True, exclude_none=True, indent=2)  # noqa: SLF001 (what it would send)
             replace(arguments.dry_run, lambda file: file.write(f"{text}\n".encode()))
-            print(f"workspace, not sent: {arguments.dry_run}")
+            print_line(f"workspace, not sent: {arguments.dry_run}")
         elif has_key("online"):
-            print(f"workspace: {save(arguments.project, arguments.entity, arguments.name)}")
+            print_line(f"workspace: {save(arguments.project, arguments.entity, arguments.name)}")
         else:
             sys.exit("sparserl: W&B has no key: run `wandb login`, set WANDB_API_KEY, or look at it with --dry-run")
     except DiskError as error:

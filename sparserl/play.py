@@ -27,6 +27,7 @@ from sparserl.environments.gymnasium import spec_of
 from sparserl.loading import described, load_policy, policy_module
 from sparserl.runs import checkpoint
 from sparserl.runs.files import components, read_policy
+from sparserl.terminal import print_line
 from sparserl.training import interrupts
 from sparserl.training.evaluation import EVALUATION, EVALUATION_SEED, episode_generators
 from sparserl.types import Spec
@@ -55,9 +56,9 @@ def main() -> None:
         sys.exit(130)
     finally:
         env.close()
-    print(f"mean of {len(returns)}: {fmean(returns):.1f}")
+    print_line(f"mean of {len(returns)}: {fmean(returns):.1f}")
     if arguments.video:
-        print(f"film: {arguments.video}")
+        print_line(f"film: {arguments.video}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -156,7 +157,7 @@ def _show(env: gymnasium.Env[Any, Any], show: Show) -> None:
 
 
 def _told(episode: int, rewards: list[float]) -> float:
-    print(f"episode {episode}: return {sum(rewards):.1f}, steps {len(rewards)}", flush=True)
+    print_line(f"episode {episode}: return {sum(rewards):.1f}, steps {len(rewards)}")
     return sum(rewards)
 
 

@@ -23,13 +23,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from sparserl.runs import reader
 from sparserl.runs.schema import as_json
-from sparserl.terminal import print_table
+from sparserl.terminal import console, number, print_line, print_table, say
 
 STATUSES = {
     "done": "",
@@ -110,22 +109,23 @@ def main() -> None:
     how.add_argument("--watch", type=float, metavar="SECONDS", help="look again every so often while jobs run or wait")
     how.add_argument("--json", action="store_true", help="jobs, counts, progress, steps_per_second, seconds_left")
     arguments = parser.parse_args()
-    console = Console()
-    if arguments.watch is not None and not (console.is_terminal and arguments.watch > 0):
+    screen = console(sys.stdout)
+    if arguments.watch is not None and not (screen.is_terminal and arguments.watch > 0):
         parser.error("--watch needs a terminal, and seconds above 0")
     try:
         while True:
             jobs = look(arguments.folder)
             if not jobs:
-                print(f"sparserl: there is no run in {arguments.folder}", file=sys.stderr)
+                say(f"sparserl: there is no run in {arguments.folder}")
                 sys.exit(2)
             if arguments.json:
-                print(json.dumps(as_json({"jobs": jobs} | vars(totals(jobs))), indent=2))
+                for line in json.dumps(as_json({"jobs": jobs} | vars(totals(jobs))), indent=2).splitlines():
+                    print_line(line)
             else:
                 if arguments.watch:
-                    console.clear()
-                print_table(_table(jobs, arguments.all))
-                print(_sentence(totals(jobs)), flush=True)
+                    screen.clear()
+                print_table(_headers(), _lines(jobs, arguments.all))
+                print_line(_sentence(totals(jobs)))
             if not arguments.watch or not any(job.status in ("running", "waiting") for job in jobs):
                 break
             time.sleep(arguments.watch)
@@ -188,7 +188,7 @@ def _job(folder: Path, name: str) -> Job | None:
             note = "the ranks are evaluated"
     elif status == "duplicate":
         note = f"the same as {said.get('of')}"
-    warnings = sum(len(row["warnings"]) for row in _rows(metrics, "warnings"))
+    warnings = sum(len(row["warnings"]) for row in _rows(metrics, "warnings") if isinstance(row["warnings"], list))
     return Job(
         folder=name,
         status=status,
@@ -198,7 +198,7 @@ def _job(folder: Path, name: str) -> Job | None:
         seconds_left=(total - step) / speed if status == "running" and speed and total else None,
         return_mean=result.get("return_mean", _last(metrics, "eval/return_mean")),
         sparsity=result.get("sparsity", _last(metrics, "sparsity/exact")),
-        warnings=len(result.get("warnings", [])) if result else warnings,
+        warnings=len(result["warnings"]) if result else warnings,
         note=note or "; ".join(run.problems) or None,
     )
 
@@ -242,25 +242,32 @@ def _written(path: Path) -> float:
 
 def _pace(timing: Sequence[bytes]) -> tuple[float | None, list[float]]:
     """Steps a second over the last rows of timing.jsonl, and the seconds of each."""
-    rows = [row for row in _rows(timing[-ROWS - 2 :], "env_step") if "lowrank" not in row]  # ranks take no step
+    # ranks take no step
+    rows = [row for row in _rows(timing[-ROWS - 2 :], "env_step") if _is_number(row["env_step"]) and "lowrank" not in row]
     if len(timing) <= ROWS:  # these are all
         rows.insert(0, {"env_step": 0})
-    seconds = [sum(value for key, value in row.items() if key != "env_step") for row in rows[1:]]
+    seconds = [sum(value for key, value in row.items() if key != "env_step" and _is_number(value)) for row in rows[1:]]
     steps = rows[-1]["env_step"] - rows[0]["env_step"] if rows else 0
     return steps / sum(seconds) if steps > 0 and sum(seconds) > 0 else None, seconds
 
 
 def _last(lines: Sequence[bytes], key: str) -> Any:
-    """The last value of a key that is not null."""
-    return next((row[key] for row in _rows(reversed(lines), key) if row[key] is not None), None)
+    """The last value of a key that is a number."""
+    return next((row[key] for row in _rows(reversed(lines), key) if _is_number(row[key])), None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _rows(lines: Iterable[bytes], key: str) -> Iterator[reader.Row]:
     """The rows that have a key; the others, and what is not whole in a copy, are passed over."""
     for line in lines:
         if f'"{key}"'.encode() in line:  # or else it need not be parsed
-            with suppress(ValueError):
-                yield json.loads(line)
+            with suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict) and key in row:
+                    yield row
 
 
 def _tail(path: Path) -> list[bytes]:
@@ -278,17 +285,18 @@ def _tail(path: Path) -> list[bytes]:
 # ---------------------------------------------------------------- for a reader
 
 
-def _table(jobs: Sequence[Job], everything: bool) -> Table:
-    table = Table("job", "status")
-    for header in ("%", "steps", "steps/s", "left", "return", "sparsity"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column()
+def _headers() -> list[str | Column]:
+    numbers = ("%", "steps", "steps/s", "left", "return", "sparsity")
+    return ["job", "status", *(Column(header, justify="right", no_wrap=True) for header in numbers), ""]
+
+
+def _lines(jobs: Sequence[Job], everything: bool) -> Iterator[list[Text]]:
+    """The rows of the table, with an empty one after those of each status."""
     for status, group in groupby(jobs, key=lambda job: job.status):
         alike = [*group]
         for members in [alike] if len(alike) > MANY and not everything else [[job] for job in alike]:
-            table.add_row(*_cells(status, members))
-        table.add_section()
-    return table
+            yield _cells(status, members)
+        yield []
 
 
 def _cells(status: str, jobs: Sequence[Job]) -> list[Text]:
@@ -306,10 +314,10 @@ def _cells(status: str, jobs: Sequence[Job]) -> list[Text]:
     ]
     note, times = Counter(map(_note, jobs)).most_common(1)[0]
     return [
-        Text(jobs[0].folder if len(jobs) == 1 else f"{len(jobs)} jobs", overflow="fold"),
+        Text(jobs[0].folder if len(jobs) == 1 else f"{len(jobs)} jobs"),
         Text(status, STATUSES[status], no_wrap=True),
         *map(Text, numbers),
-        Text(f"{times} times: {note}" if note and len(jobs) > 1 else note, overflow="fold"),
+        Text(f"{times} times: {note}" if note and len(jobs) > 1 else note),
     ]
 
 
@@ -320,7 +328,7 @@ def _note(job: Job) -> str:
 
 def _mean(values: Sequence[float | None], form: str) -> str:
     known = [value for value in values if value is not None]
-    return format(fmean(known), form) if known else ""
+    return number(fmean(known) if known else None, form, "")
 
 
 def _sentence(whole: Totals) -> str:

@@ -39,7 +39,7 @@ from sparserl.sweeps.jobs import (
     objective,
 )
 from sparserl.sweeps.loop import run
-from sparserl.terminal import say
+from sparserl.terminal import print_line, say
 from sparserl.tracking.console import print_results
 
 # ---------------------------------------------------------------- folders
@@ -136,9 +136,9 @@ def _train(config: DictConfig, folder: Path, is_sweep: bool) -> float | None:
             fail(job, error)
             raise
     print_results([result])
-    print(f"rows, result and policy: {folder}")
+    print_line(f"rows, result and policy: {folder}")
     if (folder / FIGURE).exists():
-        print(f"figure: {folder / FIGURE}")
+        print_line(f"figure: {folder / FIGURE}")
     return objective(job, result)
 
 
@@ -160,7 +160,7 @@ def _resume(config: DictConfig, folder: Path, is_sweep: bool) -> tuple[Job, Resu
 
 
 def _stop(interrupt: KeyboardInterrupt, command: str) -> NoReturn:
-    print(f"sparserl: stopped; go on with: {command}", file=sys.stderr)
+    say(f"sparserl: stopped; go on with: {command}")
     sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from folders import made_up
+from folders import NASTY, made_up
 
 from sparserl import status
 from sparserl.config.validation import compose
+from sparserl.report import __main__ as report
 from sparserl.runs import reader
-from sparserl.runs.files import write_json
+from sparserl.runs.files import read_json, write_json
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Status, StatusName
 from sparserl.sweeps.loop import run
@@ -213,9 +215,10 @@ def test_folders_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     found = one(tmp_path)
     assert (found.env_step, found.steps_per_second, found.return_mean) == (0, None, None)
     (there / "status.json").unlink()
-    write_json(there / "config.json", {"names": {}, "regularizer": {}, "trainer": {"total_steps": 70}})
+    write_json(there / "config.json", read_json(made_up(tmp_path / "model") / "config.json"))
+    shutil.rmtree(tmp_path / "model")
     found = one(tmp_path)
-    assert (found.status, found.total_steps) == ("waiting", 70), "it has its folder, and has not begun"
+    assert (found.status, found.total_steps) == ("waiting", 20), "it has its folder, and has not begun"
 
 
 def looked_at_during(work: Callable[[], object], folder: Path) -> list[list[status.Job]]:
@@ -261,6 +264,67 @@ def test_a_population_is_told_of_while_it_trains(tmp_path: Path) -> None:
         assert at == sorted(at)
         assert len(set(at)) > 5
     assert {(job.status, job.env_step) for job in seen[-1]} == {("done", 1000)}
+
+
+# ---------------------------------------------------------------- what others keep
+
+FOREIGN = {
+    "a model": ("config.json", '{"architectures": ["BertModel"], "hidden_size": 768, "names": ["a"]}'),
+    "a server": ("status.json", '{"status": "ok", "uptime": 12}'),
+    "a benchmark": ("result.json", '[{"return_mean": 1.0}]'),
+    "no JSON": ("config.json", "// comments\n{}"),
+    "deep": ("config.json", "[" * 100_000),
+    "no text": ("status.json", "\x00\xff"),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), FOREIGN.values(), ids=FOREIGN)
+def test_a_folder_of_somebody_elses_is_no_run(
+    name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One with a model from Hugging Face was a damaged run, and the exit code 1."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / name).write_text(content)
+    assert ask(monkeypatch, tmp_path) == 2
+    made_up(tmp_path / "ours")
+    capsys.readouterr()
+    assert ask(monkeypatch, tmp_path) == 0
+    monkeypatch.setattr(sys, "argv", ["sparserl-report", str(tmp_path)])
+    monkeypatch.setattr("sparserl.report.figures.compare", lambda _, path: path)
+    report.main()
+    assert capsys.readouterr().err == ""
+    assert [run.folder.name for run in reader.find([tmp_path])] == ["ours"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "status.json", "result.json"])
+def test_a_run_of_which_one_file_is_damaged_is_one_all_the_same(name: str, tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "a", sweep=False)
+    (folder / name).write_text("{")
+    assert name in (one(tmp_path).note or "")
+
+
+def test_rows_that_are_not_ours_say_nothing(tmp_path: Path) -> None:
+    folder = job(tmp_path / "a", step=300)
+    for log in ("metrics", "timing"):
+        with (folder / f"{log}.jsonl").open("a") as file:
+            file.write('["env_step"]\n{"env_step": "late", "update": "slow", "warnings": 3}\n')
+    assert (one(tmp_path).env_step, one(tmp_path).warnings) == (300, 0)
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
+def test_any_text_is_told(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job(tmp_path / "a", "failed", error=f"Traceback\n{text}")
+    job(tmp_path / "b", "duplicate", step=0, of=text)
+    if len(text) < 200 and not {"\0", "/"} & {*text}:
+        job(tmp_path / text.replace("\n", " "))
+    assert ask(monkeypatch, tmp_path) == 1
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert all(line.isprintable() for line in printed.out.splitlines())
+    assert ask(monkeypatch, tmp_path, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["jobs"][0]["note"] == f"the same as {text}"
 
 
 # ---------------------------------------------------------------- many jobs

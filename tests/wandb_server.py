@@ -16,6 +16,7 @@ class Server:
     def __init__(self, away_after: int | None = None) -> None:
         """``away_after``: how many uploads of history it takes before it goes away; None never."""
         self.history: dict[str, list[dict[str, Any]]] = {}
+        self.tags: dict[str, list[str]] = {}
         self.job_types: dict[str, str | None] = {}
         """The runs that there are for who asks for a project's, by their id."""
         self.workspaces: list[dict[str, Any]] = []
@@ -91,6 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return {"model": project | {"bucket": self._bucket(given["name"])}}
             case "UpsertBucket":
                 self.kept.history.setdefault(given["name"] or "", [])
+                self.kept.tags[given["name"] or ""] = given.get("tags") or []
                 bucket = {"id": "aWQ=", "name": given["name"], "displayName": given["displayName"], "config": given["config"]}
                 return {"upsertBucket": {"bucket": bucket | {"project": project, "historyLineCount": 0}, "inserted": True}}
             case "CreateRunFiles":

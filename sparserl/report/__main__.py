@@ -6,12 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.table import Table
-
 from sparserl.report import figures, tables
 from sparserl.runs import provenance, reader
-from sparserl.runs.files import DiskError, replace
-from sparserl.terminal import print_table
+from sparserl.runs.files import DiskError, write_text
+from sparserl.terminal import optional, print_line, print_table, say
 
 
 def main() -> None:
@@ -22,7 +20,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for folder in arguments.folders:
         if not folder.is_dir():
-            _say(f"{folder} is not a folder")
+            say(f"sparserl: {folder} is not a folder")
     found = reader.find(arguments.folders)
     if not found:
         sys.exit(f"sparserl: there is no run in {', '.join(map(str, arguments.folders))}")
@@ -39,7 +37,7 @@ def main() -> None:
 def _report(found: list[reader.Run], folders: list[Path], to: Path) -> None:
     kept, repeats = reader.without_repeats(found)
     for sentence in (*(problem for run in found for problem in run.problems), *repeats):
-        _say(sentence)
+        say(f"sparserl: {sentence}")
     uncounted = [f"{run.folder}: {_end(run)}" for run in kept if not run.counts]
     summary = tables.table(kept)
     shown = tables.cells(summary)
@@ -50,24 +48,23 @@ def _report(found: list[reader.Run], folders: list[Path], to: Path) -> None:
         "versions": provenance.versions(*figures.PACKAGES),
     }
 
-    table = Table(*shown[0], title=title)
-    for row in shown:
-        table.add_row(*row.values())
-    print_table(table)
-    print("\n".join([tables.CAPTION, *uncounted]))
+    print_table([*shown[0]], [[*row.values()] for row in shown], title)
+    for line in (tables.CAPTION, *uncounted):
+        print_line(line)
 
     to.mkdir(parents=True, exist_ok=True)
     made_by = {f"report_{key}": value for key, value in origin.items()}
-    _write(to / "rows.csv", tables.rows(found, kept).assign(**made_by).to_csv(index=False))
-    _write(to / "table.csv", summary.assign(**made_by).to_csv(index=False))
-    lines = [f"# {title}", "", tables.markdown(shown), tables.CAPTION, ""]
-    lines += ["Not counted:", "", *(f"* {line}" for line in uncounted), ""] * bool(uncounted)
-    lines += [f"* {key}: `{value}`" for key, value in origin.items()]
-    _write(to / "table.md", "\n".join(lines) + "\n")
+    write_text(to / "rows.csv", tables.rows(found, kept).assign(**made_by).to_csv(index=False))
+    write_text(to / "table.csv", summary.assign(**made_by).to_csv(index=False))
+    lines = [f"# {tables.escaped(title)}", "", tables.markdown(shown), tables.CAPTION, ""]
+    lines += ["Not counted:", "", *(f"* {tables.escaped(line)}" for line in uncounted), ""] * bool(uncounted)
+    lines += [f"* {key}: {tables.code(value)}" for key, value in origin.items() if value]
+    write_text(to / "table.md", "\n".join(lines) + "\n")
     written = ["rows.csv", "table.csv", "table.md"]
     if any(run.counts for run in kept):
-        written.append(figures.compare(folders, to / "comparison.png").name)
-    print(f"{', '.join(written)}: {to}")
+        with optional("comparison.png"):
+            written.append(figures.compare(folders, to / "comparison.png").name)
+    print_line(f"{', '.join(written)}: {to}")
 
 
 def _common(kept: list[reader.Run]) -> str:
@@ -82,14 +79,6 @@ def _end(run: reader.Run) -> str:
     step, total = run.status_file.get("env_step"), run.status_file.get("total_steps")
     how_far = "" if step is None else f" at step {step} of {total}"
     return f"{run.status}{how_far}{f', {run.error}' if run.error else ''}"
-
-
-def _write(path: Path, text: str) -> None:
-    replace(path, lambda file: file.write(text.encode()))
-
-
-def _say(sentence: str) -> None:
-    print(f"sparserl: {sentence}", file=sys.stderr)
 
 
 if __name__ == "__main__":

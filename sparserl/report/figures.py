@@ -41,6 +41,7 @@ def compare(folders: Sequence[str | Path], path: str | Path) -> Path:
     return panels.save(panels.of_many([run for run in found if run.counts]), Path(path), _origin(origin))
 
 
-def _origin(row: reader.Row) -> str:
+def _origin(row: reader.Row) -> list[str]:
     """The command, commit and versions that the numbers of a picture were made with: its last lines."""
-    return textwrap.fill(" · ".join(str(row[key]) for key in ("command", "commit", "versions") if row.get(key)), 200)
+    text = " · ".join(str(row[key]) for key in ("command", "commit", "versions") if row.get(key))
+    return textwrap.wrap(text, 200, max_lines=6)

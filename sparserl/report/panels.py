@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -18,6 +19,7 @@ from matplotlib.ticker import EngFormatter, PercentFormatter, SymmetricalLogLoca
 from sparserl.runs import checkpoint
 from sparserl.runs.files import replace
 from sparserl.runs.reader import NAMED, Run, distinguishing, groups
+from sparserl.terminal import number, plain
 from sparserl.types import Weights, is_weight
 
 # told apart also by those who do not see red or green as others do (Okabe and Ito 2008)
@@ -29,6 +31,9 @@ PANEL = 4.4, 3.3
 
 LABELS = 0.8
 """What a panel's labels take of its width, and of its height: the same for all, so that no layout need be searched for."""
+
+LONGEST = 250
+"""Characters of a text in a figure; more would leave no room for the panels."""
 
 SMALLEST_SINGULAR_VALUE = 1e-5
 """Of a layer's largest: what is smaller is rounding, and is not drawn."""
@@ -86,9 +91,8 @@ def _arranged(panels: Sequence[Callable[[Axes], None]]) -> Figure:
 def _title(run: Run) -> str:
     named = run.settings
     values = [f"{key} {named[key]:.3g}" for key in ("lambda_c", "beta") if named.get(key) is not None]
-    return ", ".join(
-        [f"{named['algorithm']} on {named['environment']}", f"{named['regularizer']}", *values, f"seed {run.seed}"]
-    )
+    first = [f"{named['algorithm']} on {named['environment']}", f"{named['regularizer']}"]
+    return literal(", ".join([*first, *values, f"seed {run.seed}"]))
 
 
 def _summary(run: Run) -> str:
@@ -96,10 +100,11 @@ def _summary(run: Run) -> str:
     row = run.result
     if not run.counts:
         return run.status
-    told = [f"return {row['return_mean']:.1f} (random policy {row['return_random']:.1f})"]
+    told = [f"return {number(row['return_mean'], '.1f')} (random policy {number(row['return_random'], '.1f')})"]
     told.append(f"{row['sparsity']:.1%} sparse: {row['nonzero_weights']} of {row['policy_weights']} weights left")
-    if row.get("rank") is not None:
-        told.append(f"rank {row['rank']}: return {row['return_lowrank']:.1f}, compression {row['compression']:.1%}")
+    if row["rank"] is not None:
+        at_it, saved = number(row["return_lowrank"], ".1f"), number(row["compression"], ".1%")
+        told.append(f"rank {row['rank']}: return {at_it}, compression {saved}")
     return " · ".join([*told, "it did not learn"] if run.learned is False else told)
 
 
@@ -152,9 +157,10 @@ def spectrum(axes: Axes, run: Run, raw: Weights | None) -> None:
     }
     for colour, layer in zip(cycle(COLOURS), dense | hardened, strict=False):
         if layer in dense and not np.allclose(dense[layer], hardened.get(layer, 0.0), rtol=1e-3, atol=1e-5):
-            _spectrum_line(axes, dense[layer], color=colour, linestyle="--", label=f"layer {layer}: before hardening")
+            label = literal(f"layer {layer}: before hardening")
+            _spectrum_line(axes, dense[layer], color=colour, linestyle="--", label=label)
         if layer in hardened:
-            label = f"layer {layer}: hardened, effective rank {effective_rank[layer]:.1f}"
+            label = literal(f"layer {layer}: hardened, effective rank {number(effective_rank[layer], '.1f')}")
             _spectrum_line(axes, hardened[layer], color=colour, marker=".", markersize=3, label=label)
     axes.set_yscale("log")
     _finish(axes, "Singular values of the weights", "index", "singular value")
@@ -190,8 +196,8 @@ def _lowrank(axes: Axes, run: Run, column: str) -> None:
     for full in (row["return_mean"] for row in run.lowrank if row not in run.swept):
         label = "full rank (selected)" if chosen == "full" else "full rank"
         axes.axhline(full, color=GREEN, linestyle="--", label=label)
-        if chosen is not None and retention is not None:
-            random = run.result["return_random"]
+        random = run.result.get("return_random")
+        if chosen is not None and retention is not None and random is not None:
             label = f"{retention:.0%} of it retained"
             axes.axhline(random + retention * (full - random), color=ORANGE, linestyle=":", label=label)
     for row in run.swept:
@@ -224,10 +230,10 @@ def of_many(runs: Sequence[Run]) -> Figure:
         columns = distinguishing(here)
         named = {_label(columns, values, here): members for values, members in groups(here).items()}
         panels: list[Callable[[Axes, dict[str, list[Run]]], None]] = [compare_learning]
-        panels += [compare_rank] * any(run.lowrank for run in here) + [compare_weights]
+        panels += [compare_rank] * any(run.swept for run in here) + [compare_weights]
         for place, panel in enumerate(panels, start=1):
             panel(row.add_subplot(1, len(panels), place), named)
-        row.suptitle(environment, fontsize=12, fontweight="bold")
+        row.suptitle(literal(environment), fontsize=12, fontweight="bold")
         handles, labels = row.axes[0].get_legend_handles_labels()
         row.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8)
     return figure
@@ -240,7 +246,7 @@ def _label(columns: Sequence[str], values: Sequence[Any], runs: Sequence[Run]) -
         for column, value in zip(columns, values, strict=True)
         if value is not None
     ]
-    return ", ".join(words) or f"{runs[0].settings['algorithm']}, {runs[0].settings['regularizer']}"
+    return literal(", ".join(words) or f"{runs[0].settings['algorithm']}, {runs[0].settings['regularizer']}")
 
 
 def _short(value: Any) -> str:
@@ -263,7 +269,7 @@ def compare_learning(axes: Axes, named: dict[str, list[Run]]) -> None:
 def compare_rank(axes: Axes, named: dict[str, list[Run]]) -> None:
     """Return by rank: the mean over seeds, from the lowest to the highest, and the mean at full rank."""
     for (label, runs), style in zip(named.items(), _styles(), strict=False):
-        swept = [{row["rank"]: row["return_mean"] for row in run.lowrank} for run in runs if run.lowrank]
+        swept = [{row["rank"]: row["return_mean"] for row in run.lowrank} for run in runs if run.swept]
         full = [returns.pop(math.inf) for returns in swept if math.inf in returns]
         _mean_and_band(axes, swept, label, style)
         if full:
@@ -277,8 +283,11 @@ def compare_weights(axes: Axes, named: dict[str, list[Run]]) -> None:
     """Return by weights left: every run, the mean of each group, and the best mean that so many weights or fewer reach."""
     means = []
     for (label, runs), style in zip(named.items(), _styles(), strict=False):
-        left = [1 - run.result["sparsity"] for run in runs]
-        returns = [run.result["return_mean"] for run in runs]
+        known = [run.result for run in runs if run.result["return_mean"] is not None]
+        if not known:
+            continue
+        left = [1 - row["sparsity"] for row in known]
+        returns = [row["return_mean"] for row in known]
         axes.plot(left, returns, "o", color=style["color"], markersize=4, alpha=0.5)
         axes.plot(
             [fmean(left)], [fmean(returns)], "D", color=style["color"], markersize=9, markeredgecolor="black", label=label
@@ -288,7 +297,8 @@ def compare_weights(axes: Axes, named: dict[str, list[Run]]) -> None:
     for left_, return_ in sorted(means):
         if not front or return_ > front[-1][1]:
             front.append((left_, return_))
-    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=0)
+    if front:
+        axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=0)
     axes.set_xscale("symlog", linthresh=1e-3)  # an empty policy has a place too
     axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1e-3, subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
@@ -307,11 +317,20 @@ def _mean_and_band(axes: Axes, curves: Sequence[dict[Any, float]], label: str, s
 # ---------------------------------------------------------------- style
 
 
-def save(figure: Figure, path: Path, footer: str) -> Path:
+def save(figure: Figure, path: Path, footer: Sequence[str]) -> Path:
     """Write a PNG whose last lines are ``footer``; returns its path."""
-    figure.supxlabel(footer, fontsize=6, color=GREY)
-    replace(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    figure.supxlabel("\n".join(map(literal, footer)), fontsize=6, color=GREY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks, a label with no room: boxes and overlaps
+        replace(path, lambda file: figure.savefig(file, format="png", dpi=150))
     return path
+
+
+def literal(text: str) -> str:
+    """Text from outside, of which matplotlib would take dollars for a formula and hide what begins with an underscore."""
+    shown = plain(text)
+    shown = shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+    return f"{' ' * shown.startswith('_')}{shown}".replace("$", r"\$")
 
 
 def _by_step(axes: Axes, title: str, y: str, legend: bool = True) -> None:

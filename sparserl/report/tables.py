@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from sparserl.runs.reader import NAMED, OF_REGULARIZER, Row, Run, distinguishing, groups
+from sparserl.terminal import plain
 
 CONFIDENCE = 0.95
 
@@ -46,7 +48,7 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _summary(runs: Sequence[Run]) -> Row:
     done = [run for run in runs if run.counts]
-    returns = [run.result["return_mean"] for run in done]
+    returns = [run.result["return_mean"] for run in done if run.result["return_mean"] is not None]
     low, high = interval(returns)
 
     def mean(field: str) -> float | None:
@@ -72,7 +74,7 @@ def _summary(runs: Sequence[Run]) -> Row:
         "retention": mean("retention"),
         "learned": sum(learned) if learned else None,
         "failed": sum(run.status == "failed" for run in runs),
-        "unfinished": sum(not run.counts and run.status != "failed" for run in runs),
+        "unfinished": sum(run.status not in ("done", "failed") for run in runs),
         "with_warnings": sum(bool(run.result.get("warnings")) for run in done),
     }
 
@@ -142,4 +144,16 @@ def _cells(row: dict[Any, Any], settings: Sequence[str]) -> dict[str, str]:
 def markdown(rows: Sequence[dict[str, str]]) -> str:
     """A table for a README."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(map(escaped, line))} |\n" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, also in a table."""
+    return re.sub(r"([\\|`*<])", r"\\\1", plain(text))
+
+
+def code(text: str) -> str:
+    """Text as code in Markdown, between more backticks than it has in a row."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{plain(text)}{space}{fence}"

@@ -1,12 +1,13 @@
 """Checkpoints of the members of a loop, kept in its members' folders.
 
-Each member has its own file, named by its step, so that a run can go on in whatever company. The members' manifests are
+Each member has its own file, named by its step, so that a run can go on beside any other members. The members' manifests are
 replaced only after every member's file is on the disk, and the older of two generations is removed only after that; so
 whenever a process dies, there is a step that all members have whole: the newest that stands in all their manifests.
 """
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +30,8 @@ def save(folders: Sequence[Path], step: int, states: Sequence[State]) -> None:
     for folder in folders:
         write_json(folder / MANIFEST, {"steps": [*(s for s in steps(folder) if s < step), step][-GENERATIONS:]})
     for folder in folders:
-        kept = {_file(folder, s).name for s in steps(folder)}
-        for path in folder.glob("checkpoint-*.pt"):
-            if path.name not in kept:
-                path.unlink()
+        for old in {*_files(folder)} - {*steps(folder)}:
+            _file(folder, old).unlink()
 
 
 def load(folders: Sequence[Path]) -> list[State] | None:
@@ -96,14 +95,15 @@ def raw_weights(folder: Path) -> Weights | None:
 def steps(folder: Path) -> list[int]:
     """The steps that a folder's manifest names, oldest first; none where there is no whole manifest."""
     try:
-        return sorted(read_json(folder / MANIFEST)["steps"])
+        return sorted(step + 0 for step in read_json(folder / MANIFEST)["steps"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return []
 
 
 def _files(folder: Path) -> list[int]:
     """The steps that a folder has files of. Each file is whole, since it was put in its place when it was."""
-    return sorted(int(path.stem.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*.pt"))
+    names = (re.fullmatch(r"checkpoint-([0-9]{12})\.pt", path.name) for path in folder.glob("checkpoint-*.pt"))
+    return sorted(int(name[1]) for name in names if name)
 
 
 def _read(path: Path) -> State | None:

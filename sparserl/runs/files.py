@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from sparserl.runs.schema import as_json
+from sparserl.runs.schema import as_json, from_json
 
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 Tensor: TypeAlias = "torch.Tensor"  # by its name: who only reads rows does not wait seconds for torch
 
 POLICY_METADATA = "sparserl"
@@ -27,6 +30,9 @@ LOG_FILE = "run.log"
 
 FIGURE = "figure.png"
 """The picture in a run's folder."""
+
+LEFTOVER_SECONDS = 600.0
+"""A temporary file that nobody has touched for so long is of a process that was killed."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -77,9 +83,17 @@ def components(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises ValueError, with the path, where it is not JSON."""
     try:
-        return json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not whole: {error}") from error
+
+
+def read_record(cls: type[T], path: Path) -> T:
+    """A dataclass of ``schema`` from its JSON file. Raises FileNotFoundError, and ValueError where the file is not one."""
+    try:
+        return from_json(cls, read_json(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path} is not whole: {error}") from error
 
 
 def write_json(path: Path, row: Any) -> None:
@@ -88,20 +102,26 @@ def write_json(path: Path, row: Any) -> None:
     replace(path, lambda file: file.write(text.encode()))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole, in UTF-8. Lone surrogates, as in names of files that are not, become their escapes."""
+    replace(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
 def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file beside ``path`` and put it in its place only when it is whole and on the disk.
 
-    Raises DiskError where that cannot be done.
+    Of several processes that do so at once, each has a file of its own, and the last one wins. Raises DiskError where it cannot
+    be done.
     """
-    beside = path.with_name(path.name + ".part")
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     with writing(path):
         try:
-            with beside.open("wb") as file:
+            with beside.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
-        except Exception:
+        except BaseException:  # a signal too
             with suppress(OSError):
                 beside.unlink()  # half a file is of no use, and takes room
             raise
@@ -110,3 +130,11 @@ def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed; checkpoints are large."""
+    for path in folder.glob("*.part"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                path.unlink()

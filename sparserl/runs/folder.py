@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 import socket
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sparserl.runs.files import (
+    LOG_FILE,
+    POLICY_METADATA,
+    DiskError,
+    Tensor,
+    read_json,
+    remove_leftovers,
+    replace,
+    write_json,
+    write_text,
+    writing,
+)
 from sparserl.runs.schema import RankRow, Result, SingularValue, Status, StatusName, as_json
-
-if TYPE_CHECKING:
-    pass
-from sparserl.runs.files import LOG_FILE, POLICY_METADATA, DiskError, Tensor, read_json, replace, write_json, writing
+from sparserl.terminal import say_once
 
 
 class RunFolder:
@@ -31,14 +40,13 @@ class RunFolder:
     def __init__(self, path: Path, total_steps: int) -> None:
         self.path = path
         self._total_steps = total_steps
-        self._metrics = _open_log(path / "metrics.jsonl")
-        try:
+        with ExitStack() as opened:
+            self._metrics = opened.enter_context(_open_log(path / "metrics.jsonl"))
             _lock(self._metrics, path)
-            self._timing = _open_log(path / "timing.jsonl")
-            self._told = _open_log(path / LOG_FILE)
-        except DiskError:
-            self._metrics.close()
-            raise
+            self._timing = opened.enter_context(_open_log(path / "timing.jsonl"))
+            self._told = opened.enter_context(_open_log(path / LOG_FILE))
+            remove_leftovers(path)
+            self._opened = opened.pop_all()
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl; nothing in it may depend on the clock."""
@@ -58,7 +66,8 @@ class RunFolder:
 
     def tell(self, text: str) -> None:
         """What happens, and when, for a reader of run.log; nothing is ever cut off there."""
-        _append(self._told, f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {text.strip()}\n".encode())
+        line = f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {text.strip()}\n"
+        _append(self._told, line.encode("utf-8", "backslashreplace"))
 
     def offsets(self) -> dict[str, int]:
         """How long the logs are now, for ``cut``; so far they are safe from a power failure too."""
@@ -94,7 +103,7 @@ class RunFolder:
         writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
         writer.writeheader()
         writer.writerows(as_json(row) for row in rows)
-        replace(self.path / f"{name}.csv", lambda file: file.write(text.getvalue().encode()))
+        write_text(self.path / f"{name}.csv", text.getvalue())
 
     def policy(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
         """Write policy.safetensors: the tensors, and in its metadata whatever is needed to rebuild the network."""
@@ -106,9 +115,7 @@ class RunFolder:
         replace(self.path / "policy.safetensors", lambda file: file.write(save(whole, metadata)))
 
     def close(self) -> None:
-        self._metrics.close()
-        self._timing.close()
-        self._told.close()
+        self._opened.close()
 
 
 def _open_log(path: Path) -> io.FileIO:
@@ -144,18 +151,17 @@ def _write(log: io.FileIO, line: bytes) -> int:
 def _lock(log: io.FileIO, folder: Path) -> None:
     """Hold ``folder`` until ``log`` is closed, or the process ends. Raises DiskError where another process does.
 
-    File systems that know no locks hold nothing, and neither does Windows.
+    On a file system without locks nothing is held, which is said once.
     """
-    if sys.platform == "win32":
-        return
-    import fcntl
-
     try:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise DiskError(f"{folder} is being written by {_writer(folder)}; wait for it to end, or stop it") from error
-    except OSError:
-        return
+    except OSError as error:
+        say_once(
+            f"warning: files cannot be locked here ({error.strerror}), so nothing keeps a second process from writing "
+            "the same runs: start each sweep once"
+        )
 
 
 def check_free(folder: Path) -> None:

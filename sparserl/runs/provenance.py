@@ -32,14 +32,14 @@ def commit() -> str | None:
             return None
         changed = _git(here, "status", "--porcelain", "--untracked-files=no", ":/")
         head = _git(here, "rev-parse", "--short=12", "HEAD")
-    except FileNotFoundError:
+    except OSError:  # there is no git that can be started
         return None
     return f"{head}{'+' if changed else ''}" if head else None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
+    return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None
 
 
 @cache

@@ -6,20 +6,28 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparserl.runs.files import read_json
+from sparserl.runs.files import read_json, read_record
+from sparserl.runs.schema import RankRow, Result, SingularValue, Status
 
 T = TypeVar("T")
 
 Row = dict[str, Any]
 
-MARKS = ("result.json", "status.json", "config.json")
-"""A folder with one of these is a run's."""
+MARKS: Mapping[str, set[str]] = {
+    "config.json": {"names", "regularizer", "trainer"},
+    "status.json": {"status", "env_step", "total_steps"},
+    "result.json": {"algorithm", "environment", "return_mean", "seed"},
+}
+"""Keys by which a file tells that its folder is a run's: others write files of these names too."""
+
+OWN = {"timing.jsonl", "lowrank.csv"}
+"""Names that nobody else uses: they tell a run's folder whose other files are damaged."""
 
 NAMED = ("algorithm", "environment", "network", "regularizer", "lambda_c")
 """The settings that a reader looks for first: a column of every table of runs that differ in them."""
@@ -27,9 +35,6 @@ NAMED = ("algorithm", "environment", "network", "regularizer", "lambda_c")
 OF_REGULARIZER = ("lambda_c", "beta", "reduction", "scope", "zero_threshold")
 _NO_SETTINGS = ("names", "seed", "init_from", "sweep_name", "objective", "resume", "retry_failed", "trust", "logger")
 """Keys of a config that say who a run is, where it is kept and who hears of it, not how it was trained; or named apart."""
-
-_NEEDED = ("algorithm", "environment", "seed", "return_mean", "return_random", "episodes", "sparsity", "nonzero_weights")
-"""Without these there is nothing to compare; what else a result may lack is null in a table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,20 +54,25 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``done`` with a result; without one what status.json says, or ``no result`` where that says ``done``."""
-        if self.result:
-            return str(self.result.get("status", "done"))
+        """The result's; before the rank sweep has ended, status.json's, or ``no result`` where that says ``done``."""
         said = str(self.status_file.get("status", "no status"))
-        return "no result" if said == "done" else said
+        if self.result and (self.is_swept or not self.status_file):
+            return str(self.result["status"])
+        return "no result" if said == "done" and not self.result else said
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether its rank sweep has ended: until then a result has no ranks."""
+        return bool(self.result) and self.result["rank_reason"] != "not_swept"
 
     @property
     def counts(self) -> bool:
-        """Whether it has a result for means and figures: that of a run which failed, frozen in the middle, is none."""
-        return bool(self.result) and self.status != "failed"
+        """Whether it has a result for means and figures, with or without ranks: that of a run which diverged is none."""
+        return bool(self.result) and self.result["status"] != "failed"
 
     @property
     def error(self) -> str | None:
-        """What stopped a run that did not come to its end: the last line, if it is a traceback."""
+        """What stopped a run before its end: the last line, if it is a traceback."""
         lines = str(self.status_file.get("error") or "").strip().splitlines()
         return lines[-1] if lines and self.status in ("failed", "interrupted") else None
 
@@ -84,7 +94,7 @@ class Run:
     @property
     def learned(self) -> bool | None:
         """Whether the policy learned anything that a rank could keep, as the rank sweep found; None where there was none."""
-        return self.result["rank_reason"] != "not_learned" if "rank_reason" in self.result else None
+        return self.result["rank_reason"] != "not_learned" if self.is_swept else None
 
     @property
     def swept(self) -> list[Row]:
@@ -98,13 +108,24 @@ class Run:
 
 
 def folders(roots: Sequence[Path]) -> list[Path]:
-    """The folders of runs among these and below them, each once."""
+    """The folders of runs among these and below them, each once; what others keep there is passed over."""
     found: dict[Path, Path] = {}
     for root in roots:
         for path, _, names in os.walk(root):
-            if not set(MARKS).isdisjoint(names):
+            if _is_run(Path(path), {*names}):
                 found.setdefault(Path(path).resolve(), Path(path))
     return sorted(found.values())
+
+
+def _is_run(folder: Path, names: set[str]) -> bool:
+    return not OWN.isdisjoint(names) or any(_is_ours(folder / name, keys) for name, keys in MARKS.items() if name in names)
+
+
+def _is_ours(path: Path, keys: set[str]) -> bool:
+    try:
+        return keys <= {*_object(path)}
+    except (OSError, ValueError):
+        return False
 
 
 def find(roots: Sequence[Path]) -> list[Run]:
@@ -120,7 +141,7 @@ def read(folder: Path, rows: bool = True) -> Run:
         path = folder / name
         try:
             return reader(path) if path.exists() else empty
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 (damage makes a parser raise whatever its bytes lead it to)
             told = str(error) if str(path) in str(error) else f"{path} is not whole: {type(error).__name__}: {error}"
             problems.append(" ".join(told.split()))
             return empty
@@ -128,11 +149,11 @@ def read(folder: Path, rows: bool = True) -> Run:
     return Run(
         folder,
         attempt("config.json", _config, {}),
-        attempt("status.json", _object, {}),
-        attempt("result.json", _result, {}),
+        attempt("status.json", lambda path: vars(read_record(Status, path)), {}),
+        attempt("result.json", lambda path: vars(read_record(Result, path)), {}),
         attempt("metrics.jsonl", _lines, []) if rows else [],
-        attempt("lowrank.csv", _numbers, []) if rows else [],
-        attempt("spectrum.csv", _numbers, []) if rows else [],
+        attempt("lowrank.csv", lambda path: _table(RankRow, path), []) if rows else [],
+        attempt("spectrum.csv", lambda path: _table(SingularValue, path), []) if rows else [],
         problems,
     )
 
@@ -193,35 +214,36 @@ def _flat(config: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _object(path: Path) -> Row:
     row = read_json(path)
     if not isinstance(row, dict):
-        raise TypeError("an object is needed")
+        raise ValueError(f"{path} is not whole: it is not an object")
     return row
 
 
 def _config(path: Path) -> Row:
+    """A config as far as readers rely on it; what trains checks it all."""
     config = _object(path)
-    return config | {"names": dict(config["names"]), "regularizer": dict(config["regularizer"])}
-
-
-def _result(path: Path) -> Row:
-    row = _object(path)
-    needed = [] if row.get("status") == "failed" else _NEEDED  # a frozen run's return may be no number
-    lacking = [key for key in needed if not isinstance(row.get(key), str | int | float)]
-    if lacking:
-        raise ValueError(f"{path} is not whole: it has no {', '.join(lacking)}")
-    return row
+    for key, needed in {"names": {*NAMED} - {"lambda_c"}, "regularizer": set(), "trainer": {"total_steps"}}.items():
+        if not isinstance(config.get(key), dict) or not needed <= {*config[key]}:
+            raise ValueError(f"{path} is not whole: {key} is {config.get(key)!r:.80}")
+    return config
 
 
 def _lines(path: Path) -> list[Row]:
-    whole, _, _ = path.read_text().rpartition("\n")  # the last line may be written at this moment
-    rows = [json.loads(line) for line in whole.splitlines()]
+    whole, _, _ = path.read_text("utf-8").rpartition("\n")  # the last line may be written at this moment
+    rows = [json.loads(line) for line in whole.split("\n") if whole]
     for row in rows:
         row["env_step"] + 0
     return rows
 
 
-def _numbers(path: Path) -> list[Row]:
-    with path.open(newline="") as file:
-        return [{key: _number(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
+def _table(cls: type, path: Path) -> list[Row]:
+    """The lines of a table, each a dataclass ``cls`` when it was written. An empty cell is no number."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        header = reader.fieldnames or []
+        lacking = [field.name for field in fields(cls) if field.name not in header]
+        if lacking:
+            raise ValueError(f"{path} is not whole: it has no {', '.join(lacking)}")
+        return [{key: _number(key, text) for key, text in row.items()} for row in reader]
 
 
 def _number(key: str, text: str) -> float | str:
@@ -229,4 +251,4 @@ def _number(key: str, text: str) -> float | str:
         return text
     if text == "full":
         return math.inf
-    return float(text) if text else math.nan
+    return float(text) if text != "" else math.nan

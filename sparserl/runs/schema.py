@@ -1,10 +1,18 @@
-"""The rows that a run leaves, as types. What is not known is null, never a made-up number."""
+"""The rows that a run leaves, as types, and what checks them when they are read.
+
+What is not known is null, never a made-up number: a field that says ``None`` is one that readers may find empty. A number that
+is not finite, such as the deviation of one episode, is written as null too.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 StatusName = Literal["waiting", "running", "interrupted", "done", "failed", "duplicate"]
 Rank: TypeAlias = int | Literal["full"]
@@ -46,9 +54,9 @@ class Result:
     backend: str
     device: str
     env_steps: int
-    return_mean: float
+    return_mean: float | None
     return_std: float | None
-    return_random: float
+    return_random: float | None
     episodes: int
     sparsity: float
     expected_sparsity: float | None
@@ -57,14 +65,16 @@ class Result:
     policy_weights: int
     rank: Rank | None
     rank_reason: Literal["not_learned", "not_swept"] | None
+    """Why there is no rank. ``not_swept``: the run is trained, and its rank sweep has not ended."""
     compression: float | None
     return_lowrank: float | None
     retention: float | None
-    csr_bytes: int
+    csr_bytes: int | None
     warnings: list[str]
     status: StatusName
     wall_seconds: float
     train_seconds: float | None
+    """Of acting, stepping, storing and updating together."""
     steps_per_second: float
     versions: str
     commit: str | None
@@ -76,8 +86,8 @@ class RankRow:
     """A line of ``lowrank.csv``: the policy cut at one rank. ``energy`` is of all layers, so that of ``full`` is 1."""
 
     rank: Rank
-    return_mean: float
-    return_std: float
+    return_mean: float | None
+    return_std: float | None
     episodes: int
     retention: float | None
     compression: float
@@ -95,8 +105,8 @@ class SingularValue:
 
     layer: str
     index: int
-    singular_value: float
-    effective_rank: float
+    singular_value: float | None
+    effective_rank: float | None
     dead_units: int
 
 
@@ -111,3 +121,48 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def from_json(cls: type[T], row: Any) -> T:
+    """A dataclass from the JSON object of its fields; those with a default may be missing.
+
+    Raises ValueError where a field is missing, unknown, or of another type than the dataclass says.
+    """
+    if not isinstance(row, dict):
+        raise ValueError("it is not an object")
+    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    hints = _hints(cls)  # type: ignore[arg-type]  # a class can be hashed
+    lacking = [name for name, field in known.items() if name not in row and field.default is MISSING]
+    unknown = [name for name in row if name not in known]
+    wrong = [name for name in row if name in known and not _fits(hints[name], row[name])]
+    faults = [
+        *(f"it has no {name}" for name in lacking),
+        *(f"{name} is not a field of it" for name in unknown),
+        *(f"its {name} is {row[name]!r:.80}" for name in wrong),
+    ]
+    if faults:
+        raise ValueError("; ".join(faults))
+    return cls(**{name: _of(hints[name], value) for name, value in row.items()})
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _of(hint: Any, value: Any) -> Any:
+    """JSON has one kind of number: 1.0 may have become 1 on its way."""
+    return float(value) if type(value) is int and float in (hint, *get_args(hint)) else value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value of JSON is of a type: a class, a Literal, a list or a union of these."""
+    if get_origin(hint) is Literal:
+        return any(value == allowed and type(value) is type(allowed) for allowed in get_args(hint))
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(get_args(hint)[0], item) for item in value)
+    if get_args(hint):
+        return any(_fits(allowed, value) for allowed in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is (NoneType if hint is None else hint)

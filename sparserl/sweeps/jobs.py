@@ -17,7 +17,7 @@ from sparserl.config.identity import canonical, identity
 from sparserl.config.schema import Config, ConfigError, PartError
 from sparserl.config.validation import check, check_start
 from sparserl.runs import checkpoint
-from sparserl.runs.files import LOG_FILE, DiskError, read_json, write_json, writing
+from sparserl.runs.files import LOG_FILE, DiskError, read_json, read_record, write_json, writing
 from sparserl.runs.folder import check_free
 from sparserl.runs.schema import Result, Status, StatusName
 from sparserl.terminal import say
@@ -213,10 +213,10 @@ def result_of(folder: Path) -> Result | None:
     """The result that a run left; None where there is none, or none that is whole, which is said."""
     path = folder / "result.json"
     try:
-        return Result(**read_json(path))
+        return read_record(Result, path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         say(f"warning: {path} cannot be read, so it is made again from the last checkpoint: {' '.join(str(error).split())}")
         return None
 
@@ -229,8 +229,8 @@ def _reason(folder: Path) -> str:
 
 def _status(folder: Path) -> Status | None:
     try:
-        return Status(**read_json(folder / "status.json"))
-    except (OSError, ValueError, TypeError):  # nothing depends on it but whether a failure is tried again
+        return read_record(Status, folder / "status.json")
+    except (OSError, ValueError):  # nothing depends on it but whether a failure is tried again
         return None
 
 

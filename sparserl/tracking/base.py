@@ -13,13 +13,17 @@ from sparserl.runs.schema import Result, StatusName
 
 
 class Log:
-    """What one run is told to, in this order. As it is here, nobody listens.
+    """Receives one run's records, in this order. The base class discards them.
 
-    Nothing in here may raise or wait: the disk has it all, and training goes on.
+    No method raises or waits: the disk has all records, and training goes on.
     """
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl; a run that goes on begins with those that are there."""
+        """A line of metrics.jsonl.
+
+        A process that goes on begins with the lines that are there. They and what follows may end before the records that an
+        earlier process gave to the log, or differ from them: the disk is right, and a log never keeps half of each.
+        """
 
     def sweep(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The lines of lowrank.csv."""

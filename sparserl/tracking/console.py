@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from sparserl.runs.schema import Result
-from sparserl.terminal import print_table
+from sparserl.terminal import console, number, optional, plain, print_table
 
 
 class Display:
@@ -24,16 +22,23 @@ class Display:
 
     def __init__(self, kinds: Sequence[str], total_steps: int, live: bool) -> None:
         self._kinds, self._total = kinds, total_steps
-        self._console = Console(file=sys.stderr)
+        self._console = console(sys.stderr)
         self._shown = {kind: {"return": "-", "sparsity": "-"} for kind in kinds}
         self._started: tuple[float, int] | None = None
         self._bar: Progress | None = None
         if live and self._console.is_terminal:
-            columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "steps", "{task.fields[speed]} steps/s"
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                "steps",
+                "{task.fields[speed]} steps/s",
+            )
             values = TextColumn("return {task.fields[score]} · sparsity {task.fields[sparsity]} · left")
             self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
             self._tasks = {
-                kind: self._bar.add_task(kind, total=total_steps, speed="-", score="-", sparsity="-") for kind in self._shown
+                kind: self._bar.add_task(plain(kind), total=total_steps, speed="-", score="-", sparsity="-")
+                for kind in self._shown
             }
 
     def __enter__(self) -> Display:
@@ -60,21 +65,20 @@ class Display:
                 of_kind = [row for row, its_kind in zip(rows, self._kinds, strict=True) if its_kind == kind]
                 values = [row[key] for row in of_kind if row.get(key) is not None]
                 if values:
-                    shown[name] = f"{fmean(values):.3g}"
+                    shown[name] = number(fmean(values), ".3g")
         if self._bar:
             for kind, shown in self._shown.items():
                 self._bar.update(self._tasks[kind], score=shown["return"], sparsity=shown["sparsity"])
         elif any("eval/return_mean" in row for row in rows):
             for kind, shown in self._shown.items():
-                self._console.print(
+                self.say(
                     f"{kind}: {env_step} of {self._total} steps, {self._speed(env_step, kind)} steps/s, "
-                    f"evaluated return {shown['return']}, sparsity {shown['sparsity']}",
-                    soft_wrap=True,
+                    f"evaluated return {shown['return']}, sparsity {shown['sparsity']}"
                 )
 
     def say(self, sentence: str) -> None:
         """A line of its own, above the bar."""
-        self._console.print(sentence, soft_wrap=True, markup=False)
+        self._console.print(plain(sentence), soft_wrap=True)
 
     def _speed(self, env_step: int, kind: str) -> str:
         """Environment steps a second of all members of a kind, since this process took over."""
@@ -82,35 +86,46 @@ class Display:
         return f"{(env_step - self._started[1]) * self._kinds.count(kind) / seconds:.0f}" if self._started and seconds else "-"
 
 
+@optional("table of the results")
 def print_results(results: Sequence[Result]) -> None:
-    """The table at the end of a run."""
-    columns = "regularizer", "lambda_c", "seed", "return", "random", "sparsity", "weights left", "steps/s"
-    table = Table(*columns, "rank", "compression", "return at it")
-    for r in results:
-        table.add_row(
+    """The table at the end of a run. Raises nothing: the run is done."""
+    headers = "regularizer", "lambda_c", "seed", "return", "random", "sparsity", "weights left", "steps/s"
+    rows = [
+        (
             r.regularizer,
-            "-" if r.lambda_c is None else f"{r.lambda_c:g}",
+            number(r.lambda_c),
             str(r.seed),
-            f"{r.return_mean:.1f} ± {r.return_std:.1f}",
-            f"{r.return_random:.1f}",
-            f"{r.sparsity:.1%}",
+            _return(r),
+            number(r.return_random, ".1f"),
+            number(r.sparsity, ".1%"),
             f"{r.nonzero_weights} of {r.policy_weights}",
-            f"{r.steps_per_second:.0f}",
-            "-" if r.rank is None else str(r.rank),
-            "-" if r.compression is None else f"{r.compression:.1%}",
-            "-" if r.return_lowrank is None else f"{r.return_lowrank:.1f}",
+            number(r.steps_per_second, ".0f"),
+            *_at_rank(r),
         )
-    print_table(table)
+        for r in results
+    ]
+    print_table([*headers, "rank", "compression", "return at it"], rows)
 
 
-def print_jobs(rows: Sequence[tuple[str, str, Result | None, str]]) -> None:
-    """The table at the end of a sweep: the name of each job, how it ended, its result, and whatever there is to say of it."""
-    table = Table("job", "", "return", "sparsity", "weights left", "rank", "compression", "return at it", "")
-    for name, status, r, remark in rows:
-        found = ["-"] * 6
-        if r:
-            found[:3] = f"{r.return_mean:.1f} ± {r.return_std:.1f}", f"{r.sparsity:.1%}", str(r.nonzero_weights)
-        if r and r.rank is not None:
-            found[3:] = str(r.rank), f"{r.compression:.1%}", f"{r.return_lowrank:.1f}"
-        table.add_row(name, status, *found, remark)
-    print_table(table)
+@optional("table of the jobs")
+def print_jobs(jobs: Sequence[tuple[str, str, Result | None, str]]) -> None:
+    """The table at the end of a sweep: the name of each job, how it ended, its result, and whatever there is to say of it.
+
+    Raises nothing: the jobs are done.
+    """
+    rows = []
+    for name, status, r, remark in jobs:
+        found = (_return(r), number(r.sparsity, ".1%"), str(r.nonzero_weights), *_at_rank(r)) if r else ["-"] * 6
+        rows.append((name, status, *found, remark))
+    print_table(["job", "", "return", "sparsity", "weights left", "rank", "compression", "return at it", ""], rows)
+
+
+def _return(r: Result) -> str:
+    """With its deviation, where there was more than one episode."""
+    mean, deviation = number(r.return_mean, ".1f"), number(r.return_std, ".1f")
+    return mean if deviation == "-" else f"{mean} ± {deviation}"
+
+
+def _at_rank(r: Result) -> tuple[str, str, str]:
+    rank = "-" if r.rank is None else str(r.rank)
+    return rank, number(r.compression, ".1%"), number(r.return_lowrank, ".1f")

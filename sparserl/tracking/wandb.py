@@ -2,12 +2,15 @@
 
 metrics.jsonl is the truth, and W&B a copy that may be late or missing. What it is told carries a step (the environment step
 in rows of training, counted on from there in what comes after them), so that a run that goes on sends what W&B lacks and
-nothing that it has. It finds out from W&B, or offline from the files that W&B itself keeps in the run's folder. Whatever
-goes wrong with W&B is said in one line, and training goes on.
+nothing that it has. How far W&B has it is known from W&B, or offline from the files that W&B itself keeps in the run's folder;
+what W&B has there, from the digests of all that was sent. Where the disk now says otherwise, those rows are of another attempt:
+their run is left, tagged ``superseded``, and a new one is told everything. Whatever goes wrong with W&B is said in one line,
+and training goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -17,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
@@ -25,9 +28,9 @@ from typing import Any, ClassVar, Concatenate, Literal, ParamSpec
 
 from torch import Tensor
 
-from sparserl.runs.files import FIGURE, read_json, write_json
+from sparserl.runs.files import FIGURE, read_json, write_json, write_text
 from sparserl.runs.schema import Result, StatusName, as_json
-from sparserl.terminal import say, say_once
+from sparserl.terminal import describe, say, say_once
 from sparserl.tracking.base import Log, Logger
 
 INIT_SECONDS = 15.0
@@ -40,7 +43,13 @@ EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 255}
 """W&B shows 255, its own code of a run that was stopped, as killed."""
 
 ID_FILE = "wandb.json"
-"""Keeps the id of the folder's run in W&B."""
+"""Keeps the id of the folder's run in W&B, and those of runs that it superseded."""
+
+SENT_FILE = "wandb/sent.jsonl"
+"""Keeps a line for each step that was sent: the step, and a digest of its values."""
+
+SUPERSEDED = "superseded"
+"""The tag of a run whose rows are of another attempt than those on the disk."""
 
 P = ParamSpec("P")
 
@@ -133,14 +142,16 @@ class Wandb(Logger):
             return self._begin(folder, config, name, mode)
         except Exception as error:  # noqa: BLE001 (whatever the reason, a copy of the rows is not worth the run)
             then = "runs are kept on the disk for it, to be uploaded later" if mode == "online" else "rows are on the disk only"
-            say_once(f"warning: W&B cannot be used {mode} ({_first_line(error)}): {then}")
+            say_once(f"warning: W&B cannot be used {mode} ({describe(error)}): {then}")
             _tear_down()  # or else W&B's process takes the id for one in use
             return None
 
     def _begin(self, folder: Path, config: Mapping[str, Any], name: str, mode: str) -> WandbLog:
+        return WandbLog(partial(self._init, folder, config, name), folder, name, mode)
+
+    def _init(self, folder: Path, config: Mapping[str, Any], name: str, mode: str, run_id: str, is_new: bool) -> Any:
+        """A run of W&B's."""
         wandb = _wandb()
-        run_id, is_new = _id(folder)
-        last_step = _last_step(folder) if mode == "offline" else None
         run = wandb.init(
             mode=mode,
             id=run_id,
@@ -171,7 +182,7 @@ class Wandb(Logger):
         run.define_metric("env_step")
         run.define_metric("*", step_metric="env_step")
         run._cached_public_api = _NoQuestions()  # noqa: SLF001
-        return WandbLog(run, folder, name, last_step, is_new)
+        return run
 
     def close(self, logs: Sequence[Log]) -> None:
         opened = [log for log in logs if isinstance(log, WandbLog)]
@@ -190,7 +201,7 @@ class Wandb(Logger):
 
 
 class _NoQuestions:
-    """Takes the place of the client with which a run asks the server, in the middle of logging, for the type of an artifact.
+    """Stands in for the client with which a run asks the server, in the middle of logging, for the type of an artifact.
 
     Without a network it would wait 20 s for each table and for the policy, and not keep them for ``wandb sync`` either.
     """
@@ -213,31 +224,52 @@ def _harmless(method: Callable[Concatenate[WandbLog, P], None]) -> Callable[Conc
             method(log, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 (see Wandb.open)
             log.uploaded = False
-            say_once(f"warning: W&B did not take everything ({_first_line(error)}): rows are on the disk")
+            say_once(f"warning: W&B did not take everything ({describe(error)}): rows are on the disk")
 
     return guarded
 
 
 class WandbLog(Log):
-    """One open run.
+    """One open run. ``init`` opens it, from the mode, its id, and whether that is new."""
 
-    ``last_step``: what the files of earlier processes reach to; None where the run is online. ``is_new``: there were none.
-    """
+    def __init__(self, init: Callable[[str, str, bool], Any], folder: Path, name: str, mode: str) -> None:
+        self.folder = folder
+        self._init, self._name = init, name
+        self._step = 0
+        self._endings: list[Thread] = []
+        self._is_ended = False
+        self._columns: list[str] = []
+        """Those of lowrank.csv, once they are known."""
+        self._begin(mode, *_id(folder))
 
-    def __init__(self, run: Any, folder: Path, name: str, last_step: int | None, is_new: bool) -> None:
-        self.folder, self.online, self.is_new = folder, last_step is None, is_new
+    def _begin(self, mode: str, run_id: str, is_new: bool) -> None:
+        if is_new:
+            for path in _files(self.folder):
+                _superseded(path).touch()
+                _synced(path).touch()
+        last_step = -1 if is_new else _last_step(self.folder, run_id) if mode == "offline" else None
+        self._run = run = self._init(mode, run_id, is_new)
+        self.online, self.is_new = mode == "online", is_new
         self.url, self.project_url = (str(run.url), str(run.project_url)) if self.online else ("", "")
         self.uploaded = self.online
         """False also once W&B is known to lack something."""
-        self._run, self._name = run, name
-        self._step = 0
         self._had: int = run.starting_step - 1 if last_step is None else last_step
-        self._ending: Thread | None = None
+        """The last step that W&B has of earlier processes."""
+        self._unseen = {} if is_new else {step: d for step, d in _sent(self.folder).items() if step <= self._had}
+        """The digests of what W&B has and the disk has not said yet, by step."""
+        self._known: list[tuple[int, Mapping[str, Any]]] = []
+        """What W&B has and the disk has too, while there is more to compare."""
+        write_text(self.folder / SENT_FILE, "".join(map(_line, self._unseen.items())))
+        self._define_metrics()
         if self.online:
-            self._supersede()
+            self._mark_synced()
+
+    def _define_metrics(self) -> None:
+        for column in self._columns:  # each by its name: of two patterns that fit, W&B takes either
+            self._run.define_metric(f"lowrank/{column}", step_metric=None if column == "rank" else "lowrank/rank")
 
     @_harmless
-    def _supersede(self) -> None:
+    def _mark_synced(self) -> None:
         """Keep ``wandb sync`` from uploading what earlier processes left: an online run sends again what W&B lacks of it."""
         for path in _files(self.folder):
             if not path.samefile(self._run.settings.sync_file):
@@ -245,7 +277,7 @@ class WandbLog(Log):
 
     @_harmless
     def row(self, row: Mapping[str, Any]) -> None:
-        if self._send(row["env_step"], row):
+        if self._send(row["env_step"], as_json(dict(row))):
             for warning in row.get("warnings", []):
                 text, level = f"{self._name}, step {row['env_step']}", _wandb().AlertLevel.WARN
                 self._run.alert(title=warning, text=text, level=level, wait_duration=0)
@@ -253,12 +285,10 @@ class WandbLog(Log):
     @_harmless
     def sweep(self, rows: Sequence[Mapping[str, Any]]) -> None:
         wandb = _wandb()
-        self._run.define_metric("lowrank/rank")
-        for column in rows[0]:
-            if column != "rank":  # each by its name: of two patterns that fit, W&B takes either
-                self._run.define_metric(f"lowrank/{column}", step_metric="lowrank/rank")
+        self._columns = [*rows[0]]
+        self._define_metrics()
         for row in rows:
-            self._send(self._step + 1, {f"lowrank/{column}": value for column, value in row.items()})
+            self._send(self._step + 1, {f"lowrank/{column}": value for column, value in as_json(dict(row)).items()})
         table = wandb.Table(list(rows[0]), [list(row.values()) for row in rows], allow_mixed_types=True)
         values: dict[str, Any] = {"tables/lowrank": table}
         *truncated, full = rows
@@ -267,28 +297,31 @@ class WandbLog(Log):
             values["plots/return_by_rank"] = wandb.plot.line_series(
                 [row["rank"] for row in truncated], returns, ["truncated", "full rank"], "Return by rank", "rank"
             )
-        with _data_in(self.folder / "wandb"):
-            self._send(self._step + 1, values)
+        self._send(self._step + 1, values)
 
     @_harmless
     def finish(self, result: Result, distributions: Mapping[str, Tensor]) -> None:
         wandb = _wandb()
+        finite = {name: values[values.isfinite()].cpu().numpy() for name, values in distributions.items()}
+        self._send(self._step + 1, {f"histograms/{name}": wandb.Histogram(values) for name, values in finite.items()})
         self._run.summary.update(as_json(result))
         policy = wandb.Artifact(f"policy-{self._run.id}", type="model")
         # as it lies in the folder, without a copy
         policy.add_file(str((self.folder / "policy.safetensors").resolve()), policy="immutable", skip_cache=True)
         with _data_in(self.folder / "wandb"):
             self._run.log_artifact(policy)
-        finite = {name: values[values.isfinite()].cpu().numpy() for name, values in distributions.items()}
-        self._send(self._step + 1, {f"histograms/{name}": wandb.Histogram(values) for name, values in finite.items()})
 
     def end(self, status: StatusName) -> None:
-        if self._ending is None:
+        if not self._is_ended:
+            self._is_ended = True
             if status == "done":
                 self._draw()
-            # the uploads of all members are waited for at once, in close
-            self._ending = Thread(target=self._finish, args=[EXIT_CODES[status]], daemon=True)
-            self._ending.start()
+            self._start(self._finish, EXIT_CODES[status])
+
+    def _start(self, finish: Callable[..., None], *arguments: Any) -> None:
+        """Begin to end a run: the uploads of all members are waited for at once, in ``close``."""
+        self._endings.append(Thread(target=finish, args=arguments, daemon=True))
+        self._endings[-1].start()
 
     @_harmless
     def _draw(self) -> None:
@@ -304,17 +337,75 @@ class WandbLog(Log):
 
     def ended_by(self, deadline: float) -> bool:
         """Wait for what ``end`` began, until ``deadline`` at most (of time.monotonic); whether it is over."""
-        assert self._ending is not None
-        self._ending.join(max(0.0, deadline - time.monotonic()))
-        return not self._ending.is_alive()
+        for ending in self._endings:
+            ending.join(max(0.0, deadline - time.monotonic()))
+        return not any(ending.is_alive() for ending in self._endings)
 
     def _send(self, step: int, values: Mapping[str, Any]) -> bool:
         """Tell W&B of a step, unless it knows it; whether it was told."""
         self._step = step
-        if step <= self._had:
+        digest = _digest(values)
+        if self._unseen and (step, digest) == next(iter(self._unseen.items())):
+            del self._unseen[step]
+            self._known.append((step, values))
             return False
-        self._run.log(dict(values), step=step, commit=True)
+        if self._unseen or step <= self._had:
+            self._begin_anew()
+        self._known.clear()
+        self._log(step, values)
         return True
+
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
+        with (self.folder / SENT_FILE).open("a") as file:  # first: of what W&B has there is always a digest
+            file.write(_line((step, _digest(values))))
+        with _data_in(self.folder / "wandb"):
+            self._run.log(dict(values), step=step, commit=True)
+
+    def _begin_anew(self) -> None:
+        """Leave the run to another attempt's rows, and tell a new one what the disk has said so far."""
+        say_once("W&B has rows of an earlier attempt: their runs are tagged superseded, and new ones are told everything")
+        old, known = self._run, self._known
+        self._unseen, self._had = {}, -1  # whatever goes wrong below, this is not tried again
+        self._start(_leave, old)
+        run_id, _ = _id(self.folder, anew=True)
+        if run_id == old.id:
+            self._endings[-1].join()
+        try:
+            self._begin("online" if self.online else "offline", run_id, True)
+        except Exception:
+            if not self.online:
+                raise
+            self._begin("offline", *_id(self.folder, anew=True))  # W&B's process takes the other id for one in use
+        for step, values in known:
+            self._log(step, values)
+
+
+def _leave(run: Any) -> None:
+    """End a run whose rows are of another attempt."""
+    with suppress(Exception):  # whatever it is, nobody needs that run
+        run.tags = (*(run.tags or ()), SUPERSEDED)
+        run.finish(exit_code=EXIT_CODES["failed"])
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """Of values that JSON has; of tables, pictures and histograms, which follow from these, the names."""
+    plain = {key: value if isinstance(value, str | int | float | list | None) else None for key, value in values.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _line(item: tuple[int, str]) -> str:
+    return json.dumps(item) + "\n"
+
+
+def _sent(folder: Path) -> dict[int, str]:
+    """The digests of what was sent, by increasing step; that of the last time where it was sent again."""
+    digests: dict[int, str] = {}
+    with suppress(OSError):
+        for line in (folder / SENT_FILE).read_bytes().splitlines():
+            with suppress(ValueError, TypeError):  # what a power failure left
+                step, digest = json.loads(line)
+                digests[step] = digest
+    return dict(sorted(digests.items()))
 
 
 def _of_agent() -> str | None:
@@ -322,18 +413,30 @@ def _of_agent() -> str | None:
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
-def _id(folder: Path) -> tuple[str, bool]:
-    """The id of the folder's run, the same after every restart and in no other folder, and whether it is given just now."""
+def _id(folder: Path, anew: bool = False) -> tuple[str, bool]:
+    """The id of the folder's run, the same after every restart and in no other folder, and whether that run is new.
+
+    ``anew`` gives it another one, but for an agent's: W&B takes no other, and a run that is begun as new writes over its rows.
+    """
     path = folder / ID_FILE
-    is_new = not path.exists()
-    if is_new:
-        write_json(path, {"id": _of_agent() or secrets.token_hex(4)})
-    return str(read_json(path)["id"]), is_new
+    had = read_json(path) if path.exists() else {}
+    of_agent = _of_agent()
+    if had and not anew and of_agent in (None, had["id"]):
+        return str(had["id"]), False
+    given = of_agent or secrets.token_hex(4)
+    superseded = [*had.get("superseded", []), *([had["id"]] if had and had["id"] != given else [])]
+    write_json(path, {"id": given} | ({"superseded": superseded} if superseded else {}))
+    return given, True
 
 
 def _files(folder: Path) -> list[Path]:
-    """What W&B keeps of the runs that a folder had, one file for each process."""
-    return sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+    """What W&B keeps of the runs that a folder had, one file for each process; but for those that were superseded."""
+    return [path for path in sorted(folder.glob("wandb/*run-*/run-*.wandb")) if not _superseded(path).exists()]
+
+
+def _superseded(path: Path) -> Path:
+    """What says, when it is there, that a file is of a run that another one took the place of."""
+    return path.with_name(f"{path.name}.{SUPERSEDED}")
 
 
 def _synced(path: Path) -> Path:
@@ -345,18 +448,19 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """What one process wrote for W&B, by W&B's own reader, which goes as far as a killed process came."""
     reader = [_wandb().util.get_core_path(), "leet", "inspect", "--no-observability", "--json"]
     command = [*reader, "--run-file", path, path.parent]
-    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    output = subprocess.run(command, capture_output=True, encoding="utf-8", check=False).stdout
     return [json.loads(line) for line in output.splitlines()]
 
 
-def _last_step(folder: Path) -> int:
+def _last_step(folder: Path, run_id: str) -> int:
     """The last step in the files of earlier processes, -1 where there is none."""
     last = -1
     for path in _files(folder):
         steps = [record["history"]["item"]["_step"] for record in read_records(path) if record["type"] == "history"]
         if not steps:
             _synced(path).touch()  # of a process that came to nothing: `wandb sync` might stop at it
-        last = max([last, *steps])
+        if path.stem == f"run-{run_id}":
+            last = max([last, *steps])
     return last
 
 
@@ -379,10 +483,6 @@ def _whereabouts(logs: Sequence[WandbLog]) -> Iterator[str]:
     # what such a run has sent, `wandb sync` would send again
     if any(not log.uploaded and log.online and not log.is_new for log in logs):
         yield "it lacks the last rows: start the same again, or with resume=FOLDER, to send them"
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
 
 
 @contextmanager

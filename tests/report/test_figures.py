@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from folders import made_up
+from folders import made_up, table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,6 +18,7 @@ from sparserl.report import panels
 from sparserl.report.figures import compare, draw
 from sparserl.runs import reader
 from sparserl.runs.files import read_json, write_json
+from sparserl.runs.schema import RankRow
 from sparserl.sweeps.loop import run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -144,8 +145,7 @@ def test_a_frozen_run_is_drawn_as_one_that_failed_also_where_its_returns_are_no_
     folder = made_up(tmp_path / "run", status="failed")
     nothing = dict.fromkeys(("return_mean", "return_std", "return_random", "rank", "retention", "return_lowrank"))
     write_json(folder / "result.json", read_json(folder / "result.json") | nothing)
-    header = "rank,return_mean,return_std,episodes,retention,compression"
-    (folder / "lowrank.csv").write_text(f"{header}\n1,,,4,,0.8\n2,,,4,,0.5\nfull,,,4,,0.0\n")
+    table(folder, RankRow, [{"rank": rank, "episodes": 4, "compression": 0.5} for rank in (1, 2, "full")])
     drawn = figure(folder)
     assert drawn.get_suptitle().endswith("\nfailed")
     assert titles(drawn) == PANELS[:4], "there is no return to show by rank"

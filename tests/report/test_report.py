@@ -13,6 +13,7 @@ from sparserl.report import figures, tables
 from sparserl.report.__main__ import main
 from sparserl.runs import provenance, reader
 from sparserl.runs.files import read_json, write_json
+from sparserl.runs.schema import Status
 
 
 def report(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
@@ -66,7 +67,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_row(tmp_path: Path) -> None
 def test_a_job_that_is_the_same_run_as_another_is_no_run(tmp_path: Path) -> None:
     made_up(tmp_path / "a")
     (tmp_path / "a-again").mkdir()
-    write_json(tmp_path / "a-again/status.json", {"status": "duplicate", "of": "a"})
+    write_json(tmp_path / "a-again/status.json", Status("duplicate", 0, 20, 1, "host", of="a"))
     (run,) = reader.find([tmp_path])
     assert run.folder == tmp_path / "a"
 
@@ -172,7 +173,7 @@ def test_a_frozen_run_has_a_result_that_is_listed_and_counts_for_nothing(
     for name, score in (("frozen", 3.0), ("null", None)):
         folder = made_up(tmp_path / name, seed=0, return_mean=3.0, status="failed")
         write_json(folder / "result.json", read_json(folder / "result.json") | {"return_mean": score})
-        write_json(folder / "status.json", {"status": "failed", "env_step": 20, "total_steps": 20, "error": error})
+        write_json(folder / "status.json", Status("failed", 20, 20, 1, "host", error))
     report(monkeypatch, tmp_path)
     printed = capsys.readouterr()
     assert printed.err == ""

@@ -58,7 +58,7 @@ def save(folders: Sequence[Path], *steps: int) -> None:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("checkpoint-*"))
+    return sorted(path.name for path in folder.glob("checkpoint-*.pt"))
 
 
 def file_of(folder: Path, step: int) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from sparserl import terminal
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose
 from sparserl.runs import checkpoint, reader
@@ -120,7 +121,7 @@ def fill(monkeypatch: pytest.MonkeyPatch, folder: Path, file: str, times: int) -
 
     def sync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        if path.suffix == ".part" and refuse(path.with_suffix("")):
+        if path.suffix == ".part" and refuse(path.with_suffix("").with_suffix("")):
             os.truncate(path, path.stat().st_size // 2)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -365,10 +366,21 @@ def test_two_members_cannot_share_a_folder(config: Config, tmp_path: Path) -> No
     RunFolder(tmp_path, total_steps=1).close()  # and nobody holds it now
 
 
-def test_where_files_cannot_be_locked_a_run_goes_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_files_cannot_be_locked_a_run_goes_without_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on some network file systems: two processes are not kept apart there."""
+
     def unsupported(*_: object) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
+    terminal.say_once.cache_clear()
     monkeypatch.setattr("fcntl.flock", unsupported)
-    for folder in [RunFolder(tmp_path, total_steps=1) for _ in range(2)]:
+    folders = [RunFolder(tmp_path, total_steps=1) for _ in range(2)]
+    disk.check_free(tmp_path)
+    for step, folder in enumerate(folders):
+        folder.metrics({"env_step": step})
         folder.close()
+    assert [row["env_step"] for row in reader.read(tmp_path).metrics] == [0, 1]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("warning: files cannot be locked here (Operation not supported), so nothing keeps a second process")

@@ -3,13 +3,16 @@ from __future__ import annotations
 import csv
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import NASTY
 
-from sparserl.runs.files import read_json, replace, write_json
+from sparserl.runs import checkpoint, reader
+from sparserl.runs.files import LEFTOVER_SECONDS, LOG_FILE, DiskError, read_json, replace, write_json
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import RankRow, SingularValue, as_json
 
@@ -216,9 +219,95 @@ def test_a_file_is_synced_whole_before_it_takes_its_place_and_the_place_after(
     assert order == ["sync content", "rename", "sync folder"]
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"not json"])
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"not json", b"[" * 100_000])
 def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"config.json is not whole"):
         read_json(path)
+
+
+def test_two_writers_of_one_file_each_finish_and_the_last_one_wins(tmp_path: Path) -> None:
+    """They had one temporary name: the second took the file of the first away, which then could not be put in its place."""
+    path = tmp_path / "config.json"
+
+    def write(file: Any) -> None:
+        file.write(b'{"of": "the first"}')
+        write_json(path, {"of": "the second"})  # the other process, at the worst moment
+
+    replace(path, write)
+    assert read_json(path) == {"of": "the first"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_signal_while_a_file_is_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    def write(file: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(tmp_path / "checkpoint-000000000100.pt", write)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_a_killed_process_was_writing_is_removed_by_the_next_and_never_read(tmp_path: Path) -> None:
+    left = [tmp_path / f"{name}.0123abcd.part" for name in ("result.json", "status.json", "checkpoint-000000000100.pt")]
+    for path in left:
+        path.write_text("{")
+    assert (checkpoint.newest(tmp_path), reader.find([tmp_path])) == (0, [])
+    RunFolder(tmp_path, total_steps=100).close()
+    assert all(path.exists() for path in left), "their process may still be writing"
+    for path in left:
+        os.utime(path, (time.time() - LEFTOVER_SECONDS - 60,) * 2)
+    RunFolder(tmp_path, total_steps=100).close()
+    assert not any(path.exists() for path in left)
+
+
+def test_a_file_that_others_put_beside_checkpoints_is_none_and_stays(tmp_path: Path) -> None:
+    other = tmp_path / "checkpoint-best.pt"
+    other.write_text("mine")
+    for step in (100, 200, 300):
+        checkpoint.save([tmp_path], step, [{}])
+    assert other.read_text() == "mine"
+    assert checkpoint.newest(tmp_path) == 300
+
+
+def test_files_that_cannot_all_be_opened_are_all_closed(tmp_path: Path) -> None:
+    """Or else nobody could write to the folder until this process ends."""
+    (tmp_path / LOG_FILE).mkdir()
+    with pytest.raises(DiskError, match="Is a directory"):
+        RunFolder(tmp_path, total_steps=100)
+    (tmp_path / LOG_FILE).rmdir()
+    RunFolder(tmp_path, total_steps=100).close()
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
+def test_any_text_can_be_told_and_kept(text: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.tell(f"failed: {text}")
+    folder.metrics({"env_step": 1, "warnings": [text]})
+    folder.status("failed", 1, text)
+    folder.table("spectrum", [SingularValue(text, 1, 1.0, 1.0, 0)])
+    folder.close()
+    assert rows(tmp_path / "metrics.jsonl")[0]["warnings"] == [text]
+    run = reader.read(tmp_path)
+    assert not run.problems
+    assert run.status_file["error"] == text
+    written = text.encode("utf-8", "backslashreplace").decode()
+    assert run.spectrum[0]["layer"] == written
+    # as it is, also over several lines; Python's own reading would make one line break of each kind
+    assert f"failed: {written.strip()}".encode() in (tmp_path / LOG_FILE).read_bytes()
+
+
+def test_a_table_that_is_not_whole_is_a_problem_and_not_a_row_of_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.table("lowrank", [RankRow(1, None, None, 1, None, 0.5, 3, 12, 3, 44, 1.0)])
+    folder.close()
+    path = tmp_path / "lowrank.csv"
+    header, line = path.read_text().splitlines()
+    (row,) = reader.read(tmp_path).lowrank
+    assert row["return_std"] != row["return_std"], "an empty cell is no number"
+    for content in (f"{header}\n{line[:-3]}x\n", f"{header}\n{line[:20]}\n", f"{header}\n{line},7\n", "rank,episodes\n1,1\n"):
+        path.write_text(content)
+        run = reader.read(tmp_path)
+        assert (len(run.problems), run.lowrank) == (1, [])
+        assert "lowrank.csv is not whole" in run.problems[0]

@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sparserl.sweeps.executors import slurm
 from sparserl.sweeps.executors.base import Executor
 from sparserl.sweeps.executors.inline import Inline
 from sparserl.sweeps.executors.processes import Processes
@@ -30,11 +32,19 @@ class TwoWordsError(Exception):
     def __init__(self, one, two):
         super().__init__(f"{one} {two}")
 
+class MuteError(Exception):
+    def __str__(self):
+        raise RuntimeError
+    def __reduce__(self):
+        raise RuntimeError
+
 def work(item):
     what, value, *_ = item
     what = what.removesuffix(" too")
     if what == "raise":
         raise ValueError(value)
+    if what == "raise what cannot be said":
+        raise MuteError
     if what == "raise what cannot be read again":
         raise TwoWordsError("not", "one")
     if what == "give what cannot be sent":
@@ -103,6 +113,7 @@ ITEMS: dict[str, object] = {
     "give": 1,
     "raise": "mine",
     "raise what cannot be read again": None,
+    "raise what cannot be said": None,
     "give what cannot be sent": 2,
     "threads": None,
     "give too": 3,
@@ -129,7 +140,8 @@ def test_what_raises_in_another_process_stands_in_its_own_place(found: dict[str,
 
 
 def test_what_cannot_be_sent_is_said_in_words(found: dict[str, Any]) -> None:
-    """An exception that pickle writes and cannot read, and a result that it cannot even write."""
+    """An exception that pickle writes and cannot read, one that has no words, and a result that pickle cannot even write."""
+    assert str(found["raise what cannot be said"]) == "MuteError"
     assert str(found["raise what cannot be read again"]) == "TwoWordsError: not one"
     assert "lambda" in str(found["give what cannot be sent"])
 
@@ -248,3 +260,68 @@ def test_workers_end_when_the_one_that_started_them_is_killed(tmp_path: Path) ->
 @pytest.mark.parametrize("executor", [Inline(), Processes(3)], ids=["inline", "processes"])
 def test_the_number_of_loads_is_that_of_what_works_at_once(executor: Executor) -> None:
     assert executor.workers == (3 if isinstance(executor, Processes) else 1)
+
+
+def test_where_the_system_does_not_say_which_cores_are_ours_all_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, where `make demo` ended in an AttributeError."""
+    assert Processes(None).workers == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert Processes(None).workers == 3
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert Processes(None).workers == 1
+
+
+AS_ON_MACOS = """
+import os
+del os.sched_getaffinity, os.sched_setaffinity
+"""
+"""A sitecustomize.py: in every process that is started."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["bench.py", "--help"], id="bench"),
+        pytest.param(["bench_sweeps.py", "--help"], id="bench_sweeps"),
+        pytest.param(
+            ["demo.py", "trainer=smoke", "lowrank.ranks=[1]", "network.hidden=[8]"], id="demo", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_scripts_start_where_cores_cannot_be_asked_for(command: list[str], tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    (tmp_path / "sitecustomize.py").write_text(AS_ON_MACOS)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{root}"}
+    script, *arguments = command
+    done = subprocess.run(
+        [sys.executable, root / "scripts" / script, *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    if script == "demo.py":
+        assert (tmp_path / "outputs/demo/comparison.png").exists()
+
+
+def test_a_measurement_runs_unpinned_where_that_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
+    import bench
+
+    before = os.sched_getaffinity(0)
+    try:
+        bench.pin([max(before)])
+        assert os.sched_getaffinity(0) == {max(before)}
+    finally:
+        os.sched_setaffinity(0, before)
+    monkeypatch.delattr(os, "sched_setaffinity")
+    bench.pin([max(before)])
+
+
+def test_a_task_that_failed_without_a_word_is_said_to_have(tmp_path: Path) -> None:
+    path = tmp_path / "result.pkl"
+    task = SimpleNamespace(paths=SimpleNamespace(result_pickle=path), job_id="7_0")
+    for traceback, reason in (
+        ("Traceback\n ValueError: made to fail\n", "ValueError: made to fail"),
+        (" \n", "it does not say why"),
+    ):
+        path.write_bytes(pickle.dumps(("error", traceback)))
+        assert str(slurm._result(task, "name")).endswith(f"(name) failed: {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,15 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal.say_once.cache_clear()
 
 
-def logged(*folders: Path, mode: Any = "auto", step: int = 10) -> None:
-    """One row of each member of a population."""
+def logged(*folders: Path, mode: Any = "auto", steps: Sequence[int] = (10,)) -> None:
+    """A few rows of each member of a population."""
     chosen = Wandb(mode=mode, project="sparserl", entity=None, group=None, tags=[])
     for folder in folders:
         folder.mkdir(exist_ok=True)
     logs = chosen.open(folders, [CONFIG] * len(folders), [folder.name for folder in folders])
     for log in logs:
-        log.row({"env_step": step})
+        for step in steps:
+            log.row({"env_step": step})
         log.end("done")
     chosen.close(logs)
 
@@ -112,7 +114,7 @@ def test_a_run_of_an_agent_goes_on_without_it(tmp_path: Path, monkeypatch: pytes
     logged(folder)
     for name in ("SWEEP_ID", "RUN_ID", "SWEEP_PARAM_PATH", "DIR"):
         monkeypatch.delenv(f"WANDB_{name}")
-    logged(folder, step=20)
+    logged(folder, steps=(10, 20))
     assert [run["run_id"] for run in begun(folder)] == ["agentrun", "agentrun"]
     assert [row["env_step"] for process in records(folder) for row in history(process)] == [10, 20]
 

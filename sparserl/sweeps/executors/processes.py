@@ -15,9 +15,15 @@ from threading import Thread
 from typing import Any
 
 from sparserl.sweeps.executors.base import Executor, R, T
+from sparserl.terminal import describe
 from sparserl.training.interrupts import Interrupts
 
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would share this process's threads and locks
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may use: on macOS, which does not say, all."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
 
 
 class ProcessDiedError(RuntimeError):
@@ -33,7 +39,7 @@ class Processes(Executor):
     workers: int
 
     def __init__(self, workers: int | None) -> None:
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or len(usable_cores())
 
     def execute(self, work: Callable[[T], R], items: Sequence[T], names: Sequence[str]) -> list[R | Exception]:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # in a process it would come too late for libraries that are loaded
@@ -149,7 +155,7 @@ def _answer(asked: bytes) -> bytes:
         found = pickle.dumps(answer)
         pickle.loads(found)
     except Exception as error:  # noqa: BLE001 (classes are free to raise whatever they like)
-        what = f"{type(answer).__name__}: {answer}" if isinstance(answer, Exception) else f"a result that is lost: {error}"
+        what = describe(answer) if isinstance(answer, Exception) else f"a result that is lost: {describe(error)}"
         found = pickle.dumps(RuntimeError(what))
     return found
 

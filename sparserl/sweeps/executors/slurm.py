@@ -152,7 +152,8 @@ def _result(task: Any, name: str) -> Any:
         return SlurmError(f"task {task.job_id} of Slurm ({name}) {_end(task)} and left no result")
     if how == "success":
         return what
-    return SlurmError(f"task {task.job_id} of Slurm ({name}) failed: {what.strip().splitlines()[-1]}")
+    reason = (what.strip() or "it does not say why").splitlines()[-1].strip()
+    return SlurmError(f"task {task.job_id} of Slurm ({name}) failed: {reason}")
 
 
 def _end(task: Any) -> str:

@@ -16,9 +16,32 @@ from sparserl.runs import checkpoint
 from sparserl.runs.files import write_json
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import RankRow, Result, SingularValue, Status, StatusName
+from sparserl.types import Spec
 
 RAW = {"0.weight": torch.diag(torch.tensor([8.0, 4.0, 2.0])), "0.bias": torch.ones(1, 3)}
 """A policy whose singular values can be read off."""
+
+
+ALGORITHM: dict[str, Any] = {
+    "_target_": "sparserl.algorithms.dqn.DQN",
+    "gamma": 0.99,
+    "learning_rate": {"_target_": "sparserl.schedules.Constant", "value": 1e-3},
+    "loss": "mse",
+    "epsilon": {"_target_": "sparserl.schedules.Constant", "value": 0.1},
+    "target_update_interval": 10,
+    "tau": 0.01,
+    "max_grad_norm": None,
+    "optimizer": {"_target_": "sparserl.optimizers.Adam", "betas": [0.9, 0.999], "eps": 1e-8},
+}
+"""As a resolved config has it, but for the network."""
+
+
+def only_policy(folder: Path, network: Any, spec: Spec, layers: Mapping[str, Tensor], **config: Any) -> Path:
+    """A run's folder with nothing in it but a policy of DQN. ``config`` is what its config has besides the algorithm."""
+    with closing(RunFolder(folder, 1)) as run:
+        description = {"config": {"algorithm": ALGORITHM | {"network": network}} | config, "spec": spec.as_json()}
+        run.policy({f"policy/{name}": tensor for name, tensor in layers.items()}, description)
+    return folder
 
 
 def result(**given: Any) -> Result:

@@ -16,7 +16,8 @@ from sparserl.runs import checkpoint
 from sparserl.runs.files import write_json
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import RankRow, Result, SingularValue, Status, StatusName
-from sparserl.types import Spec
+from sparserl.training.metrics import joined
+from sparserl.types import Spec, Weights
 
 RAW = {"0.weight": torch.diag(torch.tensor([8.0, 4.0, 2.0])), "0.bias": torch.ones(1, 3)}
 """A policy whose singular values can be read off."""
@@ -36,11 +37,11 @@ ALGORITHM: dict[str, Any] = {
 """As a resolved config has it, but for the network."""
 
 
-def only_policy(folder: Path, network: Any, spec: Spec, layers: Mapping[str, Tensor], **config: Any) -> Path:
-    """A run's folder with nothing in it but a policy of DQN. ``config`` is what its config has besides the algorithm."""
+def only_policy(folder: Path, network: Any, spec: Spec, weights: Weights, **algorithm: Any) -> Path:
+    """A run's folder with nothing in it but a policy of DQN. ``algorithm`` replaces keys of it."""
+    config = {"algorithm": ALGORITHM | {"network": network} | algorithm}
     with closing(RunFolder(folder, 1)) as run:
-        description = {"config": {"algorithm": ALGORITHM | {"network": network}} | config, "spec": spec.as_json()}
-        run.policy({f"policy/{name}": tensor for name, tensor in layers.items()}, description)
+        run.policy(joined(weights, tuple(weights)), {"config": config, "spec": spec.as_json()})
     return folder
 
 

@@ -44,7 +44,7 @@ def saved(folder: Path, layers: Layers) -> Path:
     """A run's folder with nothing in it but this policy."""
     sizes = [tensor.shape for name, tensor in layers.items() if name.endswith(".weight")]
     network = {"_target_": "sparserl.networks.mlp.MLP", "hidden": [units for _, units in sizes[:-1]], "activation": "relu"}
-    return only_policy(folder, network, Spec((sizes[0][0],), sizes[-1][1]), layers)
+    return only_policy(folder, network, Spec((sizes[0][0],), sizes[-1][1]), {"policy": layers})
 
 
 def decomposed(layers: Layers) -> DecomposedPolicy:

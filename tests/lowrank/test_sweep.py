@@ -194,7 +194,7 @@ def test_there_is_a_row_for_each_rank_and_the_last_is_full(all_ranks: list[Swept
 @pytest.mark.parametrize("rank", [1, 2, 4, None])
 def test_a_row_is_what_the_loaded_policy_gets(all_ranks: list[Swept], member: int, rank: int | None, tmp_path: Path) -> None:
     network = {"_target_": "sparserl.networks.mlp.MLP", "hidden": HIDDEN, "activation": "relu"}
-    folder = only_policy(tmp_path, network, ENVIRONMENT.spec(), split(POLICIES["policy"], member))
+    folder = only_policy(tmp_path, network, ENVIRONMENT.spec(), split(POLICIES, member))
     policy = load_policy(folder, rank=rank)
     evaluator = Evaluator(ENVIRONMENT, 1, EPISODES, torch.device("cpu"))
     played = evaluator(lambda seen, _: policy(seen.flatten(0, 1)).argmax(dim=-1).view(seen.shape[:2])).returns

@@ -88,7 +88,7 @@ def made_up(folder: Path, *, raw: dict[str, Tensor] | None = RAW, gates: bool = 
         ranks = [(1, 40.0, 8.0, 0.25, 0.8), (2, 96.0, 4.0, 0.95, 0.5), ("full", row["return_mean"], 10.0, 1.0, 0.0)]
         names = "rank", "return_mean", "return_std", "retention", "compression"
         table(folder, RankRow, [{"episodes": 4} | dict(zip(names, values, strict=True)) for values in ranks])
-        of_layer = {"layer": "0", "effective_rank": 1.5, "dead_units": 1}
+        of_layer = {"layer": "policy/0", "effective_rank": 1.5, "dead_units": 1}
         values = [(1, 6.0), (2, 3.0), (3, 0.0)]
         table(folder, SingularValue, [of_layer | {"index": index, "singular_value": value} for index, value in values])
     if raw is not None:

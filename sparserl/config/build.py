@@ -15,6 +15,7 @@ from hydra.errors import InstantiationException
 from sparserl.algorithms.base import Algorithm
 from sparserl.config.identity import _per_member, canonical, populations, shared
 from sparserl.config.schema import Config, ConfigError, PartError
+from sparserl.environments.base import BrokenEnvironmentError
 from sparserl.lowrank.sweep import Sweep
 from sparserl.population.members import Population
 from sparserl.runs.files import components, read_policy
@@ -89,15 +90,18 @@ def errors_of(group: str, config: Config) -> Iterator[None]:
     """Turn whatever the code of a part raises into a ConfigError that names the part.
 
     ValueError and ModuleNotFoundError are what parts raise to tell the user something; anything else, SystemExit too, is a
-    PartError that names its type.
+    PartError that names its type. A sentence that begins with a key of the part names it already.
     """
     part = f"{group}={config['names'][group]}" if group in config["names"] else group
     try:
         yield
     except ConfigError:
         raise
+    except BrokenEnvironmentError as error:
+        raise PartError(f"{part}: {error}") from error
     except (ValueError, ModuleNotFoundError) as error:
-        raise ConfigError(f"{part}: {_one_line(str(error))}") from error
+        told = _one_line(str(error))
+        raise ConfigError(told if told.startswith(f"{group}.") else f"{part}: {told}") from error
     except (Exception, SystemExit) as error:
         raise PartError(f"{part}: {describe(error)}") from error
 

@@ -228,15 +228,19 @@ def test_a_signal_after_the_training_leaves_done_what_is_done(tmp_path: Path, mo
         if folder.name == "1":
             stop()
 
+    def reasons() -> list[str | None]:
+        return [read_json(tmp_path / "stopped" / str(member) / "result.json")["rank_reason"] for member in range(3)]
+
     assert start("whole") == ["done"] * 3
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "play", lambda *arguments: (stop(), play(*arguments))[1])
         assert start("stopped") == ["interrupted"] * 3
-    assert not list((tmp_path / "stopped").glob("*/result.json"))
+    assert reasons() == ["not_swept"] * 3
     with monkeypatch.context() as patch:
         patch.setattr("sparserl.sweeps.loop.draw", draw)
         assert start("stopped") == ["done", "done", "interrupted"]
-    assert sorted(path.parent.name for path in (tmp_path / "stopped").glob("*/result.json")) == ["0", "1"]
+    assert reasons()[2:] == ["not_swept"]
+    assert "not_swept" not in reasons()[:2]
     assert after == [(signal.SIGTERM,)] * 2
     assert start("stopped") == ["done"] * 3
     for member in "012":

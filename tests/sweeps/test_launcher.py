@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.sparserl_population import PopulationLauncher
 from sparserl.config.schema import Config
+from sparserl.lowrank.sweep import Sweep as RankSweep
 from sparserl.regularizers.l1 import L1
 from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json
@@ -402,6 +403,34 @@ def test_ctrl_c_while_one_population_fails_again_leaves_the_others_to_be_trained
     with pytest.raises(SystemExit, match="made to fail"):
         sweep(*BOTH)
     assert statuses(root) == ["failed", "failed", "done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "again"),
+    [(KeyboardInterrupt(), "interrupted", ()), (RuntimeError("the ranks broke"), "failed", ("retry_failed=true",))],
+    ids=["Ctrl-C", "an error"],
+)
+def test_what_ends_while_ranks_are_evaluated_is_completed_without_training(
+    error: BaseException, status: str, again: tuple[str, ...], sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every job has its policy and its result by then; neither makes it done."""
+    jobs_of_it = "regularizer=l1", "seed=0,1"
+    whole = outcome(sweep(*jobs_of_it, folder="whole"))
+
+    def end(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankSweep, "__call__", end)
+        with pytest.raises(SystemExit):
+            sweep(*jobs_of_it)
+    root = tmp_path / "here/outputs/mine"
+    assert statuses(root) == [status] * 2
+    assert [read_json(folder / "result.json")["rank_reason"] for folder in jobs(root)] == ["not_swept"] * 2
+    monkeypatch.setattr(Learner, "update", None)
+    assert outcome(sweep(*jobs_of_it, *again)) == whole
+    assert statuses(root) == ["done"] * 2
+    assert "not_swept" not in [read_json(folder / "result.json")["rank_reason"] for folder in jobs(root)]
 
 
 def test_one_damaged_folder_stops_its_own_population_only(

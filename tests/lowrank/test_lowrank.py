@@ -273,16 +273,21 @@ def test_a_matrix_below_the_cut_stores_its_numerical_rank() -> None:
 @given(sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=2, max_size=4), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=50)
 def test_a_higher_rank_never_compresses_more(sizes: list[tuple[int, int]], seed: int) -> None:
-    """``sizes`` are units and the largest rank of the matrix before them. Cut at its own rank it stays so at a higher k."""
+    """``sizes`` are units and the rank of the matrix before them. Cut at its own rank it stays so at a higher k."""
     layers = {
         f"{index}.weight": normal(inputs, rank, seed=seed) @ normal(rank, outputs, seed=seed + 1)
         for index, ((inputs, _), (outputs, rank)) in enumerate(pairwise(sizes))
     }
     policy = decomposed(layers)
     ranks: list[Rank] = [*range(1, 14), "full"]
-    compressions = [policy.row(k, RETURNS, None).compression for k in ranks]
+    rows = [policy.row(k, RETURNS, None) for k in ranks]
+    compressions = [row.compression for row in rows]
     assert compressions == sorted(compressions, reverse=True)
     assert compressions[-1] == 0
+    # whichever is smaller, also above the break-even: the matrix, or factors at k or its own rank
+    matrices = [(*shape, rank) for (_, rank), shape in zip(sizes[1:], pairwise(units for units, _ in sizes), strict=True)]
+    smallest = [sum(min(m * n, min(k, rank, m, n) * (m + n)) for m, n, rank in matrices) for k in range(1, 14)]
+    assert [row.parameters for row in rows[:-1]] == smallest
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")

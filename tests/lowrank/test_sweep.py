@@ -76,8 +76,8 @@ POLICIES = policies((0.0, 0.02, 0.07))
 """At rank 1 all fail; at full rank the first two reach the limit and the third about half of it."""
 
 
-def swept(ranks: Any, weights: Weights = POLICIES, episodes: int = EPISODES, retention: float = 0.95) -> list[Swept]:
-    return Sweep(ranks, retention, episodes)(ENVIRONMENT, algorithm(), weights, lambda: None)
+def swept(ranks: Any, weights: Weights = POLICIES, retention: float = 0.95, environment: CartPole = ENVIRONMENT) -> list[Swept]:
+    return Sweep(ranks, retention, EPISODES)(environment, algorithm(), weights, lambda: None)
 
 
 def by_rank(found: Swept) -> dict[Rank, RankRow]:
@@ -256,22 +256,25 @@ def test_a_rank_at_which_every_layer_stays_whole_has_no_row() -> None:
 
 
 def test_the_selected_rank_is_measured_again_on_other_seeds(played: list[tuple[int, str]]) -> None:
-    """It, the whole policy and the random one on the same episodes: a scale of other episodes would not fit."""
-    weights = policies((0.0, 0.02))
-    found = swept("all", weights)
-    chosen = [each.selected for each in found]
+    """It, the whole policy and the random one on the same episodes: a scale of other episodes would not fit.
+
+    The limit is so high that two of the policies do not reach it, so that their returns differ from episode to episode.
+    """
+    environment, weights = CartPole(500), policies((0.0, 0.02, 0.03, 0.05))
+    found = swept("all", weights, retention=0.5, environment=environment)
     # the selected rank of each, and the whole policy of each
-    assert [size for size, stream in played if stream == CONFIRMATION] == [4]
-    evaluator = Evaluator(ENVIRONMENT, 2, EPISODES, torch.device("cpu"), CONFIRMATION)
+    assert [size for size, stream in played if stream == CONFIRMATION] == [8]
+    evaluator = Evaluator(environment, 4, EPISODES, torch.device("cpu"), CONFIRMATION)
     full = evaluator(lambda seen, rows: algorithm().deterministic_action(rows_of(weights, rows), seen)).returns.mean(dim=1)
-    random = float(random_returns(ENVIRONMENT, EPISODES, CONFIRMATION).mean())
-    for each, selected, whole in zip(found, chosen, full.tolist(), strict=True):
-        assert selected is not None
-        row = by_rank(each)[selected.rank]
+    random = float(random_returns(environment, EPISODES, CONFIRMATION).mean())
+    for each, whole in zip(found, full.tolist(), strict=True):
+        assert each.selected is not None
+        row = by_rank(each)[each.selected.rank]
         assert row.retention is not None
-        assert row.retention >= 0.95
-        assert selected.compression == row.compression > 0
-        assert selected.retention == (selected.return_lowrank - random) / (whole - random)
+        assert row.retention >= 0.5
+        assert each.selected.compression == row.compression > 0
+        assert each.selected.retention == (each.selected.return_lowrank - random) / (whole - random)
+    assert sum(each.selected is not None and each.selected.retention != 1 for each in found) == 2
 
 
 def test_full_retains_exactly_one_where_it_is_selected() -> None:

@@ -294,6 +294,12 @@ def test_a_failure_is_a_nan_for_its_episode_and_a_sentence_for_its_member() -> N
     assert found.failures == {1: "Faulty-v0 failed in step 4 of an episode: RuntimeError: out of fuel"}
 
 
+def test_an_environment_that_cannot_start_is_a_failure_too() -> None:
+    found = bad("from the start", lambda _: torch.zeros(2, 3))
+    assert found.returns.isnan().all()
+    assert found.failures == dict.fromkeys((0, 1), "Faulty-v0 failed in reset: RuntimeError: cannot start")
+
+
 def test_a_reward_of_nan_is_a_nan_for_its_episode_only() -> None:
     """A seed that met one failed all seeds of its population."""
     only = torch.tensor([[False, False, False], [False, True, False]])

@@ -35,6 +35,7 @@ from sparserl.algorithms.base import Algorithm
 from sparserl.config.build import CPU, build_part, build_start, describe, errors_of
 from sparserl.config.schema import CONF, Config, ConfigError, Schema
 from sparserl.loading import check as check_untrusted
+from sparserl.loading import find_class
 from sparserl.population.members import Population
 from sparserl.runs.files import read_json
 from sparserl.runs.schema import Result
@@ -221,13 +222,13 @@ def _find(path: str, node: dict[str, Any], contract: Any) -> type:
     if not isinstance(target, str):
         raise ConfigError(f"{path}._target_ is missing; it names the class to build")
     try:
-        cls = hydra.utils.get_class(target)
+        cls = find_class(target)
+    except ValueError as error:
+        raise ConfigError(f"{path}._target_: {error}") from error
     except (Exception, SystemExit) as error:
-        cause = error.__cause__ or error
-        told = str(cause) if isinstance(cause, ImportError | ValueError | TypeError) else describe(cause)
-        raise ConfigError(f"{path}._target_ is {target!r}, which cannot be imported: {' '.join(told.split())}") from error
-    if not (dataclasses.is_dataclass(cls) and issubclass(cls, contract)):
-        raise ConfigError(f"{path}._target_ is {target!r}, which is not a dataclass that is {_article(contract.__name__)}")
+        raise ConfigError(f"{path}._target_: {target!r} cannot be imported: {describe(error)}") from error
+    if not issubclass(cls, contract):
+        raise ConfigError(f"{path}._target_ is {target!r}, which is not {_article(contract.__name__)}")
     return cls
 
 

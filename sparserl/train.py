@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparserl.config.build import describe
-from sparserl.config.schema import CONF, Config, ConfigError
+from sparserl.config.schema import CONF, Config, ConfigError, PartError
 from sparserl.config.validation import interpolation_error, read_back, to_plain, unknown_key, without_hydra
 from sparserl.runs.files import FIGURE, DiskError
 from sparserl.runs.schema import Result
@@ -110,7 +110,7 @@ def _job(config: DictConfig) -> float | None:
     try:
         return _train(config, folder, is_sweep)
     except (ConfigError, DiskError, JobError) as error:
-        if error.__cause__:
+        if isinstance(error, PartError):
             note(folder, error)
         if is_sweep:  # the other jobs go on, and Hydra reports this one
             raise

@@ -86,20 +86,18 @@ def build_part(group: str, configs: Sequence[Config], device: torch.device = CPU
 
 @contextmanager
 def errors_of(group: str, config: Config) -> Iterator[None]:
-    """Turn whatever the code of a part raises into a ConfigError that names the part.
+    """Turn whatever the code of a part raises, SystemExit too, into a PartError that names the part.
 
-    ValueError and ModuleNotFoundError are what parts raise to tell the user something; anything else, SystemExit too, is a
-    PartError that names its type.
+    ValueError and ModuleNotFoundError are what parts raise to tell the user something; of others the type is named as well.
     """
     part = f"{group}={config['names'][group]}" if group in config["names"] else group
     try:
         yield
     except ConfigError:
         raise
-    except (ValueError, ModuleNotFoundError) as error:
-        raise ConfigError(f"{part}: {_one_line(str(error))}") from error
     except (Exception, SystemExit) as error:
-        raise PartError(f"{part}: {describe(error)}") from error
+        told = _one_line(str(error)) if isinstance(error, ValueError | ModuleNotFoundError) else describe(error)
+        raise PartError(told if told.startswith(f"{group}.") else f"{part}: {told}") from error
 
 
 def describe(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparserl.config.build import describe
 from sparserl.config.identity import canonical, identity, populations
-from sparserl.config.schema import ConfigError
+from sparserl.config.schema import ConfigError, PartError
 from sparserl.config.validation import interpolation_error, to_plain, without_hydra
 from sparserl.runs import provenance
 from sparserl.runs.files import DiskError
@@ -236,7 +236,7 @@ class Launch:
         def give(_: DictConfig) -> float | None:
             if is_new and isinstance(outcome, Exception):
                 log.error(outcome)
-                if outcome.__cause__:
+                if isinstance(outcome, PartError):
                     note(_folder(config), outcome)
             return _unwrap(outcome)
 

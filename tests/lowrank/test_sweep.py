@@ -301,7 +301,13 @@ def test_what_heed_raises_ends_the_sweep() -> None:
 
 # ---------------------------------------------------------------- a run
 
-SETTINGS = ("trainer=smoke", f"network.hidden={HIDDEN}", "environment.max_episode_steps=60", "trainer.eval_episodes=4")
+SETTINGS = (
+    "trainer=smoke",
+    "lowrank.ranks=all",
+    f"network.hidden={HIDDEN}",
+    "environment.max_episode_steps=60",
+    "trainer.eval_episodes=4",
+)
 
 
 def lines(path: Path) -> list[dict[str, str]]:

@@ -50,7 +50,7 @@ def test_an_offline_run_holds_what_the_folder_holds(tmp_path: Path, capsys: pyte
         "mine",
     )
     assert (begun["job_type"], begun["tags"]) == ("l0", ["one", "two"])
-    assert begun["display_name"] == f"dqn-cartpole-l0-lambda{config['regularizer']['lambda_c']:g}-beta0.6667-seed5"
+    assert begun["display_name"] == f"dqn-cartpole-l0-lambda{config['regularizer']['lambda_c']:g}-beta{2 / 3}-seed5"
     assert training(process) == rows(tmp_path)
     # the smoke run is too short to learn anything, and says so
     said = [warning for row in rows(tmp_path) for warning in row.get("warnings", [])]

@@ -168,14 +168,14 @@ def test_a_run_that_is_interrupted_after_the_freeze_ends_as_if_untouched(
 
 def test_training_ends_when_nobody_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_the_environment(monkeypatch, math.nan)
-    (folder,), (result,) = trained(tmp_path, [BROKEN], "trainer.total_steps=1000000")
+    (folder,), (result,) = trained(tmp_path, [BROKEN], "trainer.total_steps=999999")
     step = int(read_json(folder / "status.json")["error"].split()[-2])
     assert result.status == "failed"
     assert result.env_steps == rows(folder)[-1]["env_step"] == step < 2000
     assert "eval/return_mean" in rows(folder)[-1]
     # started again, it is where it was
     before = [(folder / name).read_bytes() for name in OUTCOME]
-    _, (again,) = trained(tmp_path, [BROKEN], "trainer.total_steps=1000000")
+    _, (again,) = trained(tmp_path, [BROKEN], "trainer.total_steps=999999")
     assert (again.status, again.env_steps, again.return_mean) == ("failed", step, result.return_mean)
     assert [(folder / name).read_bytes() for name in OUTCOME] == before
 

@@ -20,7 +20,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sparserl.config.build import describe
 from sparserl.config.schema import CONF, Config, ConfigError, PartError
 from sparserl.config.validation import interpolation_error, read_back, to_plain, unknown_key, without_hydra
 from sparserl.runs.files import FIGURE, DiskError
@@ -39,7 +38,7 @@ from sparserl.sweeps.jobs import (
     objective,
 )
 from sparserl.sweeps.loop import run
-from sparserl.terminal import print_line, say
+from sparserl.terminal import describe, print_line, say
 from sparserl.tracking.console import print_results
 
 # ---------------------------------------------------------------- folders

@@ -18,6 +18,7 @@ from sparserl.config.schema import Config, ConfigError, PartError
 from sparserl.lowrank.sweep import Sweep
 from sparserl.population.members import Population
 from sparserl.runs.files import components, read_policy
+from sparserl.terminal import describe
 from sparserl.tracking.base import Logger
 from sparserl.training.trainer import Cohort, Parts, Trainer
 from sparserl.types import Weights
@@ -98,11 +99,6 @@ def errors_of(group: str, config: Config) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         told = _one_line(str(error)) if isinstance(error, ValueError | ModuleNotFoundError) else describe(error)
         raise PartError(told if told.startswith(f"{group}.") else f"{part}: {told}") from error
-
-
-def describe(error: BaseException) -> str:
-    """The type of an exception and what it says, in one line."""
-    return _one_line(f"{type(error).__name__}: {error}").removesuffix(":")
 
 
 def _one_line(text: str) -> str:

@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sparserl.algorithms.base import Algorithm
-from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, describe, errors_of
+from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, errors_of
 from sparserl.config.schema import CONF, Config, ConfigError, PartError, Schema
 from sparserl.loading import check as check_untrusted
 from sparserl.loading import find_class
@@ -41,6 +41,7 @@ from sparserl.population.state import split
 from sparserl.runs.files import read_json
 from sparserl.runs.schema import Result
 from sparserl.schedules import Constant, Schedule
+from sparserl.terminal import describe
 from sparserl.training.metrics import joined
 from sparserl.types import Spec, Weights
 

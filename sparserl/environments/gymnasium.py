@@ -21,6 +21,7 @@ from sparserl.environments.containment import FAILURE, IDLE, LIMITED, Contained
 from sparserl.environments.vectors import Vectorization, vectorize
 from sparserl.fields import Count
 from sparserl.population.random import Generators
+from sparserl.terminal import describe
 from sparserl.types import Spec
 
 STEP_LIMIT = 10_000
@@ -64,7 +65,8 @@ class Gymnasium(Environment):
             remedy = f": pip install 'sparserl[{self.extra}]'" if self.extra else f": {error}"
             raise ModuleNotFoundError(f"{self.id} needs a package that is not installed{remedy}") from error
         except Exception as error:
-            raise ValueError(f"Gymnasium cannot make {self.id!r}: {' '.join(str(error).split())}") from error
+            told = " ".join(str(error).split()) if isinstance(error, gymnasium.error.Error) else describe(error)
+            raise ValueError(f"Gymnasium cannot make {self.id!r}: {told}") from error
         assert env.spec is not None  # of whatever gymnasium.make made
         own = gymnasium.spec(env.spec.id).max_episode_steps
         if env.spec.max_episode_steps is None:

@@ -21,7 +21,6 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from sparserl.config.build import describe
 from sparserl.config.identity import canonical, identity, populations
 from sparserl.config.schema import ConfigError, PartError
 from sparserl.config.validation import interpolation_error, to_plain, without_hydra
@@ -49,7 +48,7 @@ from sparserl.sweeps.jobs import (
     result_of,
 )
 from sparserl.sweeps.loop import run
-from sparserl.terminal import say
+from sparserl.terminal import describe, say
 from sparserl.tracking.console import print_jobs
 
 Outcome: TypeAlias = float | Exception | None

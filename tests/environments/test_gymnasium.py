@@ -281,5 +281,5 @@ def test_whatever_a_constructor_raises_is_one_sentence(monkeypatch: pytest.Monke
         raise FileNotFoundError("no ROM\nin here")
 
     monkeypatch.setattr(gymnasium, "make", fail)
-    with pytest.raises(ValueError, match=r"^Gymnasium cannot make 'Faulty-v0': no ROM in here$"):
+    with pytest.raises(ValueError, match=r"^Gymnasium cannot make 'Faulty-v0': FileNotFoundError: no ROM in here$"):
         faulty("no ROM").spec()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pkgutil
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,11 +16,12 @@ from sparserl.algorithms.base import Algorithm
 from sparserl.config.build import build
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
-from sparserl.population.members import Population
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.learner import Learner
 from sparserl.training.trainer import Parts
-from sparserl.types import Batch, Spec
+from sparserl.types import Batch
+
+A = TypeVar("A", bound=Algorithm)
 
 
 def modules(package: str) -> list[str]:
@@ -45,9 +48,9 @@ def make_learner(*overrides: str, members: int = 1) -> Learner:
     return Learner(cohort.algorithm.bind(given.environment.spec()), cohort.regularizer, cohort.members)
 
 
-def learner_of(algorithm: Algorithm, regularizer: Regularizer, members: Population, spec: Spec) -> Learner:
-    """For an algorithm that a test made."""
-    return Learner(algorithm.bind(spec), regularizer, members)
+def as_kind(kind: type[A], algorithm: Algorithm) -> A:
+    """The same settings for a class that a test derived."""
+    return kind(**{field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.init})
 
 
 def random_batches(count: int, members: int, size: int) -> list[Batch]:

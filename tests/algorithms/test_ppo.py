@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import make_regularizer
+from parts import as_kind, make_regularizer
 from torch import Tensor
 
 from sparserl.algorithms.base import Objective
@@ -325,8 +325,7 @@ def test_a_checkpoint_truncates_the_episodes_in_a_rollout() -> None:
     """There the environment starts afresh, so nothing that follows belongs to the episode before."""
     small = "trainer.num_envs=2", "trainer.total_steps=120", "trainer.checkpoint_every=60", "trainer.eval_every=120"
     trainer, parts = build([compose("algorithm=ppo", "trainer=smoke", "regularizer=none", "experience.n_steps=20", *small)])
-    fields = {field.name: getattr(parts.algorithm, field.name) for field in dataclasses.fields(PPO) if field.init}
-    algorithm = Kept(**fields)
+    algorithm = as_kind(Kept, parts.algorithm)
     algorithm.seen.clear()
     cohorts = [dataclasses.replace(cohort, algorithm=algorithm) for cohort in parts.cohorts]
     list(trainer.events(dataclasses.replace(parts, algorithm=algorithm, cohorts=cohorts)))

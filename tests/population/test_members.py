@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from sparserl.config.schema import CONF, Config
 from sparserl.config.validation import compose
 from sparserl.sweeps.loop import run
-from sparserl.training import optimizer
+from sparserl.training import parameters
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -85,7 +85,7 @@ def test_one_clip_for_all_members_breaks_it(tmp_path: Path, monkeypatch: pytest.
         return tensor.norm().expand(tensor.shape[0])
 
     members = configs("none")
-    monkeypatch.setattr(optimizer, "row_norm", shared_norm)
+    monkeypatch.setattr(parameters, "row_norm", shared_norm)
     together = trained(members, tmp_path / "together")
     alone = trained(members[:1], tmp_path / "alone")
     assert not same(together[0], alone[0])

@@ -69,12 +69,12 @@ def described(description: Any, part: str, contract: type, path: Path, trust: bo
             check(part, node)
         built = _build(node)
         if not isinstance(built, contract):
-            raise ValueError(f"{type(built).__name__} is not a {part}")
+            raise ValueError(f"{type(built).__name__} is no {part}")
         return built
     except UntrustedError as error:
         raise UntrustedError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a whole policy, what it describes is not a {part}: {error}") from error
+        raise ValueError(f"{path} is not a whole policy: its {part} cannot be built: {error}") from error
 
 
 def _build(node: Any) -> Any:

@@ -16,9 +16,33 @@ from sparserl.runs import checkpoint
 from sparserl.runs.files import write_json
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import RankRow, Result, SingularValue, Status, StatusName
+from sparserl.training.metrics import joined
+from sparserl.types import Spec, Weights
 
 RAW = {"0.weight": torch.diag(torch.tensor([8.0, 4.0, 2.0])), "0.bias": torch.ones(1, 3)}
 """A policy whose singular values can be read off."""
+
+
+ALGORITHM: dict[str, Any] = {
+    "_target_": "sparserl.algorithms.dqn.DQN",
+    "gamma": 0.99,
+    "learning_rate": {"_target_": "sparserl.schedules.Constant", "value": 1e-3},
+    "loss": "mse",
+    "epsilon": {"_target_": "sparserl.schedules.Constant", "value": 0.1},
+    "target_update_interval": 10,
+    "tau": 0.01,
+    "max_grad_norm": None,
+    "optimizer": {"_target_": "sparserl.optimizers.Adam", "betas": [0.9, 0.999], "eps": 1e-8},
+}
+"""As a resolved config has it, but for the network."""
+
+
+def only_policy(folder: Path, network: Any, spec: Spec, weights: Weights, **algorithm: Any) -> Path:
+    """A run's folder with nothing in it but a policy of DQN. ``algorithm`` replaces keys of it."""
+    config = {"algorithm": ALGORITHM | {"network": network} | algorithm}
+    with closing(RunFolder(folder, 1)) as run:
+        run.policy(joined(weights, tuple(weights)), {"config": config, "spec": spec.as_json()})
+    return folder
 
 
 def result(**given: Any) -> Result:
@@ -64,7 +88,7 @@ def made_up(folder: Path, *, raw: dict[str, Tensor] | None = RAW, gates: bool = 
         ranks = [(1, 40.0, 8.0, 0.25, 0.8), (2, 96.0, 4.0, 0.95, 0.5), ("full", row["return_mean"], 10.0, 1.0, 0.0)]
         names = "rank", "return_mean", "return_std", "retention", "compression"
         table(folder, RankRow, [{"episodes": 4} | dict(zip(names, values, strict=True)) for values in ranks])
-        of_layer = {"layer": "0", "effective_rank": 1.5, "dead_units": 1}
+        of_layer = {"layer": "policy/0", "effective_rank": 1.5, "dead_units": 1}
         values = [(1, 6.0), (2, 3.0), (3, 0.0)]
         table(folder, SingularValue, [of_layer | {"index": index, "singular_value": value} for index, value in values])
     if raw is not None:

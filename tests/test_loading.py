@@ -1,42 +1,52 @@
+"""Policies as torch modules: what they compute, and which files are refused, without running what these name."""
+
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from folders import only_policy
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 import sparserl.networks.mlp
 from sparserl import load_policy
+from sparserl.config.validation import compose
 from sparserl.networks.mlp import MLP
+from sparserl.play import load_dense
 from sparserl.population.members import Population
-from sparserl.runs.folder import RunFolder
+from sparserl.runs.files import POLICY_METADATA, read_policy
+from sparserl.sweeps.loop import run
+from sparserl.types import Layers, Spec
 
 NETWORK = {"_target_": "sparserl.networks.mlp.MLP", "hidden": [5, 4], "activation": "tanh"}
+SPEC = Spec(observation_shape=(3,), discrete_actions=2)
 
 
-def tensors() -> dict[str, Tensor]:
-    """A policy of 3 inputs and 2 outputs that is sparse, with a target network of other weights beside it."""
+def tensors() -> Layers:
+    """A sparse policy of 3 inputs and 2 outputs."""
     layers = MLP(hidden=[5, 4], activation="tanh").init((3,), 2, Population((0,)).generators("init"))
     draw = torch.Generator().manual_seed(0)
-    policy = {
+    return {
         name: tensor[0] * (torch.rand(tensor[0].shape, generator=draw) < 0.5) if name.endswith("weight") else tensor[0]
         for name, tensor in layers.items()
     }
-    return {f"policy/{name}": tensor for name, tensor in policy.items()} | {
-        f"target_policy/{name}": tensor + 1 for name, tensor in policy.items()
-    }
 
 
-def write(folder: Path, network: Any = NETWORK, given: Mapping[str, Tensor] | None = None, **more: Any) -> Path:
+def write(folder: Path, network: Any = NETWORK, given: Layers | None = None, **algorithm: Any) -> Path:
     """A run's folder with nothing in it but a policy."""
-    run = RunFolder(folder, total_steps=1)
-    run.policy(tensors() if given is None else given, {"network": network} | more)
-    run.close()
+    return only_policy(folder, network, SPEC, {"policy": tensors() if given is None else given}, **algorithm)
+
+
+def describe(folder: Path, change: Callable[[Any], Any]) -> Path:
+    """The same policy, whose description was changed."""
+    path, description, saved = read_policy(folder)
+    save_file(saved, path, {POLICY_METADATA: json.dumps(change(description))})
     return folder
 
 
@@ -48,8 +58,8 @@ def test_the_module_computes_what_the_weights_say(tmp_path: Path) -> None:
     observation = torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
     hidden = observation
     for layer in ("0", "1"):
-        hidden = torch.tanh(hidden @ saved[f"policy/{layer}.weight"] + saved[f"policy/{layer}.bias"])
-    expected = hidden @ saved["policy/2.weight"] + saved["policy/2.bias"]
+        hidden = torch.tanh(hidden @ saved[f"{layer}.weight"] + saved[f"{layer}.bias"])
+    expected = hidden @ saved["2.weight"] + saved["2.bias"]
     torch.testing.assert_close(module(observation), expected)
     assert not module.training
 
@@ -59,7 +69,7 @@ def test_zeros_stay_zeros_in_linear_layers(tmp_path: Path) -> None:
     linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
     assert sum(p.numel() for part in linear for p in part.parameters()) == sum(p.numel() for p in module.parameters())
     for index, part in enumerate(linear):
-        weight = saved[f"policy/{index}.weight"]
+        weight = saved[f"{index}.weight"]
         assert torch.equal(part.weight.T, weight)
         assert (part.weight == 0).sum() == (weight == 0).sum() > 0
 
@@ -67,8 +77,8 @@ def test_zeros_stay_zeros_in_linear_layers(tmp_path: Path) -> None:
 def test_tensors_of_any_layout_are_written(tmp_path: Path) -> None:
     """Slices of a population are neither contiguous nor without gradients."""
     odd = {name: tensor.T.contiguous().T.requires_grad_() for name, tensor in tensors().items()}
-    write(tmp_path, given=odd)
-    assert all(torch.equal(tensor, odd[name]) for name, tensor in load_file(tmp_path / "policy.safetensors").items())
+    path = write(tmp_path, given=odd) / "policy.safetensors"
+    assert all(torch.equal(tensor, odd[name.removeprefix("policy/")]) for name, tensor in load_file(path).items())
     load_policy(tmp_path)
 
 
@@ -76,9 +86,23 @@ def test_equal_policies_are_equal_files(tmp_path: Path) -> None:
     contents = set()
     for attempt in range(8):
         (tmp_path / str(attempt)).mkdir()
-        folder = write(tmp_path / str(attempt), config={"seed": 1}, versions="1", more={"a": [1, 2]})
-        contents.add((folder / "policy.safetensors").read_bytes())
+        contents.add((write(tmp_path / str(attempt)) / "policy.safetensors").read_bytes())
     assert len(contents) == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
+def test_a_network_of_the_algorithms_own_is_loaded(algorithm: str, tmp_path: Path) -> None:
+    """``algorithm.network`` need not be the top-level ``network``; the file said it was, and could not be loaded."""
+    config = compose(f"algorithm={algorithm}", "trainer=smoke", "network.hidden=[8]", "logger=disk")
+    config["algorithm"]["network"] = config["network"] | {"hidden": [5, 4], "activation": "tanh"}
+    run([config], [tmp_path], live=False)
+    policy, saved = load_policy(tmp_path), load_file(tmp_path / "policy.safetensors")
+    assert {name.partition("/")[0] for name in saved} == {"policy"}, "critics and targets are not deployed"
+    linear = [part for part in policy.modules() if isinstance(part, nn.Linear)]
+    assert [(part.in_features, part.out_features) for part in linear] == [(4, 5), (5, 4), (4, 2)]
+    assert all(torch.equal(part.weight.T, saved[f"policy/{index}.weight"]) for index, part in enumerate(linear))
+    assert load_dense(tmp_path)(torch.zeros(3, 4)).shape == (3, 2)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -103,7 +127,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
         load_policy(tmp_path)
 
 
-def without(name: str) -> dict[str, Tensor]:
+def without(name: str) -> Layers:
     return {key: tensor for key, tensor in tensors().items() if key != name}
 
 
@@ -111,17 +135,29 @@ def without(name: str) -> dict[str, Tensor]:
     "given",
     [
         {},
-        without("policy/1.weight"),
-        tensors() | {"policy/0.weight": torch.zeros(3, 6)},
+        without("1.weight"),
+        tensors() | {"3.weight": torch.zeros(2, 2)},
+        tensors() | {"0.weight": torch.zeros(3, 6)},
+        tensors() | {"0.weight": tensors()["0.weight"].unsqueeze(0)},
+        # these would broadcast: copied into a layer, every unit would have the same bias
+        tensors() | {"0.bias": torch.ones(1, 1)},
+        tensors() | {"0.bias": torch.ones(5)},
     ],
-    ids=["no tensors", "a layer is missing", "a layer is too wide"],
+    ids=["none", "a layer is missing", "one too many", "too wide", "of a population", "one bias for all", "a bias of one axis"],
 )
-def test_tensors_that_do_not_make_the_network_are_refused(tmp_path: Path, given: Mapping[str, Tensor]) -> None:
+def test_tensors_that_do_not_make_the_network_are_refused(tmp_path: Path, given: Layers) -> None:
     with pytest.raises(ValueError, match=r"policy\.safetensors is not a whole policy"):
         load_policy(write(tmp_path, given=given))
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"network": "{"}, {"sparserl": "{"}])
+@pytest.mark.parametrize("components", [("target_policy",), ("policy", "target_policy"), ("encoder", "policy")])
+def test_other_components_than_the_deployed_ones_are_refused(tmp_path: Path, components: tuple[str, ...]) -> None:
+    folder = only_policy(tmp_path, NETWORK, SPEC, {component: tensors() for component in components})
+    with pytest.raises(ValueError, match=r"policy\.safetensors is not a whole policy"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"config": "{"}, {"sparserl": "{"}])
 def test_a_safetensors_file_of_something_else_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file(tensors(), tmp_path / "policy.safetensors", metadata)
     with pytest.raises(ValueError, match=r"policy\.safetensors is not a whole policy"):
@@ -129,31 +165,86 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path: Path, metadat
 
 
 @pytest.mark.parametrize(
-    "network",
+    "change",
     [
-        {},
-        NETWORK | {"_target_": "sparserl.networks.nothing.MLP"},
-        NETWORK | {"_target_": "sparserl.networks.mlp.Nothing"},
-        NETWORK | {"_target_": "sparserl.networks.base.Network"},
-        NETWORK | {"_target_": "sparserl.networks.mlp.math"},
-        NETWORK | {"width": 3},
-        {"_target_": NETWORK["_target_"]},
-    ],
-    ids=[
-        "nothing",
-        "unknown module",
-        "unknown name",
-        "abstract",
-        "a module",
-        "unknown key",
-        "missing key",
+        lambda _: None,
+        lambda _: [],
+        lambda _: "config",
+        lambda its: {"config": its["config"]},
+        lambda its: {"spec": its["spec"]},
+        lambda its: its | {"config": None},
+        lambda its: its | {"config": {}},
+        lambda its: its | {"config": {"algorithm": []}},
+        lambda its: its | {"spec": None},
+        lambda its: its | {"spec": {}},
+        lambda its: its | {"spec": its["spec"] | {"wheels": 4}},
+        lambda its: its | {"spec": its["spec"] | {"observation_shape": [7]}},
+        lambda its: its | {"spec": its["spec"] | {"observation_shape": "ab"}},
+        lambda its: its | {"spec": its["spec"] | {"discrete_actions": None}},
+        lambda its: its | {"spec": its["spec"] | {"discrete_actions": "2"}},
+        lambda its: its | {"spec": its["spec"] | {"discrete_actions": -1}},
+        lambda its: its | {"spec": its["spec"] | {"observation_dtype": "float8"}},
     ],
 )
+def test_a_description_that_is_none_is_refused(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    with pytest.raises(ValueError, match=r"policy\.safetensors is not a whole policy"):
+        load_policy(describe(write(tmp_path), change))
+
+
+OTHERS = {
+    "nothing": {},
+    "unknown module": {"_target_": "sparserl.networks.nothing.MLP"},
+    "unknown name": {"_target_": "sparserl.networks.mlp.Nothing"},
+    "abstract": {"_target_": "sparserl.networks.base.Network"},
+    "a module": {"_target_": "sparserl.networks.mlp.math"},
+    "a schedule": {"_target_": "sparserl.schedules.Constant", "value": 1.0},
+    "unknown key": NETWORK | {"width": 3},
+    "missing key": {"_target_": NETWORK["_target_"]},
+}
+
+
+@pytest.mark.parametrize("network", OTHERS.values(), ids=OTHERS)
 def test_a_description_that_names_no_network_is_refused(tmp_path: Path, network: Any) -> None:
     with pytest.raises(ValueError, match=r"policy\.safetensors is not a whole policy"):
         load_policy(write(tmp_path, network=network))
 
 
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"_target_": "sparserl.algorithms.nothing.DQN"},
+        {"_target_": "sparserl.algorithms.base.Algorithm"},
+        {"_target_": "sparserl.algorithms.ppo.PPO"},  # with the keys of DQN
+        {"_target_": "sparserl.networks.mlp.MLP"},
+        {"width": 3},
+    ],
+)
+def test_a_description_that_names_no_algorithm_is_refused(tmp_path: Path, algorithm: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"policy\.safetensors is not a whole policy: its algorithm cannot be built"):
+        load_policy(write(tmp_path, **algorithm))
+
+
+def test_a_part_in_the_place_of_the_algorithm_is_refused(tmp_path: Path) -> None:
+    folder = describe(write(tmp_path), lambda its: its | {"config": {"algorithm": NETWORK}})
+    with pytest.raises(ValueError, match="MLP is no algorithm"):
+        load_policy(folder)
+
+
+# ---------------------------------------------------------------- what a stranger's file may do
+
+PLACES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "_target_": lambda target: {"_target_": target},
+    "network._target_": lambda target: {"network": NETWORK | {"_target_": target}},
+    "network.hidden.1._target_": lambda target: {"network": NETWORK | {"hidden": [5, {"_target_": target}]}},
+    "epsilon._target_": lambda target: {"epsilon": {"_target_": target, "value": 0.1}},
+    "optimizer._target_": lambda target: {"optimizer": {"_target_": target}},
+    "optimizer.betas.0.1._target_": lambda target: {"optimizer": {"_target_": OURS, "betas": [[0.9, {"_target_": target}]]}},
+}
+"""Keys below ``algorithm`` at which a class may be named, however deep."""
+OURS = "sparserl.optimizers.Adam"
+
+
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -164,7 +255,9 @@ def test_a_description_that_names_no_network_is_refused(tmp_path: Path, network:
         ("sparserl.networks_of.stranger.MLP", "cannot be imported"),
     ],
 )
-def test_a_file_from_a_stranger_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
+def test_a_file_from_a_stranger_imports_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str, said: str
+) -> None:
     """The stranger's modules lie on the path, and importing them leaves a trace."""
     trace = tmp_path / "trace"
     package = tmp_path / "path"
@@ -174,16 +267,17 @@ def test_a_file_from_a_stranger_imports_nothing(tmp_path: Path, monkeypatch: pyt
         folder.mkdir(parents=True)
         (folder / "__init__.py").write_text(f"open({str(trace)!r}, 'w')")
     monkeypatch.syspath_prepend(package)
-    with pytest.raises(ValueError, match=said):
-        load_policy(write(tmp_path, network=NETWORK | {"_target_": name}))
+    with pytest.raises(ValueError, match=said) as refused:
+        load_policy(write(tmp_path, **{"network": NETWORK} | PLACES[place](name)))
+    assert "imported" in said or f"algorithm.{place} is {name!r}" in str(refused.value)
     assert not trace.exists()
 
 
-def test_a_file_from_a_stranger_calls_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", PLACES)
+def test_a_file_from_a_stranger_calls_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """A network's module holds more than networks: whatever it imports. None of that may be called either."""
     calls = []
     monkeypatch.setattr(sparserl.networks.mlp, "Generators", lambda **given: calls.append(given))
-    network = {"_target_": "sparserl.networks.mlp.Generators", "seeds": [1], "stream": "", "device": "cpu"}
-    with pytest.raises(ValueError, match="not a network"):
-        load_policy(write(tmp_path, network=network))
+    with pytest.raises(ValueError, match="not a dataclass"):
+        load_policy(write(tmp_path, **{"network": NETWORK} | PLACES[place]("sparserl.networks.mlp.Generators")))
     assert calls == []

@@ -197,9 +197,10 @@ def test_the_policy_that_was_asked_for_is_played(
     assert asked == [{"()": None, "('--rank', '3')": 3, "('--dense',)": "dense"}[str(arguments)]]
 
 
-def test_a_rank_above_every_break_even_is_the_whole_policy(
+def test_a_rank_above_every_break_even_plays_as_the_whole_policy(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Its matrices are whole, or factors at their own rank."""
     command(monkeypatch, trained, "--rank", "1000", "--episodes", "3", "--video", tmp_path / "film.mp4")
     assert told(capsys)[0] == evaluated(trained, load_policy(trained), 3)
 

@@ -23,7 +23,7 @@ from sparserl import load_policy, play
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose, read_back
 from sparserl.runs import checkpoint
-from sparserl.runs.files import POLICY_METADATA, read_json, write_json
+from sparserl.runs.files import POLICY_METADATA, read_json, read_policy, write_json
 from sparserl.sweeps.loop import run
 
 ROOT = Path(__file__).parents[1]
@@ -265,39 +265,49 @@ def describe(folder: Path, description: Any) -> Path:
     return folder
 
 
-def said(folder: Path, **parts: Any) -> Path:
-    """The same policy, its network or environment said to be another."""
-    config = read_json(folder / "config.json") | parts
-    return describe(folder, {"network": config["network"], "config": config})
+def said(folder: Path, key: str, value: Any) -> Path:
+    """The same policy, a part of its config said to be another."""
+    _, description, _ = read_policy(folder)
+    at(key, value)(description["config"], folder)
+    return describe(folder, description)
 
 
 @pytest.mark.parametrize(
-    "network", [NET, NET | {"_target_": "sparserl.networks.mlp.MLP", "hidden": [8, {"_target_": "stranger.Net"}]}]
+    ("key", "value"),
+    [
+        ("algorithm._target_", "stranger.Net"),
+        ("algorithm.network", NET),
+        ("algorithm.network.hidden", [8, {"_target_": "stranger.Net"}]),
+        ("algorithm.epsilon", {"_target_": "stranger.Schedule", "value": 0.1}),
+        ("algorithm.optimizer._target_", "stranger.Schedule"),
+        ("algorithm.gamma", "${oc.create:'{_target_: stranger.Schedule, value: 1}'}"),
+    ],
 )
-def test_a_policy_from_a_stranger_runs_nothing(folder: Path, trace: Path, network: Config) -> None:
-    with pytest.raises(ValueError, match=r"policy\.safetensors: network.* may run code that is not sparserl's.*trust=true"):
-        load_policy(said(folder, network=network))
+def test_a_policy_from_a_stranger_runs_nothing(folder: Path, trace: Path, key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"policy\.safetensors: {key}.* may run code that is not sparserl's.*trust=true"):
+        load_policy(said(folder, key, value))
     assert not trace.exists()
 
 
 def test_a_network_of_ones_own_is_built_with_trust(folder: Path, trace: Path) -> None:
     observation = torch.ones(2, 4)
     values = load_policy(folder)(observation)
-    assert torch.equal(load_policy(said(folder, network=NET), trust=True)(observation), values)
+    assert torch.equal(load_policy(said(folder, "algorithm.network", NET), trust=True)(observation), values)
     assert trace.exists()
 
 
 def test_trust_does_not_help_what_is_not_there(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"not a whole policy.*'nowhere\.Net' cannot be imported"):
-        load_policy(said(folder, network=NET | {"_target_": "nowhere.Net"}), trust=True)
-    with pytest.raises(ValueError, match=r"not a whole policy.*Linear is not a network"):
-        load_policy(said(folder, network=NET | {"_target_": "sparserl.schedules.Linear"}), trust=True)
+        load_policy(said(folder, "algorithm.network", NET | {"_target_": "nowhere.Net"}), trust=True)
+    constant = {"_target_": "sparserl.schedules.Constant", "value": 1.0}
+    with pytest.raises(ValueError, match=r"not a whole policy.*Constant is no algorithm"):
+        load_policy(said(folder, "algorithm", constant), trust=True)
 
 
 def test_an_environment_of_ones_own_is_played_with_trust(
     folder: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said(folder, environment=WORLD)
+    said(folder, "environment", WORLD)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     arguments = ["sparserl-play", str(folder), "--video", str(folder / "film.gif")]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -313,14 +323,20 @@ def test_an_environment_of_ones_own_is_played_with_trust(
 # ---------------------------------------------------------------- a policy to start from
 
 
-@pytest.mark.parametrize("part", [{"network": NET}, {"environment": WORLD}])
-def test_a_start_is_tensors_and_names_that_are_compared(folder: Path, trace: Path, part: Config) -> None:
-    with pytest.raises(ConfigError, match="another network or environment"):
-        compose("trainer=smoke", "network.hidden=[8]", f"init_from={said(folder, **part)}")
+def test_a_start_is_tensors_and_an_environment_that_are_compared(folder: Path, trace: Path) -> None:
+    """Which network the file says it is of does not matter: the tensors fit, or they do not."""
+    start = "trainer=smoke", "network.hidden=[8]", f"init_from={folder}"
+    said(folder, "algorithm.network", NET)
+    assert compose(*start)["init_from"] == str(folder)
+    said(folder, "environment", WORLD)
+    with pytest.raises(ConfigError, match="another environment"):
+        compose(*start)
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("description", [[], {}, "stranger.Net", {"network": {}}, {"network": {}, "config": None}])
+@pytest.mark.parametrize(
+    "description", [None, [], {}, "stranger.Net", {"config": None}, {"config": {}}, {"config": "environment"}]
+)
 def test_a_start_that_says_nothing_of_itself_is_one_sentence(folder: Path, description: Any) -> None:
     with pytest.raises(ConfigError, match="does not say what it was trained with"):
         compose(f"init_from={describe(folder, description)}")

@@ -37,7 +37,9 @@ def training(process: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """Those that are whole: a line may be being written."""
+    whole, _, _ = (folder / "metrics.jsonl").read_text().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def logger(mode: Any) -> Wandb:

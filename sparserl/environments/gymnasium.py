@@ -65,7 +65,8 @@ class Gymnasium(Environment):
             remedy = f": pip install 'sparserl[{self.extra}]'" if self.extra else f": {error}"
             raise ModuleNotFoundError(f"{self.id} needs a package that is not installed{remedy}") from error
         except Exception as error:
-            told = " ".join(str(error).split()) if isinstance(error, gymnasium.error.Error) else describe(error)
+            of_user = isinstance(error, ValueError | TypeError | gymnasium.error.Error)  # of its id and arguments
+            told = " ".join(str(error).split()) if of_user else describe(error)
             raise ValueError(f"Gymnasium cannot make {self.id!r}: {told}") from error
         assert env.spec is not None  # of whatever gymnasium.make made
         own = gymnasium.spec(env.spec.id).max_episode_steps

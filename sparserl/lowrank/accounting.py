@@ -86,7 +86,7 @@ class DecomposedPolicy:
         return RankRow(
             rank=rank,
             return_mean=float(returns.mean()),
-            return_std=float(returns.std()),
+            return_std=float(returns.std()) if len(returns) > 1 else None,
             episodes=len(returns),
             retention=retention,
             compression=1 - sum(sizes) / sum(stored(*shape, None) for shape in shapes),

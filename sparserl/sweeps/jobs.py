@@ -258,9 +258,12 @@ def fail(job: Job, error: BaseException) -> None:
 
 
 def note(folder: Path, error: BaseException) -> None:
-    """Add a traceback to a folder's run.log, if that can be; once a job has failed it is there."""
+    """Add a traceback to a folder's run.log, if that can be; once a job has failed it is there.
+
+    Nothing is added of a DiskError: its sentence says it all, and another process may be writing there.
+    """
     path = folder / LOG_FILE
-    if not has_failed(folder):
+    if not (isinstance(error, DiskError) or has_failed(folder)):
         with suppress(DiskError), writing(path), path.open("a") as log:
             log.write(f"[{datetime.now():%Y-%m-%d %H:%M:%S}] {_traceback(error).strip()}\n")
 

@@ -159,6 +159,12 @@ class Trainer:
                 clock.lap("acting")
                 outcome = vector.step(taken)
                 clock.lap("environment")
+                # before anything is learned from it: a nan would be taken for the learner's own
+                for member, reason in outcome.failures.items():
+                    group.stop(member, reason, step)
+                if broken.any():
+                    for member in broken.nonzero().flatten().tolist():
+                        group.stop(member, "an action is not a number", step)
                 # The state of an environment cannot be saved, so every checkpoint ends all episodes. It does so whether or not
                 # a run is interrupted, so both give the same result.
                 snapshot_due = crossed(previous, step, self.checkpoint_every) or step >= self.total_steps
@@ -179,11 +185,6 @@ class Trainer:
                         average.add(metrics)
                     clock.lap("update")
                 clock.lap("replay")
-                for member, reason in outcome.failures.items():
-                    group.stop(member, reason, step)
-                if broken.any():
-                    for member in broken.nonzero().flatten().tolist():
-                        group.stop(member, "an action is not a number", step)
                 episodes.add(outcome)
                 observation = outcome.observation
 

@@ -12,9 +12,11 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +96,13 @@ def undescribed(path: Path) -> list[str]:
     """The keys of a YAML file that have no sentence above them.
 
     A key within another is described with it, one that an inherited option has is described there, and keys that are
-    null one below the other may share a sentence.
+    null one below the other may share a sentence. Of an option that changes other groups, only its own group is meant: the
+    keys of the others are described there.
     """
     lines = path.read_text().splitlines()
+    if lines[0] == "# @package _global_":
+        own = takewhile(lambda line: line[:1] in ("", " "), lines[lines.index(f"{path.parent.name}:") + 1 :])
+        lines = textwrap.dedent("\n".join(own)).splitlines()
     content = yaml.safe_load("\n".join(lines))
     inherited = {key for parent in parents(path) for key in keys_of(parent)}
     found = []

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose
+from sparserl.runs import checkpoint
 from sparserl.sweeps.loop import run
+from sparserl.training.metrics import joined
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -44,9 +46,12 @@ def test_each_member_starts_from_its_own_policy_and_so_does_its_target(regulariz
     for name, seed in (("a", 1), ("b", 2)):
         given = load_file(trained / f"run-seed{seed}-abc" / "policy.safetensors")
         mine = load_file(tmp_path / name / "policy.safetensors")
-        for key in (key for key in mine if key.startswith("policy/")):
+        raw = checkpoint.raw_weights(tmp_path / name)
+        assert raw is not None
+        assert mine.keys() == given.keys() == joined(raw, ("policy",)).keys()
+        for key in mine:
             assert torch.equal(mine[key], given[key])
-            assert torch.equal(mine[f"target_{key}"], given[key])
+            assert torch.equal(raw["target_policy"][key.removeprefix("policy/")], given[key])
             assert not torch.equal(fresh[key], given[key])
 
 
@@ -65,8 +70,11 @@ def test_a_run_that_goes_on_needs_its_start_no_more(tmp_path: Path) -> None:
     [
         (["init_from={root}/nowhere"], "matches no finished run"),
         (["init_from={root}/*"], "matches 2 finished runs; name the folder of one"),
-        (["init_from={root}/run-seed1-abc", "network.hidden=[8]"], "another network or environment"),
-        (["init_from={root}/run-seed1-abc", "environment=acrobot"], "another network or environment"),
+        (
+            ["init_from={root}/run-seed1-abc", "network.hidden=[8]"],
+            r"0.weight does not fit: .* \[4, 120\], and \[4, 8\]",
+        ),
+        (["init_from={root}/run-seed1-abc", "environment=acrobot"], "a policy of another environment"),
     ],
 )
 def test_what_cannot_be_started_from_is_refused_before_training(overrides: list[str], sentence: str, trained: Path) -> None:

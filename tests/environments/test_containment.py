@@ -109,7 +109,7 @@ def test_what_was_made_before_is_closed_where_a_constructor_fails(monkeypatch: p
         init(self, *arguments)
 
     monkeypatch.setattr(Faulty, "__init__", fail)
-    with pytest.raises(ValueError, match="Gymnasium cannot make 'Faulty-v0': no more licences"):
+    with pytest.raises(ValueError, match="Gymnasium cannot make 'Faulty-v0': RuntimeError: no more licences"):
         environment.open(Population(SEEDS).generators("environment"), 2)
     assert not Faulty.living
 

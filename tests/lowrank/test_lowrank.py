@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+from folders import only_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -15,11 +17,12 @@ from torch import Tensor, nn
 from sparserl import load_policy
 from sparserl.lowrank.accounting import DecomposedPolicy, csr_bytes, dead_units, stored
 from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, break_even, factored
+from sparserl.networks.base import Matrix, Structure
 from sparserl.networks.mlp import MLP
 from sparserl.population.members import Population
 from sparserl.population.state import split
-from sparserl.runs.folder import RunFolder
-from sparserl.types import Layers
+from sparserl.runs.schema import Rank
+from sparserl.types import Layers, Spec
 
 RETURNS = torch.tensor([1.0, 2.0], dtype=torch.float64)
 
@@ -39,12 +42,20 @@ def mlp(*sizes: int) -> Layers:
 
 def saved(folder: Path, layers: Layers) -> Path:
     """A run's folder with nothing in it but this policy."""
-    hidden = [tensor.shape[1] for name, tensor in layers.items() if name.endswith(".weight")][:-1]
-    run = RunFolder(folder, total_steps=1)
-    network = {"_target_": "sparserl.networks.mlp.MLP", "hidden": hidden, "activation": "relu"}
-    run.policy({f"policy/{name}": tensor for name, tensor in layers.items()}, {"network": network})
-    run.close()
-    return folder
+    sizes = [tensor.shape for name, tensor in layers.items() if name.endswith(".weight")]
+    network = {"_target_": "sparserl.networks.mlp.MLP", "hidden": [units for _, units in sizes[:-1]], "activation": "relu"}
+    return only_policy(folder, network, Spec((sizes[0][0],), sizes[-1][1]), {"policy": layers})
+
+
+def decomposed(layers: Layers) -> DecomposedPolicy:
+    """Of layers in a chain."""
+    names = [name for name in layers if name.endswith(".weight")]
+    return DecomposedPolicy(layers, chain(*names))
+
+
+def chain(*names: str) -> Structure:
+    """Linear layers, each of which feeds the next."""
+    return {name: Matrix("linear", (following,)) for name, following in pairwise(names)} | {names[-1]: Matrix("linear")}
 
 
 # ---------------------------------------------------------------- truncation
@@ -75,8 +86,8 @@ def test_a_known_rank_is_found_in_spite_of_rounding(rank: int) -> None:
     assert int(torch.linalg.matrix_rank(matrix.double())) == 20
     decomposition = Decomposition.of(matrix)
     assert decomposition.numerical_rank == rank
-    # the break-even is 599 // 50 = 11: what is cut at more than the rank is cut at the rank
-    assert [decomposition.cut(k) for k in (1, rank, 11, 12)] == [1, rank, rank, None]
+    # the break-even is 599 // 50 = 11: whatever is cut at more than the rank is cut at the rank, above the break-even too
+    assert [decomposition.cut(k) for k in (1, rank, 11, 12, 20)] == [1, rank, rank, rank, rank]
     left, right = decomposition.factors(rank)
     torch.testing.assert_close(left @ right, matrix, atol=1e-5, rtol=1e-5)
 
@@ -123,12 +134,23 @@ def test_known_break_evens(shape: tuple[int, int], largest: int) -> None:
     assert largest == 0 or decomposition.cut(largest) == largest
 
 
-@pytest.mark.parametrize("shape", [(4, 7), (5, 3, 2, 2)], ids=["linear", "kernel"])
-def test_a_weight_is_a_matrix_of_its_outputs(shape: tuple[int, ...]) -> None:
-    weight = normal(*shape)
-    matrix = as_matrix(weight)
-    assert matrix.shape == ((7, 4) if len(shape) == 2 else (5, 12))
-    assert torch.equal(as_weight(matrix, weight), weight)
+@pytest.mark.parametrize(
+    ("kind", "shape", "rows", "columns"),
+    [
+        ("linear", (4, 7), 7, 4),
+        ("kernel", (5, 3, 2, 2), 5, 12),
+        ("kernel", (5, 3, 2), 5, 6),  # of a convolution over one dimension
+        ("kernel", (4, 7), 4, 7),  # as many dimensions as a linear weight has
+    ],
+)
+def test_the_structure_says_how_a_weight_is_a_matrix_of_its_outputs(
+    kind: Literal["linear", "kernel"], shape: tuple[int, ...], rows: int, columns: int
+) -> None:
+    weight, structure = normal(*shape), Matrix(kind)
+    matrix = as_matrix(weight, structure)
+    assert matrix.shape == (rows, columns)
+    assert torch.equal(matrix[1], weight[:, 1] if kind == "linear" else weight[1].flatten())
+    assert torch.equal(as_weight(matrix, structure, weight.shape), weight)
 
 
 def test_the_effective_rank_of_equal_singular_values_is_their_number() -> None:
@@ -147,7 +169,7 @@ def test_a_loaded_policy_is_cut_as_it_was_evaluated(k: int, tmp_path: Path) -> N
     """Of 4-12-10-2 the layers break even at 2, 5 and 1: at 3 the hidden one alone is factored, at 6 none."""
     layers = mlp(4, 12, 10, 2)
     module = load_policy(saved(tmp_path, layers), rank=k)
-    policy = DecomposedPolicy(layers, {})
+    policy = decomposed(layers)
     cut = policy.cut(k)
     assert cut == tuple(k if k <= largest else None for largest in (2, 5, 1))
     pairs = [part for part in module if isinstance(part, nn.Sequential)]
@@ -212,7 +234,7 @@ def test_accounting_counts_what_a_factored_policy_holds_and_does(k: Any, tmp_pat
     module = load_policy(saved(tmp_path, layers), rank=None if k == "full" else k)
     counted = Counted(module)
     module(normal(1, 4))
-    row = DecomposedPolicy(layers, {}).row(k, RETURNS, None)
+    row = decomposed(layers).row(k, RETURNS, None)
     matrices = [tensor for name, tensor in module.named_parameters() if name.endswith("weight")]
     assert row.parameters == sum(matrix.numel() for matrix in matrices)
     assert row.bytes == sum(matrix.numel() * matrix.element_size() for matrix in matrices)
@@ -225,7 +247,8 @@ def test_a_kernel_is_stored_once_and_applied_at_each_position(k: Any) -> None:
     """16 kernels of 3 x 4 x 4 (break-even 767 // 64 = 11) at 8 x 9 positions, then 1152 inputs to 5 outputs (4)."""
     module = nn.Sequential(nn.Conv2d(3, 16, 4, stride=2, padding=1), nn.Flatten(), nn.Linear(16 * 8 * 9, 5))
     layers = {"0.weight": module[0].weight.detach(), "1.weight": module[2].weight.detach().T}
-    row = DecomposedPolicy(layers, {"0.weight": 8 * 9}).row(k, RETURNS, None)
+    structure = {"0.weight": Matrix("kernel", ("1.weight",), positions=8 * 9), "1.weight": Matrix("linear")}
+    row = DecomposedPolicy(layers, structure).row(k, RETURNS, None)
     cut = module if k == "full" else factored(module, k)
     counted = Counted(cut)
     cut(normal(1, 3, 16, 18))
@@ -238,11 +261,28 @@ def test_a_kernel_is_stored_once_and_applied_at_each_position(k: Any) -> None:
 
 
 def test_a_matrix_below_the_cut_stores_its_numerical_rank() -> None:
+    """Above the break-even too: there its factors are no larger than at any other rank."""
     layers = {"0.weight": of_rank(2, 20, 30)}
-    policy = DecomposedPolicy(layers, {})
+    policy = decomposed(layers)
     assert policy.largest_rank == 11
-    assert [policy.row(k, RETURNS, None).parameters for k in (1, 2, 3, 11, 12)] == [50, 100, 100, 100, 600]
-    assert policy.cut(2) == policy.cut(11) == (2,)
+    ranks: list[Rank] = [1, 2, 3, 11, 12, 600, "full"]
+    assert [policy.row(k, RETURNS, None).parameters for k in ranks] == [50, 100, 100, 100, 100, 100, 600]
+    assert policy.cut(2) == policy.cut(11) == policy.cut(12) == (2,)
+
+
+@given(sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=2, max_size=4), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=50)
+def test_a_higher_rank_never_compresses_more(sizes: list[tuple[int, int]], seed: int) -> None:
+    """``sizes`` are units and the largest rank of the matrix before them. Cut at its own rank it stays so at a higher k."""
+    layers = {
+        f"{index}.weight": normal(inputs, rank, seed=seed) @ normal(rank, outputs, seed=seed + 1)
+        for index, ((inputs, _), (outputs, rank)) in enumerate(pairwise(sizes))
+    }
+    policy = decomposed(layers)
+    ranks: list[Rank] = [*range(1, 14), "full"]
+    compressions = [policy.row(k, RETURNS, None).compression for k in ranks]
+    assert compressions == sorted(compressions, reverse=True)
+    assert compressions[-1] == 0
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
@@ -263,16 +303,17 @@ def test_energy_is_that_of_all_layers_and_one_at_full_rank() -> None:
     """Singular values 4, 2 and 1 in a layer that can be cut, 3 in one that stays whole."""
     first, second = torch.zeros(10, 10), torch.zeros(10, 1)
     first[0, 0], first[1, 1], first[2, 2], second[0, 0] = 4.0, 2.0, 1.0, 3.0
-    policy = DecomposedPolicy({"0.weight": first, "1.weight": second}, {})
-    energies = [policy.row(k, RETURNS, None).energy for k in (1, 2, 3, 4, "full")]
+    policy = decomposed({"0.weight": first, "1.weight": second})
+    ranks: list[Rank] = [1, 2, 3, 4, "full"]
+    energies = [policy.row(k, RETURNS, None).energy for k in ranks]
     assert energies == pytest.approx([(16 + 9) / 30, (20 + 9) / 30, 1, 1, 1])
     assert energies[-1] == 1.0
-    assert DecomposedPolicy({"0.weight": torch.zeros(10, 10)}, {}).row(1, RETURNS, None).energy == 1.0
+    assert decomposed({"0.weight": torch.zeros(10, 10)}).row(1, RETURNS, None).energy == 1.0
 
 
 def test_the_spectrum_is_of_the_hardened_weights() -> None:
     layers = mlp(4, 12, 10, 2)
-    lines = DecomposedPolicy(layers, {}).spectrum()
+    lines = decomposed(layers).spectrum()
     assert [(line.layer, line.index) for line in lines] == [
         (n, i) for n, q in zip("012", (4, 10, 2), strict=True) for i in range(1, q + 1)
     ]
@@ -282,21 +323,38 @@ def test_the_spectrum_is_of_the_hardened_weights() -> None:
 
 def test_dead_units_have_nothing_coming_in_or_nothing_going_out() -> None:
     first, second, third = torch.ones(5, 3), torch.ones(4, 5), torch.ones(2, 4)
-    assert dead_units([first, second, third]) == [0, 0, 0]
+    matrices, structure = {"0": first, "1": second, "2": third}, chain("0", "1", "2")
+    assert dead_units(matrices, structure) == {"0": 0, "1": 0, "2": 0}
     first[0] = 0  # nothing comes into unit 0 of the first layer
     second[:, 1] = 0  # nothing goes out of its unit 1
     first[2, :2] = 0  # one weight is left
     third[0, 3] = third[1, 3] = 0  # nothing goes out of unit 3 of the second
     third[1] = 0  # an output that sees nothing is not hidden
-    assert dead_units([first, second, third]) == [2, 1, 0]
+    assert dead_units(matrices, structure) == {"0": 2, "1": 1, "2": 0}
     first[0], second[:, 0] = 0, 0  # neither in nor out: still one unit
-    assert dead_units([first, second, third]) == [2, 1, 0]
+    assert dead_units(matrices, structure) == {"0": 2, "1": 1, "2": 0}
+
+
+def test_a_unit_of_a_trunk_is_dead_where_no_head_uses_it() -> None:
+    """A trunk of 4 units feeds two heads, of 3 and 2 outputs. The first is applied before the second and does not feed it."""
+    trunk, left, right = torch.ones(4, 5), torch.ones(3, 4), torch.ones(2, 4)
+    matrices = {"trunk": trunk, "left": left, "right": right}
+    structure = {"trunk": Matrix("linear", ("left", "right")), "left": Matrix("linear"), "right": Matrix("linear")}
+    left[:, 0] = 0  # the right head still uses unit 0
+    right[:, 1] = 0  # the left head still uses unit 1
+    assert dead_units(matrices, structure) == {"trunk": 0, "left": 0, "right": 0}
+    right[:, 0] = 0
+    left[2] = 0  # an output, which is not hidden
+    assert dead_units(matrices, structure) == {"trunk": 1, "left": 0, "right": 0}
+    trunk[3] = 0  # nothing comes in, whatever the heads do with it
+    assert dead_units(matrices, structure) == {"trunk": 2, "left": 0, "right": 0}
 
 
 def test_a_channel_is_dead_where_none_of_its_positions_is_used() -> None:
     """Three channels of 2 x 2 positions, flattened: channel c feeds inputs 4c to 4c + 3 of the linear layer."""
     kernel, linear = torch.ones(3, 2 * 3 * 3), torch.ones(5, 12)
+    structure = {"kernel": Matrix("kernel", ("linear",), positions=4), "linear": Matrix("linear")}
     linear[:, 4:7] = 0
-    assert dead_units([kernel, linear]) == [0, 0]
+    assert dead_units({"kernel": kernel, "linear": linear}, structure) == {"kernel": 0, "linear": 0}
     linear[:, 7] = 0
-    assert dead_units([kernel, linear]) == [1, 0]
+    assert dead_units({"kernel": kernel, "linear": linear}, structure) == {"kernel": 1, "linear": 0}

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import math
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from folders import only_policy
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from sparserl import load_policy
+from sparserl.algorithms.base import Algorithm
 from sparserl.algorithms.dqn import DQN
 from sparserl.config.build import build
 from sparserl.config.validation import compose
 from sparserl.environments.cartpole import CartPole
 from sparserl.lowrank import sweep as module
 from sparserl.lowrank.sweep import Scale, Sweep, Swept, select
+from sparserl.networks.base import Network
+from sparserl.networks.mlp import MLP
+from sparserl.policies import q_values
 from sparserl.population.state import split
-from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Rank, RankRow
 from sparserl.sweeps.loop import run
-from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, random_returns
+from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, random_returns, rows_of
 from sparserl.types import Weights
 
 HIDDEN = [12, 10]
@@ -36,10 +42,9 @@ EPISODES = 10
 
 
 @cache
-def algorithm() -> DQN:
+def algorithm() -> Algorithm:
     made = build([compose("regularizer=none", f"network.hidden={HIDDEN}")])[1].algorithm
-    assert isinstance(made, DQN)
-    return made
+    return made.bind(ENVIRONMENT.spec())
 
 
 def policies(noise: tuple[float, ...]) -> Weights:
@@ -64,7 +69,7 @@ def policies(noise: tuple[float, ...]) -> Weights:
     for unit in (0, 1):
         layers["1.weight"][:, unit, unit] += 1
         layers["2.weight"][:, unit, 1 - unit] += 1
-    return {"policy": layers, "target_policy": {name: torch.zeros_like(tensor) for name, tensor in layers.items()}}
+    return {"policy": layers}
 
 
 POLICIES = policies((0.0, 0.02, 0.07))
@@ -72,8 +77,7 @@ POLICIES = policies((0.0, 0.02, 0.07))
 
 
 def swept(ranks: Any, weights: Weights = POLICIES, episodes: int = EPISODES, retention: float = 0.95) -> list[Swept]:
-    random = random_returns(ENVIRONMENT, 20)
-    return Sweep(ranks, retention, episodes)(ENVIRONMENT, algorithm(), weights, random, lambda: None)
+    return Sweep(ranks, retention, episodes)(ENVIRONMENT, algorithm(), weights, lambda: None)
 
 
 def by_rank(found: Swept) -> dict[Rank, RankRow]:
@@ -143,6 +147,16 @@ def test_retention_is_the_share_of_what_was_learned() -> None:
     assert Scale(random=returns(-500.0), full=returns(-100.0)).retention(returns(-200.0)) == pytest.approx(0.75)
 
 
+@given(
+    full=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20), random=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20)
+)
+def test_full_retains_exactly_one(full: list[float], random: list[float]) -> None:
+    """Whatever its returns and those of the random policy are: the same episodes are on both sides of the fraction."""
+    returns = torch.tensor(full, dtype=torch.float64)
+    scale = Scale(torch.tensor(random, dtype=torch.float64), returns)
+    assert scale.retention(returns) == (1.0 if scale.learned else None)
+
+
 def test_nothing_is_learned_unless_two_standard_errors_say_so() -> None:
     """The error of the difference of two means of 100 episodes: sqrt(2 * (100 / 99) / 100) = 0.142."""
     twice = 2 * math.sqrt(2 * (100 / 99) / 100)
@@ -179,12 +193,9 @@ def test_there_is_a_row_for_each_rank_and_the_last_is_full(all_ranks: list[Swept
 @pytest.mark.parametrize("member", [0, 1, 2])
 @pytest.mark.parametrize("rank", [1, 2, 4, None])
 def test_a_row_is_what_the_loaded_policy_gets(all_ranks: list[Swept], member: int, rank: int | None, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, total_steps=1)
-    layers = split(POLICIES["policy"], member)
     network = {"_target_": "sparserl.networks.mlp.MLP", "hidden": HIDDEN, "activation": "relu"}
-    folder.policy({f"policy/{name}": tensor for name, tensor in layers.items()}, {"network": network})
-    folder.close()
-    policy = load_policy(tmp_path, rank=rank)
+    folder = only_policy(tmp_path, network, ENVIRONMENT.spec(), split(POLICIES, member))
+    policy = load_policy(folder, rank=rank)
     evaluator = Evaluator(ENVIRONMENT, 1, EPISODES, torch.device("cpu"))
     played = evaluator(lambda seen, _: policy(seen.flatten(0, 1)).argmax(dim=-1).view(seen.shape[:2])).returns
     found = by_rank(all_ranks[member])["full" if rank is None else rank]
@@ -214,9 +225,9 @@ class Watched(Evaluator):
 
     played: list[tuple[int, str]]
 
-    def __init__(self, environment: Any, size: int, episodes: int, device: torch.device, stream: str, heed: Any) -> None:
-        super().__init__(environment, size, episodes, device, stream, heed)
-        self.played.append((size, stream))
+    def __init__(self, environment: Any, members: int, episodes: int, device: torch.device, stream: str, check: Any) -> None:
+        super().__init__(environment, members, episodes, device, stream, check)
+        self.played.append((members, stream))
 
 
 @pytest.fixture
@@ -227,27 +238,84 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
 
 
 def test_equal_networks_are_played_once_and_have_a_row_each(played: list[tuple[int, str]]) -> None:
-    """The hidden matrix of member 0 has rank 2, so ranks 3, 4 and 5 are one network; 6 and 7 are the whole one."""
+    """The first two matrices of member 0 have ranks 1 and 2, so from rank 2 on its networks are one, with these as factors."""
     found = swept([1, 2, 3, 4, 5, 6, 7])
-    # member 0 has 1, 2, 3-5 and full (at 2 the first layer is cut too); the other two have 1, 2, 3, 4, 5 and full
-    assert played[0] == (4 + 6 + 6, EVALUATION)
+    # member 0 has 1, 2-7 and full; the other two have 1, 2, 3, 4, 5 and full
+    assert played[0] == (3 + 6 + 6, EVALUATION)
     rows = by_rank(found[0])
-    assert rows[3] == dataclasses.replace(rows[5], rank=3)
-    assert dataclasses.replace(rows[7], rank="full") == rows["full"]
+    assert rows[2] == replace(rows[5], rank=2) == replace(rows[7], rank=2)
+
+
+def test_a_rank_at_which_every_layer_stays_whole_has_no_row() -> None:
+    """It would be ``full`` under another name, and the selected rank could be one at which nothing is smaller."""
+    assert [[row.rank for row in found.rows] for found in swept([5, 6, 7])] == [[5, 6, 7, "full"], [5, "full"], [5, "full"]]
+    found = swept([6, 100], {"policy": {name: tensor[1:2] for name, tensor in POLICIES["policy"].items()}})
+    assert [row.rank for row in found[0].rows] == ["full"]
+    assert found[0].selected is not None
+    assert (found[0].selected.rank, found[0].selected.compression) == ("full", 0.0)
 
 
 def test_the_selected_rank_is_measured_again_on_other_seeds(played: list[tuple[int, str]]) -> None:
-    found = swept("all", policies((0.0, 0.02)))
-    assert [size for size, stream in played if stream == CONFIRMATION] == [2]
-    for each in found:
-        assert each.selected is not None
-        chosen = by_rank(each)[each.selected.rank]
-        assert chosen.retention is not None
-        assert chosen.retention >= 0.95
-        assert each.selected.compression == chosen.compression > 0
-        random = float(random_returns(ENVIRONMENT, 20).mean())
-        kept = (each.selected.return_lowrank - random) / (each.rows[-1].return_mean - random)
-        assert each.selected.retention == pytest.approx(kept)
+    """It, the whole policy and the random one on the same episodes: a scale of other episodes would not fit."""
+    weights = policies((0.0, 0.02))
+    found = swept("all", weights)
+    chosen = [each.selected for each in found]
+    # the selected rank of each, and the whole policy of each
+    assert [size for size, stream in played if stream == CONFIRMATION] == [4]
+    evaluator = Evaluator(ENVIRONMENT, 2, EPISODES, torch.device("cpu"), CONFIRMATION)
+    full = evaluator(lambda seen, rows: algorithm().deterministic_action(rows_of(weights, rows), seen)).returns.mean(dim=1)
+    random = float(random_returns(ENVIRONMENT, EPISODES, CONFIRMATION).mean())
+    for each, selected, whole in zip(found, chosen, full.tolist(), strict=True):
+        assert selected is not None
+        row = by_rank(each)[selected.rank]
+        assert row.retention is not None
+        assert row.retention >= 0.95
+        assert selected.compression == row.compression > 0
+        assert selected.retention == (selected.return_lowrank - random) / (whole - random)
+
+
+def test_full_retains_exactly_one_where_it_is_selected() -> None:
+    """At rank 1 all fail, so where nothing else is listed the whole policy is selected; confirmed it is itself."""
+    for found in swept([1], policies((0.0, 0.02))):
+        assert [row.retention == 1.0 for row in found.rows] == [False, True]
+        assert found.selected is not None
+        assert (found.selected.rank, found.selected.retention) == ("full", 1.0)
+
+
+@dataclass(frozen=True)
+class Encoded(DQN):
+    """The same policy in two components: an encoder with a hidden layer, and one layer of values behind it."""
+
+    policy = ("encoder", "policy")
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        hidden, last = HIDDEN[:-1], HIDDEN[-1:]
+        assert isinstance(self.network, MLP)
+        return {"encoder": replace(self.network, hidden=hidden), "policy": replace(self.network, hidden=last[1:])}
+
+    def deterministic_action(self, weights: Weights, observation: Tensor) -> Tensor:
+        encoded = self.networks["encoder"](weights["encoder"], observation).relu()
+        return q_values.greedy(self.networks["policy"](weights["policy"], encoded))
+
+
+def test_several_components_are_swept_as_one_network() -> None:
+    """Units of the encoder's last layer are dead where the next component does not use them."""
+    made = algorithm()
+    encoded = Encoded(**{field.name: getattr(made, field.name) for field in fields(made) if field.init})
+    one = {"policy": {name: tensor[:1] for name, tensor in POLICIES["policy"].items()}}
+    places = {"0": "encoder/0", "1": "encoder/1", "2": "policy/0"}
+    apart: Weights = {"encoder": {}, "policy": {}}
+    for name, tensor in one["policy"].items():
+        layer, kind = name.split(".")
+        component, number = places[layer].split("/")
+        apart[component][f"{number}.{kind}"] = tensor
+    (expected,) = swept("all", one)
+    (found,) = Sweep("all", 0.95, EPISODES)(ENVIRONMENT, encoded.bind(ENVIRONMENT.spec()), apart, lambda: None)
+    assert (found.rows, found.selected) == (expected.rows, expected.selected)
+    assert found.spectrum == [replace(line, layer=places[line.layer.removeprefix("policy/")]) for line in expected.spectrum]
+    # without noise two units of each hidden layer are used
+    assert {line.layer: line.dead_units for line in found.spectrum} == {"encoder/0": 10, "encoder/1": 8, "policy/0": 0}
 
 
 def starts(stream: str) -> Tensor:
@@ -276,7 +344,7 @@ def test_where_nothing_was_learned_nothing_is_selected(played: list[tuple[int, s
     assert nothing.selected is None
     assert {row.retention for row in nothing.rows} == {None}
     assert something.selected is not None
-    assert played[-1] == (1, CONFIRMATION)
+    assert played[-1] == (3, CONFIRMATION)  # the selected rank of the second, and both whole policies
 
 
 def test_a_member_that_broke_does_not_break_the_others(all_ranks: list[Swept]) -> None:
@@ -288,15 +356,15 @@ def test_a_member_that_broke_does_not_break_the_others(all_ranks: list[Swept]) -
     assert math.isnan(found[1].rows[0].energy)
 
 
-def test_what_heed_raises_ends_the_sweep() -> None:
+def test_what_check_interrupt_raises_ends_the_sweep() -> None:
     steps = iter(range(20))
 
-    def heed() -> None:
+    def check_interrupt() -> None:
         if next(steps, None) is None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Sweep("all", 0.95, EPISODES)(ENVIRONMENT, algorithm(), POLICIES, random_returns(ENVIRONMENT, 20), heed)
+        Sweep("all", 0.95, EPISODES)(ENVIRONMENT, algorithm(), POLICIES, check_interrupt)
 
 
 # ---------------------------------------------------------------- a run
@@ -329,32 +397,9 @@ def test_a_run_leaves_its_ranks_and_its_spectrum(tmp_path: Path) -> None:
         assert float(rows[-1]["return_std"]) == result.return_std
         spectrum = lines(folder / "spectrum.csv")
         assert list(spectrum[0]) == ["layer", "index", "singular_value", "effective_rank", "dead_units"]
-        assert [line["layer"] for line in spectrum] == ["0"] * 4 + ["1"] * 10 + ["2"] * 2
+        assert [line["layer"] for line in spectrum] == ["policy/0"] * 4 + ["policy/1"] * 10 + ["policy/2"] * 2
         written = json.loads((folder / "result.json").read_text())
         assert written["csr_bytes"] == int(rows[-1]["csr_bytes"])
         assert (written["rank"] is None) == (written["rank_reason"] == "not_learned") == (rows[-1]["retention"] == "")
         for name in ("compression", "return_lowrank", "retention"):
             assert (written[name] is None) == (written["rank"] is None)
-
-
-class Killed(BaseException):
-    """As if the process had died: nothing catches it."""
-
-
-def test_killed_in_the_middle_of_the_sweep_it_sweeps_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = compose(*SETTINGS)
-    (whole,) = run([config], [tmp_path / "whole"])
-    with monkeypatch.context() as patch:
-
-        def die(*_: object) -> None:
-            raise Killed
-
-        patch.setattr(module, "select", die)
-        with pytest.raises(Killed):
-            run([config], [tmp_path / "broken"])
-    assert not (tmp_path / "broken" / "result.json").exists()
-    (again,) = run([config], [tmp_path / "broken"])
-    for name in ("lowrank.csv", "spectrum.csv", "metrics.jsonl", "policy.safetensors"):
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    clock = {"wall_seconds": 0.0, "steps_per_second": 0.0}
-    assert dataclasses.replace(again, **clock) == dataclasses.replace(whole, **clock)

@@ -73,7 +73,8 @@ def test_what_a_real_run_leaves_can_be_drawn(tmp_path: Path) -> None:
     drawn = figure(tmp_path)
     assert titles(drawn) == PANELS
     assert [x for x, _ in points(line(panel(drawn, "Return by rank"), "truncated"))] == [1, 2]
-    assert {str(shown.get_label())[:7] for shown in panel(drawn, "Singular values").lines} == {"layer 0", "layer 1", "layer 2"}
+    layers = {str(shown.get_label()).partition(":")[0] for shown in panel(drawn, "Singular values").lines}
+    assert layers == {"layer policy/0", "layer policy/1", "layer policy/2"}
 
 
 def test_the_title_says_which_run_it_is_and_how_it_ended(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_gates_and_sparsity_are_shares_by_step(tmp_path: Path) -> None:
 
 def test_spectra_are_those_of_the_raw_and_of_the_hardened_weights(tmp_path: Path) -> None:
     axes = panel(figure(made_up(tmp_path / "run")), "Singular values")
-    before, after = line(axes, "layer 0: before"), line(axes, "layer 0: hardened, effective rank 1.5")
+    before, after = line(axes, "layer policy/0: before"), line(axes, "layer policy/0: hardened, effective rank 1.5")
     assert points(before) == [(1, 8.0), (2, 4.0), (3, 2.0)]
     assert points(after) == [(1, 6.0), (2, 3.0)]  # a zero has no place on a logarithmic axis
     assert before.get_color() == after.get_color()
@@ -112,7 +113,7 @@ def test_spectra_are_those_of_the_raw_and_of_the_hardened_weights(tmp_path: Path
 @pytest.mark.parametrize("raw", [None, {"0.weight": torch.diag(torch.tensor([6.0, 3.0, 0.0]))}], ids=["gone", "the same"])
 def test_raw_weights_that_are_gone_or_the_same_are_left_out(tmp_path: Path, raw: dict[str, Tensor] | None) -> None:
     (shown,) = panel(figure(made_up(tmp_path / "run", raw=raw)), "Singular values").lines
-    assert str(shown.get_label()).startswith("layer 0: hardened")
+    assert str(shown.get_label()).startswith("layer policy/0: hardened")
 
 
 @pytest.mark.parametrize(("title", "swept"), [("Return by rank", [1.0, 2.0]), ("Return by compression", [0.8, 0.5])])

@@ -70,7 +70,7 @@ def work(item):
             place.with_suffix(".begun").write_text(str(os.getpid()))
             try:
                 while True:
-                    interrupts.heed()
+                    interrupts.check_interrupt()
                     time.sleep(0.01)
             except KeyboardInterrupt:
                 place.with_suffix(".stopped").touch()
@@ -244,7 +244,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     program, workers = begin(tmp_path, "hang")
     program.send_signal(signal.SIGINT)
     time.sleep(1)
-    assert all(map(is_alive, (program.pid, *workers))), "what hangs does not heed the first"
+    assert all(map(is_alive, (program.pid, *workers))), "what hangs does not react to the first"
     program.send_signal(signal.SIGINT)
     program.communicate(timeout=60)
     assert not any(map(is_alive, workers))

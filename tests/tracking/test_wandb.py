@@ -17,6 +17,7 @@ from sparserl.config.identity import identity
 from sparserl.config.schema import ConfigError
 from sparserl.config.validation import compose
 from sparserl.runs.files import read_json
+from sparserl.sweeps.jobs import label
 from sparserl.sweeps.loop import run
 
 pytestmark = pytest.mark.usefixtures("logged_out")
@@ -50,7 +51,7 @@ def test_an_offline_run_holds_what_the_folder_holds(tmp_path: Path, capsys: pyte
         "mine",
     )
     assert (begun["job_type"], begun["tags"]) == ("l0", ["one", "two"])
-    assert begun["display_name"] == f"dqn-cartpole-l0-lambda{config['regularizer']['lambda_c']:g}-beta{2 / 3}-seed5"
+    assert begun["display_name"] == label(config)
     assert training(process) == rows(tmp_path)
     # the smoke run is too short to learn anything, and says so
     said = [warning for row in rows(tmp_path) for warning in row.get("warnings", [])]
@@ -169,9 +170,9 @@ def test_disabled_opens_nothing(how: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_online_without_a_key_is_one_sentence_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = compose("trainer=smoke", "logger.mode=online")
-    with pytest.raises(ConfigError, match=r"logger\.mode is 'online'.*wandb login.*WANDB_API_KEY") as caught:
-        build_logger(config)
+    online = "trainer=smoke", "logger.mode=online"
+    with pytest.raises(ConfigError, match=r"^logger\.mode is 'online'.*wandb login.*WANDB_API_KEY") as caught:
+        compose(*online)
     assert len(str(caught.value).splitlines()) == 1
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    build_logger(config)
+    build_logger(compose(*online))

@@ -157,6 +157,56 @@ def test_a_signal_closes_the_rows_and_resume_goes_on(
     assert json.loads((stopped / "status.json").read_text())["status"] == "done"
 
 
+# learns at steps 160, 320 and 480 only: after a checkpoint five rows or more come before the next gradient step
+RARELY = (
+    "trainer=smoke", "trainer.total_steps=500", "trainer.num_envs=2", "trainer.log_every=10", "trainer.eval_every=200",
+    "trainer.checkpoint_every=100", "network.hidden=[8]", "logger=disk",
+)  # fmt: skip
+REPLAY = ("experience.train_freq=160", "experience.learning_starts=0", "experience.buffer_size=300")
+ROLLOUT = ("algorithm=ppo", "experience.n_steps=80", "experience.batch_size=80")
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (*REPLAY, "regularizer=l1"),
+        (*REPLAY, "regularizer=l0", "regularizer.delay_steps=200"),
+        (*REPLAY, "regularizer=l0", "regularizer.delay_steps=0", "regularizer.freeze_at_step=300"),
+        (*ROLLOUT, "regularizer=none"),
+        (*ROLLOUT, "regularizer=l0", "regularizer.delay_steps=0", "regularizer.scope=all"),
+    ],
+)
+def test_rows_between_a_checkpoint_and_the_next_gradient_step_are_the_same(
+    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows told the norms of the last gradient, which no checkpoint has. Here a run is stopped at every checkpoint."""
+    configs = [compose(*RARELY, *overrides, f"seed={seed}") for seed in (1, 2)]
+    run(configs, [tmp_path / "whole" / name for name in "ab"], live=False)
+    save, saved = checkpoint.save, []
+
+    def save_and_stop(folders: Any, step: int, states: Any) -> None:
+        save(folders, step, states)
+        saved.append(step)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        for _ in range(5):
+            with pytest.raises(KeyboardInterrupt):
+                run(configs, [tmp_path / "stopped" / name for name in "ab"], live=False)
+    assert saved == [100, 200, 300, 400, 500]
+    run(configs, [tmp_path / "stopped" / name for name in "ab"], live=False)
+    rows = [json.loads(line) for line in (tmp_path / "whole/a/metrics.jsonl").read_text().splitlines()]
+    learned = [row["env_step"] for row in rows if any(key.startswith("loss/") for key in row)]
+    assert learned == [160, 320, 480]
+    assert [row["env_step"] for row in rows] == list(range(10, 501, 10))
+    for name in "ab":
+        assert outcome(tmp_path / "stopped" / name) == outcome(tmp_path / "whole" / name)
+        for table in ("lowrank.csv", "spectrum.csv"):
+            assert (tmp_path / "stopped" / name / table).read_bytes() == (tmp_path / "whole" / name / table).read_bytes()
+
+
 # ---------------------------------------------------------------- the config that it goes on with
 
 
@@ -228,15 +278,19 @@ def test_a_signal_after_the_training_leaves_done_what_is_done(tmp_path: Path, mo
         if folder.name == "1":
             stop()
 
+    def reasons() -> list[str | None]:
+        return [read_json(tmp_path / "stopped" / str(member) / "result.json")["rank_reason"] for member in range(3)]
+
     assert start("whole") == ["done"] * 3
     with monkeypatch.context() as patch:
         patch.setattr(Stage, "play", lambda *arguments: (stop(), play(*arguments))[1])
         assert start("stopped") == ["interrupted"] * 3
-    assert not list((tmp_path / "stopped").glob("*/result.json"))
+    assert reasons() == ["not_swept"] * 3
     with monkeypatch.context() as patch:
         patch.setattr("sparserl.sweeps.loop.draw", draw)
         assert start("stopped") == ["done", "done", "interrupted"]
-    assert sorted(path.parent.name for path in (tmp_path / "stopped").glob("*/result.json")) == ["0", "1"]
+    assert reasons()[2:] == ["not_swept"]
+    assert "not_swept" not in reasons()[:2]
     assert after == [(signal.SIGTERM,)] * 2
     assert start("stopped") == ["done"] * 3
     for member in "012":

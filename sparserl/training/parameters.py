@@ -38,6 +38,7 @@ class Parameters(FlatTensors):
         super().__init__(tensors)
         self._optimizer = optimizer
         self.moments = optimizer.init(self.buffer)
+        self._averages = [moment for name, moment in self.moments.items() if name != "step"]
         self.leaves = {name: view.detach().requires_grad_() for name, view in self.views.items()}
         self.gradient = torch.zeros_like(self.buffer)
         self._gradients = views(self.gradient, tensors)
@@ -62,11 +63,10 @@ class Parameters(FlatTensors):
         Of a member for which ``learns`` is 0, not 1, gradient and moments become zero, so its values stay as they are.
         (Products take a tenth of the time that masks do.) One that is not ``active`` stays as it is, with its moments.
         """
-        moments = [moment for name, moment in self.moments.items() if name != "step"]
-        kept = [] if active is None else [(tensor, tensor.clone()) for tensor in (self.buffer, *moments)]
+        kept = [] if active is None else [(tensor, tensor.clone()) for tensor in (self.buffer, *self._averages)]
         self.gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(learns if scale is None else learns * scale)
-        for moment in moments:
-            moment.mul_(learns)
+        for average in self._averages:
+            average.mul_(learns)
         self._optimizer.step(self.buffer, self.gradient, self.moments, learning_rate)
         if active is not None:
             for tensor, before in kept:

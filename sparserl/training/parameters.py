@@ -76,11 +76,12 @@ class Parameters(FlatTensors):
 def clip_scale(parameters: Sequence[Parameters], max_norm: float) -> Float[Tensor, "member 1"]:
     """What each member's gradients in all of these are to be multiplied by so that their norm together is at most ``max_norm``.
 
-    One norm for each member: a norm over the whole population would let one member's gradient shrink another's.
+    One norm for each member: a norm over the whole population would let one member's gradient shrink another's. 0 where it is
+    not finite, since such a member learns no more.
     """
     norms = [its.norms for its in parameters]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1)
-    return (max_norm / (norm + 1e-6)).clamp_(max=1.0).unsqueeze(1)
+    return (max_norm / (norm + 1e-6)).clamp_(max=1.0).nan_to_num_(0.0).unsqueeze(1)
 
 
 def views(buffer: Float[Tensor, "member width"], shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:

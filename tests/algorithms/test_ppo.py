@@ -23,6 +23,7 @@ from sparserl.optimizers import Adam
 from sparserl.policies import categorical
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
+from sparserl.population.state import split, stack
 from sparserl.schedules import Constant, Linear
 from sparserl.training.learner import Learner
 from sparserl.types import Batch, Metrics, Spec, Transition, Weights
@@ -306,6 +307,22 @@ def test_noise_is_drawn_once_a_rollout() -> None:
         assert not torch.equal(acting, before)
         assert not torch.equal(acting, learner.deterministic()["policy"]["0.weight"])
         assert torch.equal(acting, learner.acting()["policy"]["0.weight"])
+
+
+def test_a_checkpoint_within_a_rollout_keeps_the_noise() -> None:
+    """What goes on acts and learns under the same gates; the rollout after it draws the same new ones."""
+    one, other = (learner_of(Compared, *ACTIVE) for _ in range(2))
+    one.begin_rollout(0)
+    list(rollouts(one, 1, 64))
+    one.begin_rollout(128)
+    state = one.state_dict()
+    other.load_state_dict(stack([split(state, member) for member in range(MEMBERS.size)]))
+    for step in (128, 256):
+        for component, layers in one.acting().items():
+            assert all(torch.equal(tensor, other.acting()[component][name]) for name, tensor in layers.items())
+        assert not torch.equal(one.acting()["policy"]["0.weight"], one.deterministic()["policy"]["0.weight"])
+        for learner in (one, other):
+            learner.begin_rollout(step)
 
 
 # ---------------------------------------------------------------- in the loop

@@ -133,21 +133,20 @@ def measure_sweep(members: int, seconds: float) -> dict[str, Any]:
     from sparserl.config.build import build, build_sweep
     from sparserl.config.validation import compose
     from sparserl.training import interrupts
-    from sparserl.training.evaluation import random_returns
 
     interrupts.prepare()
     configs = [compose("regularizer=none", f"seed={seed}") for seed in range(members)]
     trainer, parts = build(configs)
-    noise = parts.algorithm.init(parts.environment.spec(), parts.members)["policy"]
+    algorithm = parts.algorithm.bind(parts.environment.spec())
+    noise = algorithm.init(parts.members)["policy"]
     layers = {name: 1e-3 * tensor for name, tensor in noise.items()}
     # one unit of each layer carries how far the pole leans and falls to the right, above a level that keeps it from 0
     level = 10.0
     layers["0.weight"][:, :, 0] = torch.tensor([0.02, 0.1, 1.0, 0.5])
     layers["0.bias"][:, 0, 0] = layers["2.bias"][:, 0, 0] = level
     layers["1.weight"][:, 0, 0] = layers["2.weight"][:, 0, 1] = 1.0
-    random = random_returns(parts.environment, trainer.eval_episodes)
     started = time.perf_counter()
-    swept = build_sweep(configs[0])(parts.environment, parts.algorithm, {"policy": layers}, random, lambda: None)
+    swept = build_sweep(configs[0])(parts.environment, algorithm, {"policy": layers}, lambda: None)
     spent = time.perf_counter() - started
     rate = measure_ours(members, "none", trainer.num_envs, compiled=False, seconds=seconds)["steps_per_second"]
     training = trainer.total_steps * members / rate

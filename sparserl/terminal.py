@@ -26,12 +26,12 @@ def number(value: float | None, form: str = "g", unknown: str = "-") -> str:
 
 
 def describe(error: BaseException) -> str:
-    """The class of an error and the first line of what it says."""
+    """The class of an error and what it says, in one line."""
     try:
-        lines = str(error).strip().splitlines()
+        text = " ".join(str(error).split())
     except Exception:  # noqa: BLE001 (classes are free to raise whatever they like)
-        lines = []
-    return ": ".join([type(error).__name__, *lines[:1]])
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class Output:

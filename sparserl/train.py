@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,8 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sparserl.config.build import describe
-from sparserl.config.schema import CONF, Config, ConfigError
+from sparserl.config.schema import CONF, Config, ConfigError, PartError
 from sparserl.config.validation import interpolation_error, read_back, to_plain, unknown_key, without_hydra
 from sparserl.runs.files import FIGURE, DiskError
 from sparserl.runs.schema import Result
@@ -39,7 +38,7 @@ from sparserl.sweeps.jobs import (
     objective,
 )
 from sparserl.sweeps.loop import run
-from sparserl.terminal import print_line, say
+from sparserl.terminal import describe, print_line, say
 from sparserl.tracking.console import print_results
 
 # ---------------------------------------------------------------- folders
@@ -82,7 +81,7 @@ CHANGEABLE = ("resume", "trust", "retry_failed", "logger.mode")
 
 def _resumed(found: Config, resume: str, overrides: Sequence[str]) -> Config:
     """The config of a run that goes on, with what may be changed of it. Raises ConfigError where something else is."""
-    changed = OmegaConf.create(found)
+    changes: dict[str, Any] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if override.is_delete() or not (key in CHANGEABLE or key.startswith("lowrank.")):
@@ -91,7 +90,12 @@ def _resumed(found: Config, resume: str, overrides: Sequence[str]) -> Config:
                 remedy = f", since schedules follow it: start a new run, from this one's policy with init_from={resume}"
             raise ConfigError(f"resume={resume} goes on with its own config; {key} cannot be changed{remedy}")
         if key.startswith(("lowrank.", "logger.")):
-            OmegaConf.update(changed, key, override.value(), force_add=True)
+            changes[key] = override.value()
+    if not changes:
+        return found
+    changed = OmegaConf.create(found)
+    for key, value in changes.items():
+        OmegaConf.update(changed, key, value, force_add=True)
     return to_plain(changed)
 
 
@@ -105,7 +109,7 @@ def _job(config: DictConfig) -> float | None:
     try:
         return _train(config, folder, is_sweep)
     except (ConfigError, DiskError, JobError) as error:
-        if error.__cause__:
+        if isinstance(error, PartError):
             note(folder, error)
         if is_sweep:  # the other jobs go on, and Hydra reports this one
             raise
@@ -113,7 +117,8 @@ def _job(config: DictConfig) -> float | None:
     except KeyboardInterrupt as interrupt:
         if is_sweep:
             raise
-        _stop(interrupt, f"python -m sparserl.train resume={folder}")
+        began = (folder / CONFIG_FILE).exists()
+        _stop(interrupt, f"python -m sparserl.train resume={folder}" if began else "the same command again")
     except (Exception, SystemExit) as error:
         note(folder, error)
         if is_sweep or isinstance(error, SystemExit):  # Hydra's launchers send errors between processes: not all can be
@@ -147,7 +152,7 @@ def _resume(config: DictConfig, folder: Path, is_sweep: bool) -> tuple[Job, Resu
     if is_sweep:
         raise ConfigError("resume is for a single run; the same sweep started again goes on by itself")
     resume = str(config.resume)
-    if folder != Path(hydra.utils.to_absolute_path(resume)):
+    if str(folder) != os.path.abspath(hydra.utils.to_absolute_path(resume)):  # noqa: PTH100 (as Hydra does it)
         raise ConfigError(f"resume={resume} goes on in its own folder; hydra.run.dir cannot be changed")
     found = read_back(folder / CONFIG_FILE, config.trust is True)
     job = Job(_resumed(found, resume, HydraConfig.get().overrides.task), folder)

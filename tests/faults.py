@@ -70,7 +70,7 @@ class Faulty(gymnasium.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        if self.broken and self.fault == "in reset":
+        if (self.broken and self.fault == "in reset") or self.fault == "from the start":
             raise RuntimeError("cannot start")
         self.steps = 0
         return self.observe(), {}

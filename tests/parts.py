@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pkgutil
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 import sparserl
+from sparserl.algorithms.base import Algorithm
 from sparserl.config.build import build
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
 from sparserl.regularizers.base import Regularizer
+from sparserl.training.learner import Learner
 from sparserl.training.trainer import Parts
 from sparserl.types import Batch
+
+A = TypeVar("A", bound=Algorithm)
 
 
 def modules(package: str) -> list[str]:
@@ -35,8 +41,20 @@ def make_regularizer(*overrides: str, members: int = 1) -> Regularizer:
     return cohort.regularizer
 
 
+def make_learner(*overrides: str, members: int = 1) -> Learner:
+    """The one of ``parts``, for its environment."""
+    given = parts(*overrides, members=members)
+    (cohort,) = given.cohorts
+    return Learner(cohort.algorithm.bind(given.environment.spec()), cohort.regularizer, cohort.members)
+
+
+def as_kind(kind: type[A], algorithm: Algorithm) -> A:
+    """The same settings for a class that a test derived."""
+    return kind(**{field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.init})
+
+
 def random_batches(count: int, members: int, size: int) -> list[Batch]:
-    """Batches such as CartPole's, the same in every call."""
+    """Minibatches such as CartPole's, the same in every call, with what every algorithm here asks for."""
     draw = torch.Generator().manual_seed(0)
 
     def uniform(*shape: int) -> Tensor:
@@ -49,6 +67,9 @@ def random_batches(count: int, members: int, size: int) -> list[Batch]:
             "action": (2 * uniform()).long(),
             "reward": uniform(),
             "terminated": (uniform() < 0.1).float(),
+            "log_prob": torch.log(0.1 + 0.8 * uniform()),
+            "advantage": 2 * uniform() - 1,
+            "return": 2 * uniform(),
         }
         for _ in range(count)
     ]

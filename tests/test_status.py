@@ -157,6 +157,19 @@ def test_a_number_that_is_another_process_by_now_is_no_sign_of_life(tmp_path: Pa
     assert one(tmp_path).status == "running"
 
 
+def test_where_there_is_no_proc_a_process_is_asked_by_its_number_alone(
+    tmp_path: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    job(tmp_path / "a", process=other.pid)
+    assert one(tmp_path).status == "running"
+    other.kill()
+    other.wait()
+    assert one(tmp_path).status == "stopped"
+
+
 @pytest.mark.parametrize(
     ("step", "seconds", "patience"),
     [

@@ -188,7 +188,7 @@ def test_what_resume_cannot_change_is_refused_by_name_and_the_folder_stays_as_it
 
 def test_resuming_a_finished_run_changes_nothing(trained: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     before = kept(trained)
-    train("resume=run", "retry_failed=true", "trust=true")
+    train("resume=../" + trained.parent.name + "/run", "retry_failed=true", "trust=true")
     assert kept(trained) == before
     assert "is done already" in capsys.readouterr().err
 

@@ -79,9 +79,13 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 NET = {"_target_": "stranger.Net", "hidden": [8], "activation": "relu"}
 WORLD = {"_target_": "stranger.World", "max_episode_steps": 5}
 GYMNASIUM = {
-    "_target_": "sparserl.environments.gymnasium.Gymnasium", "id": "CartPole-v1", "extra": None, "max_episode_steps": None,
-    "vectorization": "sync", "at_once": None,
-}  # fmt: skip
+    "_target_": "sparserl.environments.gymnasium.Gymnasium",
+    "id": "CartPole-v1",
+    "extra": None,
+    "max_episode_steps": None,
+    "vectorization": "sync",
+    "at_once": 256,
+}
 
 
 def given(**arguments: Any) -> Config:

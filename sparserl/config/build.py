@@ -15,10 +15,10 @@ from hydra.errors import InstantiationException
 from sparserl.algorithms.base import Algorithm
 from sparserl.config.identity import _per_member, canonical, populations, shared
 from sparserl.config.schema import Config, ConfigError, PartError
-from sparserl.environments.base import BrokenEnvironmentError
 from sparserl.lowrank.sweep import Sweep
 from sparserl.population.members import Population
 from sparserl.runs.files import components, read_policy
+from sparserl.terminal import describe
 from sparserl.tracking.base import Logger
 from sparserl.training.trainer import Cohort, Parts, Trainer
 from sparserl.types import Weights
@@ -87,28 +87,18 @@ def build_part(group: str, configs: Sequence[Config], device: torch.device = CPU
 
 @contextmanager
 def errors_of(group: str, config: Config) -> Iterator[None]:
-    """Turn whatever the code of a part raises into a ConfigError that names the part.
+    """Turn whatever the code of a part raises, SystemExit too, into a PartError that names the part.
 
-    ValueError and ModuleNotFoundError are what parts raise to tell the user something; anything else, SystemExit too, is a
-    PartError that names its type. A sentence that begins with a key of the part names it already.
+    ValueError and ModuleNotFoundError are what parts raise to tell the user something; of others the type is named as well.
     """
     part = f"{group}={config['names'][group]}" if group in config["names"] else group
     try:
         yield
     except ConfigError:
         raise
-    except BrokenEnvironmentError as error:
-        raise PartError(f"{part}: {error}") from error
-    except (ValueError, ModuleNotFoundError) as error:
-        told = _one_line(str(error))
-        raise ConfigError(told if told.startswith(f"{group}.") else f"{part}: {told}") from error
     except (Exception, SystemExit) as error:
-        raise PartError(f"{part}: {describe(error)}") from error
-
-
-def describe(error: BaseException) -> str:
-    """The type of an exception and what it says, in one line."""
-    return _one_line(f"{type(error).__name__}: {error}").removesuffix(":")
+        told = _one_line(str(error)) if isinstance(error, ValueError | ModuleNotFoundError) else describe(error)
+        raise PartError(told if told.startswith(f"{group}.") else f"{part}: {told}") from error
 
 
 def _one_line(text: str) -> str:

@@ -26,11 +26,16 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / 
 
 
 class ConfigError(ValueError):
-    """What is wrong with a config, in one sentence for its author. A part that raised something has it as its cause."""
+    """What is wrong with a config, in one sentence for its author."""
 
 
 class PartError(ConfigError):
-    """A part that fails while it is made: rather than the config, its code is at fault, or what it finds on this machine."""
+    """A part that cannot be made. What its code raised is the cause."""
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether the part raised it to tell the user something, rather than failed."""
+        return isinstance(self.__cause__, ValueError | ModuleNotFoundError)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,14 +32,16 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sparserl.algorithms.base import Algorithm
-from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, describe, errors_of
-from sparserl.config.schema import CONF, Config, ConfigError, Schema
+from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, errors_of
+from sparserl.config.schema import CONF, Config, ConfigError, PartError, Schema
 from sparserl.loading import check as check_untrusted
+from sparserl.loading import find_class
 from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.files import read_json
 from sparserl.runs.schema import Result
 from sparserl.schedules import Constant, Schedule
+from sparserl.terminal import describe
 from sparserl.training.metrics import joined
 from sparserl.types import Spec, Weights
 
@@ -223,13 +225,13 @@ def _find(path: str, node: dict[str, Any], contract: Any) -> type:
     if not isinstance(target, str):
         raise ConfigError(f"{path}._target_ is missing; it names the class to build")
     try:
-        cls = hydra.utils.get_class(target)
+        cls = find_class(target)
+    except ValueError as error:
+        raise PartError(f"{path}._target_: {error}") from error
     except (Exception, SystemExit) as error:
-        cause = error.__cause__ or error
-        told = str(cause) if isinstance(cause, ImportError | ValueError | TypeError) else describe(cause)
-        raise ConfigError(f"{path}._target_ is {target!r}, which cannot be imported: {' '.join(told.split())}") from error
-    if not (dataclasses.is_dataclass(cls) and issubclass(cls, contract)):
-        raise ConfigError(f"{path}._target_ is {target!r}, which is not a dataclass that is {_article(contract.__name__)}")
+        raise PartError(f"{path}._target_: {target!r} cannot be imported: {describe(error)}") from error
+    if not issubclass(cls, contract):
+        raise ConfigError(f"{path}._target_ is {target!r}, which is not {_article(contract.__name__)}")
     return cls
 
 
@@ -293,7 +295,8 @@ def check(config: Config) -> None:
     if config["objective"] not in numeric:
         raise ConfigError(f"objective is {config['objective']!r}; it must be one of {', '.join(numeric)}")
     _check_steps(config)
-    groups = [key for key, node in config.items() if isinstance(node, dict) and "_target_" in node]
+    # a logger is checked where it is used: a cluster's nodes may have a key that this machine lacks
+    groups = [key for key, node in config.items() if isinstance(node, dict) and "_target_" in node and key != "logger"]
     parts = {group: build_part(group, [config]) for group in groups}
     with errors_of("environment", config):
         spec: Spec = parts["environment"].spec()

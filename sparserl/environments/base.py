@@ -42,10 +42,6 @@ class Outcome:
     sub-environment are nan, and each of its episodes is one step long."""
 
 
-class BrokenEnvironmentError(ValueError):
-    """What the code of an environment raised where it was made, in a sentence; the cause is the exception."""
-
-
 class VectorEnvironment(ABC):
     """N sub-environments for each member. All randomness of a member's comes from its own generator.
 

@@ -10,9 +10,9 @@ from torch import Tensor
 def sample(logits: Float[Tensor, "*batch action"], uniforms: Float[Tensor, "*batch action"]) -> Int[Tensor, "*batch"]:
     """An action drawn with the probabilities of a softmax, from uniform numbers in [0, 1) (the Gumbel-max trick).
 
-    Uniform numbers are multiples of 2**-24, so half of that is added: the logarithm of 0 is not finite.
+    Uniform numbers are multiples of 2**-24; 0 counts as half of that, since its logarithm is not finite.
     """
-    return (logits - torch.log(-torch.log(uniforms + 2**-25))).argmax(dim=-1)
+    return (logits - torch.log(-torch.log(uniforms.clamp(min=2**-25)))).argmax(dim=-1)
 
 
 def mode(logits: Float[Tensor, "*batch action"]) -> Int[Tensor, "*batch"]:

@@ -68,7 +68,7 @@ class Regularizer(ABC):
         """Fresh gates. ``structure`` says of each weight which weights come after it."""
         return {}
 
-    def covered_weights(self, gates: Gates) -> dict[str, int]:
+    def covered_weights(self, layers: Layers, gates: Gates) -> dict[str, int]:
         """How many weights each gate stands for, by the name of the gates."""
         return dict.fromkeys(gates, 1)
 

@@ -45,7 +45,7 @@ SMALLEST_SINGULAR_VALUE = 1e-5
 def of_run(run: Run) -> Figure:
     """The panels that a run has something for. Raises ValueError where it has nothing for any."""
     raw = checkpoint.raw_weights(run.folder)
-    swept = any(math.isfinite(row["return_mean"]) for row in run.swept)  # of a frozen run perhaps none is a number
+    swept = any(math.isfinite(row["return_mean"]) for row in run.swept)  # of a run that was stopped perhaps none is
     tests: list[tuple[Callable[[Axes], None], Any]] = [
         (lambda axes: learning(axes, run), run.curve("train/return")[0] or run.curve("eval/return_mean")[0]),
         (lambda axes: sparsity(axes, run), run.curve("sparsity/exact")[0]),

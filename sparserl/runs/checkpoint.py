@@ -75,13 +75,6 @@ def newest(folder: Path) -> int:
     return 0
 
 
-def remove(folder: Path) -> None:
-    """Forget all checkpoints of a folder, so that its run begins at its start."""
-    for step in _files(folder):
-        _file(folder, step).unlink()
-    (folder / MANIFEST).unlink(missing_ok=True)
-
-
 def raw_weights(folder: Path) -> Weights | None:
     """Every component at the last checkpoint as it is trained: with its gates apart. None without a checkpoint.
 

@@ -21,7 +21,7 @@ Rank: TypeAlias = int | Literal["full"]
 
 @dataclass(frozen=True)
 class Status:
-    """``status.json``: how far a run is, and what stopped it: of a run that failed the traceback, or why it was frozen.
+    """``status.json``: how far a run is, and what stopped it: of a run that failed the traceback, or why it was stopped.
 
     A job of a sweep is ``waiting`` until it begins, and a ``duplicate`` where another one has the same config.
     """

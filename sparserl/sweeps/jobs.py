@@ -95,15 +95,16 @@ def check_and_claim(job: Job, retry_failed: bool) -> Result | None:
     """Check a job and make its folder; its result where an earlier start finished it.
 
     Raises ConfigError where its config cannot work, and whatever ``claim`` and ``earlier`` raise. A part that fails while it is
-    made is a failure of the job, written into its folder.
+    made is a failure of the job, and written into its folder.
     """
     try:
         check(job.config)
         if not (job.folder / checkpoint.MANIFEST).exists():  # a run that goes on needs its start no more
             check_start(job.config)
     except PartError as error:
-        claim(job)
-        fail(job, error)
+        if not error.is_expected:
+            claim(job)
+            fail(job, error)
         raise
     claim(job)
     return earlier(job, retry_failed)
@@ -245,10 +246,10 @@ def mark(job: Job, status: StatusName, *, error: str | None = None, of: str | No
 def fail(job: Job, error: BaseException) -> None:
     """Write that a job failed, with the traceback, unless its folder says so already.
 
-    Nothing is written of an error that says what to put right, a ConfigError or DiskError: started again, the job goes on.
+    Nothing is written of an error that says what to put right: started again, the job goes on.
     """
-    is_sentence = isinstance(error, ConfigError | DiskError) and not isinstance(error, PartError)
-    if is_sentence or has_failed(job.folder):
+    is_failure = not error.is_expected if isinstance(error, PartError) else not isinstance(error, ConfigError | DiskError)
+    if not is_failure or has_failed(job.folder):
         return
     told = _traceback(error)
     note(job.folder, error)

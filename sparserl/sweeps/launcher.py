@@ -21,9 +21,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from sparserl.config.build import describe
 from sparserl.config.identity import canonical, identity, populations
-from sparserl.config.schema import ConfigError
+from sparserl.config.schema import ConfigError, PartError
 from sparserl.config.validation import interpolation_error, to_plain, without_hydra
 from sparserl.runs import provenance
 from sparserl.runs.files import DiskError
@@ -49,7 +48,7 @@ from sparserl.sweeps.jobs import (
     result_of,
 )
 from sparserl.sweeps.loop import run
-from sparserl.terminal import say
+from sparserl.terminal import describe, say
 from sparserl.tracking.console import print_jobs
 
 Outcome: TypeAlias = float | Exception | None
@@ -236,7 +235,7 @@ class Launch:
         def give(_: DictConfig) -> float | None:
             if is_new and isinstance(outcome, Exception):
                 log.error(outcome)
-                if outcome.__cause__:
+                if isinstance(outcome, PartError):
                     note(_folder(config), outcome)
             return _unwrap(outcome)
 

@@ -39,7 +39,7 @@ def run(
     terminal, for processes that share one. ``command`` is what results say they were made with, where that is not what started
     this process.
 
-    A member whose loss becomes non-finite is frozen, and its result has the status ``failed``; the others do not notice.
+    A member whose loss is not finite is stopped, and its result has the status ``failed``; the others do not change.
     Raises ConfigError before anything is trained, and DiskError where a member's folder cannot be written or another process
     writes there. Members share one loop, so that stops all of them, ``interrupted``; called again, they go on from the newest
     checkpoint that all of them have.

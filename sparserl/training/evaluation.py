@@ -105,10 +105,11 @@ class _Tally:
 class Evaluator:
     """Plays ``episodes`` episodes for each of ``members`` members; each member meets the same starts, every time.
 
-    They are played in waves, of as many sub-environments as the environment allows to live at once: some episodes of all
-    members, or of some members where there are too many. Each episode draws from a generator of its own, so its return does
-    not depend on what is played beside it. Another ``stream`` has other starts. ``check_interrupt`` is called at every step,
-    since episodes may take minutes; what it raises ends the evaluation.
+    They are played in waves, of as many sub-environments as the environment allows to live at once: all episodes of some
+    members, or some episodes of one member where there are too many. Each episode draws from a generator of its own, so its
+    return does not depend on what is played beside it; nor does its policy's rounding, which depends on how many episodes it is
+    shown but not on how many members there are. Another ``stream`` has other starts. ``check_interrupt`` is called at every
+    step, since episodes may take minutes; what it raises ends the evaluation.
 
     The sub-environments are opened by the first evaluation, and closed by ``close`` or by whatever ends an evaluation early.
     """
@@ -125,8 +126,8 @@ class Evaluator:
         self._environment, self._spec = environment, environment.spec()
         self._device, self._stream, self._check_interrupt = device, stream, check_interrupt
         at_once = environment.at_once or members * episodes
-        self._rows = _slices(members, at_once)
-        self._columns = _slices(episodes, at_once // self._rows[0].stop)
+        self._columns = _slices(episodes, at_once)
+        self._rows = _slices(members, at_once // self._columns[0].stop)
         self._shape = self._rows[0].stop, self._columns[0].stop  # of a wave
         self._size = members, episodes
         self._vector: VectorEnvironment | None = None
@@ -143,7 +144,7 @@ class Evaluator:
 
     @torch.no_grad()
     def play(self, act: Callable[[Tensor, slice, slice], Tensor]) -> Evaluation:
-        """The same, for an ``act`` that is also told which episodes it is shown."""
+        """The same, for an ``act`` that is also told which episodes it is shown; at the end these may be more than count."""
         tally = _Tally(torch.zeros(self._size, dtype=torch.float64), torch.ones(self._size[0], dtype=torch.bool))
         try:
             for rows in self._rows:
@@ -159,22 +160,23 @@ class Evaluator:
         return Evaluation(tally.returns, tally.constant_action, failures, frozenset(tally.limited))
 
     def _play_wave(self, act: Callable[[Tensor, slice, slice], Tensor], rows: slice, columns: slice, tally: _Tally) -> None:
-        """One wave. A last one may be smaller than the others: then some sub-environments play what nobody looks at."""
+        """One wave. The last one shows as many episodes as the others, but counts only those of ``columns``."""
         members, episodes = rows.stop - rows.start, columns.stop - columns.start
+        shown = slice(columns.start, columns.start + self._shape[1])
         returns, constant = tally.returns[rows, columns], tally.constant_action[rows]  # views
         running = torch.zeros(self._shape, dtype=torch.bool)
         playing = running[:members, :episodes]
         playing[:] = True
-        vector = self._start(columns)
+        vector = self._start(shown)
         observation, failed = vector.reset(), False
         while running.any():
             self._check_interrupt()
-            action = act(observation.reshape(*self._shape, *observation.shape[2:])[:members, :episodes], rows, columns)
+            action = act(observation.reshape(*self._shape, *observation.shape[2:])[:members], rows, shown)
             taken, broken = self._spec.clip_action(self._every(action))
             vector.limited.clear()
             outcome = vector.step(taken)
 
-            flat = action.reshape(members, episodes, -1)
+            flat = action[:, :episodes].flatten(2) if action.dim() > 2 else action[:, :episodes].unsqueeze(2)
             if tally.first_action is None:
                 tally.first_action = flat[:, :1].clone()
             constant &= ((flat == tally.first_action).all(dim=2).cpu() | ~playing).all(dim=1)
@@ -195,24 +197,20 @@ class Evaluator:
         if failed:
             self.close()  # an environment that failed plays no more, and the next wave needs all
 
-    def _start(self, columns: slice) -> VectorEnvironment:
+    def _start(self, shown: slice) -> VectorEnvironment:
         """The sub-environments, each a member with an episode's generator, so that one does not depend on another."""
         members, episodes = self._shape
         if self._vector is None:
             generators = _generators(self._stream, members * episodes, self._device)
             self._vector = self._environment.open(generators, 1)
             self._vector.autoreset = False
-        states = _states(self._stream, columns)
-        spare = states[:1].expand(episodes - len(states), -1)
-        self._vector.generators.load_state_dict({"states": torch.cat([states, spare]).repeat(members, 1)})
+        self._vector.generators.load_state_dict({"states": _states(self._stream, shown).repeat(members, 1)})
         return self._vector
 
     def _every(self, action: Tensor) -> Tensor:
         """The actions ``[member, episode, ...]`` of a wave as those of all sub-environments ``[place, 1, ...]``."""
-        if action.shape[:2] != self._shape:
-            full = action.new_zeros(*self._shape, *action.shape[2:])
-            full[: action.shape[0], : action.shape[1]] = action
-            action = full
+        if len(action) < self._shape[0]:
+            action = torch.cat([action, action[:1].expand(self._shape[0] - len(action), *action.shape[1:])])
         return action.flatten(0, 1).unsqueeze(1)
 
 
@@ -226,12 +224,12 @@ def random_returns(
     spec = environment.spec()
     drawing: dict[int, Generators] = {}
 
-    def act(_: Tensor, __: slice, columns: slice) -> Tensor:
-        if columns.start not in drawing:
+    def act(_: Tensor, __: slice, shown: slice) -> Tensor:
+        if shown.start not in drawing:
             drawing.clear()  # of the wave before
-            drawing[columns.start] = _generators(stream, columns.stop - columns.start, CPU)
-            drawing[columns.start].load_state_dict({"states": _states(f"{stream}: random policy", columns)})
-        return spec.random_action(drawing[columns.start].uniform(1, spec.action_draws)).transpose(0, 1)
+            drawing[shown.start] = _generators(stream, shown.stop - shown.start, CPU)
+            drawing[shown.start].load_state_dict({"states": _states(f"{stream}: random policy", shown)})
+        return spec.random_action(drawing[shown.start].uniform(1, spec.action_draws)).transpose(0, 1)
 
     with closing(Evaluator(environment, 1, episodes, CPU, stream, check_interrupt)) as evaluator:
         return evaluator.play(act).returns[0]

@@ -117,9 +117,13 @@ class LearnerGroup:
     def states(self) -> list[State]:
         """Of each member everything that its learner needs to go on."""
         states = [learner.state_dict() for learner in self.learners]
-        return [split(state, row) for state, learner in zip(states, self.learners, strict=True) for row in range(learner.size)]
+        own = [split(state, row) for state, learner in zip(states, self.learners, strict=True) for row in range(learner.size)]
+        return [state | {"unobserved": split(self._unobserved, member)} for member, state in enumerate(own)]
 
     def load_states(self, states: Sequence[State]) -> None:
         """Go on from the states of all members."""
         for learner, rows in zip(self.learners, self.rows, strict=True):
             learner.load_state_dict(stack(states[rows]))
+        device = self.learners[0].state.learns.device
+        unobserved = stack([state["unobserved"] for state in states])
+        self._unobserved = [{name: tensor.to(device) for name, tensor in transition.items()} for transition in unobserved]

@@ -35,7 +35,11 @@ def observe(learner: Learner) -> Metrics:
     deployed = {c: learner.gates[c] for c in learner.covered if c in policy and learner.gates[c]}
     if deployed:
         p_open = {f"{c}/{name}": p for c, gates in deployed.items() for name, p in regularizer.open_probability(gates).items()}
-        numbers = {f"{c}/{name}": n for c, gates in deployed.items() for name, n in regularizer.covered_weights(gates).items()}
+        numbers = {
+            f"{c}/{name}": number
+            for c, gates in deployed.items()
+            for name, number in regularizer.covered_weights(weights[c], gates).items()
+        }
         metrics["sparsity/expected"] = 1 - _share(p_open, numbers)
     for component in learner.covered:
         if learner.gates[component]:
@@ -58,7 +62,8 @@ def distributions(learner: Learner) -> dict[str, Tensor]:
 def _gates(learner: Learner, component: str) -> Metrics:
     """The shares of weights under open, closed and other gates, and how far gates have moved."""
     gates, initial = learner.gates[component], learner.initial_gates[component]
-    z_hat, numbers = learner.regularizer.gate_values(gates), learner.regularizer.covered_weights(gates)
+    z_hat = learner.regularizer.gate_values(gates)
+    numbers = learner.regularizer.covered_weights(learner.weights[component], gates)
     prefix = "gates" if learner.algorithm.policy == (component,) else f"gates/{component}"
     metrics: Metrics = {}
     for suffix, values in [("", z_hat), *((f"/{component}.{name}", {name: z}) for name, z in z_hat.items())]:

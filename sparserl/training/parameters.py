@@ -38,6 +38,7 @@ class Parameters(FlatTensors):
         super().__init__(tensors)
         self._optimizer = optimizer
         self.moments = optimizer.init(self.buffer)
+        self._averages = [moment for name, moment in self.moments.items() if name != "step"]
         self.leaves = {name: view.detach().requires_grad_() for name, view in self.views.items()}
         self.gradient = torch.zeros_like(self.buffer)
         self._gradients = views(self.gradient, tensors)
@@ -62,11 +63,10 @@ class Parameters(FlatTensors):
         Of a member for which ``learns`` is 0, not 1, gradient and moments become zero, so its values stay as they are.
         (Products take a tenth of the time that masks do.) One that is not ``active`` stays as it is, with its moments.
         """
-        moments = [moment for name, moment in self.moments.items() if name != "step"]
-        kept = [] if active is None else [(tensor, tensor.clone()) for tensor in (self.buffer, *moments)]
+        kept = [] if active is None else [(tensor, tensor.clone()) for tensor in (self.buffer, *self._averages)]
         self.gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(learns if scale is None else learns * scale)
-        for moment in moments:
-            moment.mul_(learns)
+        for average in self._averages:
+            average.mul_(learns)
         self._optimizer.step(self.buffer, self.gradient, self.moments, learning_rate)
         if active is not None:
             for tensor, before in kept:
@@ -76,11 +76,12 @@ class Parameters(FlatTensors):
 def clip_scale(parameters: Sequence[Parameters], max_norm: float) -> Float[Tensor, "member 1"]:
     """What each member's gradients in all of these are to be multiplied by so that their norm together is at most ``max_norm``.
 
-    One norm for each member: a norm over the whole population would let one member's gradient shrink another's.
+    One norm for each member: a norm over the whole population would let one member's gradient shrink another's. 0 where it is
+    not finite, since such a member learns no more.
     """
     norms = [its.norms for its in parameters]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1)
-    return (max_norm / (norm + 1e-6)).clamp_(max=1.0).unsqueeze(1)
+    return (max_norm / (norm + 1e-6)).clamp_(max=1.0).nan_to_num_(0.0).unsqueeze(1)
 
 
 def views(buffer: Float[Tensor, "member width"], shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -119,8 +119,9 @@ class GradientStep:
                 metrics[f"gradient/{kind}/{component}"] = parameters.norms
         self._stop_diverged(state, [value for name, value in metrics.items() if name.startswith(CHECKED)])
         with torch.no_grad():
+            active = self._active(objectives.values())
             for objective in objectives.values():
-                self._move(state, objective, {c for c in objective.updates if c in due}, scalars)
+                self._move(state, {c: active[c] for c in objective.updates if c in due}, scalars)
                 due.difference_update(objective.updates)
             self._update_targets(state, scalars)
         return metrics
@@ -178,27 +179,39 @@ class GradientStep:
         zero_or_nan = reduce(torch.add, [values * 0 for values in checked])
         state.learns.mul_((zero_or_nan == 0).unsqueeze(1))
 
-    def _move(self, state: LearnerState, objective: Objective, components: set[str], scalars: Scalars) -> None:
-        """Clip, step and project components of an objective whose gradients are set."""
-        weights = {component: state.weights[component] for component in objective.updates if component in components}
+    @staticmethod
+    def _active(objectives: Iterable[Objective]) -> dict[str, Tensor | None]:
+        """The members in which each component moves: those that an objective which names it is active in, or None for all."""
+        active: dict[str, Tensor | None] = {}
+        for objective in objectives:
+            for component in objective.updates:
+                known = active.get(component, objective.active)
+                active[component] = None if known is None or objective.active is None else known | objective.active
+        return active
+
+    def _move(self, state: LearnerState, active: Mapping[str, Tensor | None], scalars: Scalars) -> None:
+        """Clip, step and project components of one objective, whose gradients are set, in their active members."""
+        weights = {component: state.weights[component] for component in active}
         gates = {c: state.gates[c] for c in weights if scalars.gates_active and c in state.gates}
         limits = self.algorithm.max_grad_norm, self.regularizer.gate_grad_limit()
         for moved, limit in zip((weights, gates), limits, strict=True):
             scale = clip_scale(list(moved.values()), limit) if moved and limit is not None else None
             for component, parameters in moved.items():
                 rate = scalars.rates[component] if moved is weights else scalars.gate_rate
-                parameters.step(min(rate, LARGEST_RATE), state.learns, scale, objective.active)
-        for component in weights:
+                parameters.step(min(rate, LARGEST_RATE), state.learns, scale, active[component])
+        for component, its in active.items():
             if component in self.covered:
-                self._project(state, component, scalars.step)
+                moves = state.learns if its is None else state.learns * its.unsqueeze(1)
+                self._project(state, component, scalars.step, moves)
 
-    def _project(self, state: LearnerState, component: str, step: int) -> None:
+    def _project(self, state: LearnerState, component: str, step: int, moves: Float[Tensor, "member 1"]) -> None:
+        """Restore constraints, but in members that did not move."""
         layers = state.weights[component].views
         gates = state.gates[component].views if component in state.gates else {}
         for tensors, replacements in zip((layers, gates), self.regularizer.project(layers, gates, step), strict=True):
             for name, replacement in replacements.items():
                 if replacement is not tensors[name]:
-                    tensors[name].copy_(replacement)
+                    tensors[name].lerp_(replacement, _like(moves, replacement))
 
     def _update_targets(self, state: LearnerState, scalars: Scalars) -> None:
         if not state.targets:
@@ -207,5 +220,9 @@ class GradientStep:
         raw = {component: {"": its.buffer} for component, its in flat.items()}
         changed = self.algorithm.update_targets(raw, scalars.step, scalars.previous_step)
         for component, tensors in changed.items():
-            buffer = state.targets[component].buffer
-            torch.lerp(buffer, tensors[""], state.learns, out=buffer)  # exact where its weight is 0 or 1
+            state.targets[component].buffer.lerp_(tensors[""], state.learns)
+
+
+def _like(moves: Float[Tensor, "member 1"], tensor: Float[Tensor, "member ..."]) -> Tensor:
+    """In a shape that broadcasts over ``tensor``, as a weight of lerp_, which is exact where that is 0 or 1."""
+    return moves.view(-1, *[1] * (tensor.dim() - 1))

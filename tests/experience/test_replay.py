@@ -9,7 +9,7 @@ from torch import Tensor
 from sparserl.experience.replay import Replay
 from sparserl.population.members import Population
 from sparserl.population.state import split, stack
-from sparserl.types import Batch, Transition
+from sparserl.types import Batch, Rollout, Transition
 
 BASE = 1000
 """More than any test has steps or sub-environments, so that a member, a step and a sub-environment make one number."""
@@ -35,8 +35,12 @@ def replay(members: Population, capacity: int, batch_size: int, learning_starts:
     return experience
 
 
+def never(_: Rollout) -> Batch:
+    raise AssertionError("what is sampled one by one is no rollout to prepare")
+
+
 def due(experience: Replay) -> list[Batch]:
-    return list(experience.batches(lambda batch: batch))
+    return list(experience.batches(never))
 
 
 def population(size: int) -> Population:
@@ -146,15 +150,13 @@ def test_batches_come_at_the_right_steps(envs: int, train_freq: int, learning_st
     assert seen == counts
 
 
-def test_every_batch_is_prepared_and_drawn_anew() -> None:
+def test_every_batch_is_drawn_anew() -> None:
     experience = replay(population(1), 1000, batch_size=50, train_freq=1)
-    experience.extend(transition(1, 2, 0))
-    for step in range(1, 500):
+    for step in range(500):
         experience.extend(transition(1, 2, step))
-        list(experience.batches(lambda batch: batch))
+        due(experience)
     experience.extend(transition(1, 2, 500))
-    first, second = experience.batches(lambda batch: batch | {"prepared": batch["reward"] + 1})
-    assert torch.equal(first["prepared"], first["reward"] + 1)
+    first, second = due(experience)
     # 50 rows out of a thousand are the same ones again with a chance of 1000^-50
     assert not torch.equal(first["action"], second["action"])
 
@@ -208,7 +210,7 @@ def test_members_draw_from_their_own_ring_with_their_own_numbers() -> None:
     assert len({tuple(row) for row in steps.tolist()}) == 3
 
 
-def test_what_a_member_samples_does_not_depend_on_its_company() -> None:
+def test_what_a_member_samples_does_not_depend_on_the_others() -> None:
     together, alone = replay(Population((7, 8, 9)), 30, 16), replay(Population((8,)), 30, 16)
     for step in range(20):
         fields = transition(3, 2, step)

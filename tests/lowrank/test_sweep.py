@@ -374,10 +374,10 @@ def test_what_check_interrupt_raises_ends_the_sweep() -> None:
 
 SETTINGS = (
     "trainer=smoke",
+    "lowrank.ranks=all",
     f"network.hidden={HIDDEN}",
     "environment.max_episode_steps=60",
     "trainer.eval_episodes=4",
-    "lowrank.ranks=all",
 )
 
 

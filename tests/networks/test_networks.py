@@ -135,7 +135,7 @@ def test_weights_start_uniform_within_one_over_the_root_of_the_inputs() -> None:
         assert (weight.var(dim=1) - 1 / 3).abs().max() < 5 * math.sqrt(4 / 45 / count)
 
 
-def test_a_members_first_weights_are_those_of_its_seed_whatever_its_company() -> None:
+def test_a_members_first_weights_are_those_of_its_seed_whatever_the_others_are() -> None:
     network = MLP(hidden=[6, 5], activation="relu")
     together, alone = fresh(network, (4,), 2, (7, 8, 9)), fresh(network, (4,), 2, (8,))
     for name, tensor in alone.items():
@@ -147,3 +147,11 @@ def test_layers_of_one_shape_start_differently() -> None:
     layers = fresh(MLP(hidden=[4, 4, 4], activation="relu"), (4,), 4, (0,))
     weights = [layers[f"{index}.weight"] for index in range(4)]
     assert not any(torch.equal(weights[i], weights[j]) for i in range(4) for j in range(i))
+
+
+def test_the_structure_names_the_weights_in_order_and_what_each_feeds() -> None:
+    network = MLP(hidden=[6, 5], activation="relu")
+    structure = network.structure((4,))
+    assert list(structure) == [name for name in fresh(network, (4,), 2, (0,)) if name.endswith("weight")]
+    assert [matrix.feeds for matrix in structure.values()] == [("1.weight",), ("2.weight",), ()]
+    assert all(matrix.kind == "linear" and matrix.positions == 1 for matrix in structure.values())

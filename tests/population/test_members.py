@@ -9,10 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sparserl.config.build import build
 from sparserl.config.schema import CONF, Config
 from sparserl.config.validation import compose
+from sparserl.population.state import State
 from sparserl.sweeps.loop import run
-from sparserl.training import optimizer
+from sparserl.training import parameters
+from sparserl.training.trainer import Row, Snapshot
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -23,7 +26,6 @@ SETTINGS = (
     "trainer=smoke",
     "trainer.total_steps=600",
     "trainer.num_envs=3",
-    "experience.train_freq=5",
     "experience.batch_size=16",
     "algorithm.max_grad_norm=0.5",
     "network.hidden=[13,7]",  # no multiple of any vector width: where neighbours would show
@@ -31,16 +33,21 @@ SETTINGS = (
 )
 
 
-def configs(regularizer: str) -> list[Config]:
-    """Twelve members with mixed seeds and, where they mean something, lambda_c and beta; the penalty is on throughout."""
+# rollouts of 60 transitions, which checkpoints at every 200 steps cut
+SHAPED = {"dqn": ("experience.train_freq=5",), "ppo": ("experience.n_steps=20",)}
+
+
+def configs(regularizer: str, algorithm: str = "dqn", number: int = 12) -> list[Config]:
+    """Members with mixed seeds and, where they mean something, lambda_c and beta; the penalty is on throughout."""
     on = ["regularizer.delay_steps=0", "regularizer.ramp_steps=100", "regularizer.scope=all"] if regularizer != "none" else []
     clipped = ["regularizer.max_gate_grad_norm=0.5"] if regularizer == "l0" else []
-    config = compose(*SETTINGS, f"regularizer={regularizer}", *on, *clipped)
+    shaped = f"algorithm={algorithm}", *SHAPED[algorithm]
+    config = compose(*shaped, *SETTINGS, f"regularizer={regularizer}", *on, *clipped)
     members = []
-    for index in range(12):
+    for index in range(number):
         values = {"lambda_c": 10.0 ** (index % 3), "beta": 0.3 + 0.1 * (index % 4)}
         meant = {key: value for key, value in values.items() if config["regularizer"][key] is not None}
-        members.append(config | {"seed": index * 7 % 12, "regularizer": config["regularizer"] | meant})
+        members.append(config | {"seed": index * 7 % number, "regularizer": config["regularizer"] | meant})
     return members
 
 
@@ -57,14 +64,54 @@ def same(one: Path, other: Path) -> bool:
     return equal and (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("algorithm", SHAPED)
 @pytest.mark.parametrize("regularizer", REGULARIZERS)
-def test_a_member_equals_its_solo_run(regularizer: str, tmp_path: Path) -> None:
-    members = configs(regularizer)
+def test_a_member_equals_its_solo_run(regularizer: str, algorithm: str, tmp_path: Path) -> None:
+    members = configs(regularizer, algorithm)
     together = trained(members, tmp_path / "together")
     for index in (0, 5, 11):
         alone = trained([members[index]], tmp_path / f"alone{index}")
         assert same(together[index], alone[0])
     assert not same(together[0], together[1]), "members with other seeds must differ, or this test sees nothing"
+
+
+def learned(members: Sequence[Config]) -> tuple[list[State], list[list[dict[str, float]]]]:
+    """The last state of each member and its rows, without what a run leaves on the disk."""
+    trainer, parts = build(members)
+    rows: list[list[dict[str, float]]] = [[] for _ in members]
+    states: list[State] = []
+    for event in trainer.events(parts):
+        if isinstance(event, Row):
+            for own, metrics in zip(rows, event.metrics, strict=True):
+                own.append(metrics)
+        elif isinstance(event, Snapshot):
+            states = list(event.states)
+    return states, rows
+
+
+def equal(one: State, other: State) -> bool:
+    """Of states, to the last bit; nan equals nan."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other) or (one != one and other != other)
+
+
+@pytest.mark.parametrize("regularizer", ["none", "l0"])
+def test_sixteen_members_of_ppo_equal_their_solo_runs(regularizer: str) -> None:
+    """Everything that a checkpoint keeps, and every row: 16 members fill a vector register, which 12 do not."""
+    members = [member | {"trainer": member["trainer"] | {"total_steps": 300}} for member in configs(regularizer, "ppo", 16)]
+    states, rows = learned(members)
+    for index, member in enumerate(members):
+        (alone,), (its,) = learned([member])
+        assert equal(states[index], alone)
+        assert equal(rows[index], its)
+    if regularizer == "l0":
+        assert states[0]["learner"]["gates_active"], "gates must be active, or this test sees less than it says"
+    assert not equal(states[0], states[1])
 
 
 def test_a_member_equals_its_solo_run_beside_other_regularizers(tmp_path: Path) -> None:
@@ -85,7 +132,7 @@ def test_one_clip_for_all_members_breaks_it(tmp_path: Path, monkeypatch: pytest.
         return tensor.norm().expand(tensor.shape[0])
 
     members = configs("none")
-    monkeypatch.setattr(optimizer, "row_norm", shared_norm)
+    monkeypatch.setattr(parameters, "row_norm", shared_norm)
     together = trained(members, tmp_path / "together")
     alone = trained(members[:1], tmp_path / "alone")
     assert not same(together[0], alone[0])

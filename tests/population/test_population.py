@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparserl.population.members import Population
-from sparserl.population.random import Generators, Uniforms
+from sparserl.population.random import Generators, _Block
 from sparserl.population.state import State, split, stack
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 # ---------------------------------------------------------------- random numbers
 
 
-def test_a_members_numbers_do_not_depend_on_its_company() -> None:
+def test_a_members_numbers_do_not_depend_on_the_others() -> None:
     together = Generators((3, 5, 7), "replay", CPU)
     alone = Generators((5,), "replay", CPU)
     for shape in ((4,), (2, 3), (1,), (1000,)):
@@ -42,6 +42,19 @@ def test_uniform_numbers_are_uniform() -> None:
     assert (numbers.var(dim=1) - 1 / 12).abs().max() < 0.0012
 
 
+def test_normal_numbers_are_normal_and_a_members_own() -> None:
+    numbers = Population((0, 1)).rng("init").normal(100_000)
+    # mean 0, standard error 1/sqrt(n) = 0.0032; variance 1, standard error sqrt(2/n) = 0.0045; beyond 2: 4.55 %, standard
+    # error 0.07 %; five of each
+    assert numbers.mean(dim=1).abs().max() < 0.016
+    assert (numbers.var(dim=1) - 1).abs().max() < 0.023
+    assert ((numbers.abs() > 2).double().mean(dim=1) - 0.0455).abs().max() < 0.0033
+    for size in (1, 5, 100_000):  # torch draws fewer than 16 another way
+        both, alone = (Population(seeds).rng("update").normal(size) for seeds in ((0, 1), (1,)))
+        assert torch.equal(both[1:], alone)
+        assert not torch.equal(both[0], both[1])
+
+
 def test_generators_go_on_from_their_state() -> None:
     generators = Generators((1, 2), "gates", CPU)
     generators.uniform(7)
@@ -57,41 +70,43 @@ def test_generators_go_on_from_their_state() -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Uniforms, "block", 10)
+    monkeypatch.setattr(_Block, "size", 10)
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_small_pieces_are_the_blocks_of_the_generator_in_order() -> None:
-    uniforms = Population((4, 9)).uniforms("exploration")
+    rng = Population((4, 9)).rng("exploration")
     blocks = Population((4, 9)).generators("exploration")
     # 3 + 6 + 1 of the first ten; 2 + 4 of the next, of which four are left over when 24 are asked for
     first, second, third = blocks.uniform(10), blocks.uniform(10), blocks.uniform(24)
-    assert torch.equal(uniforms.take(3), first[:, :3])
-    assert torch.equal(uniforms.take(2, 3), first[:, 3:9].reshape(2, 2, 3))
-    assert torch.equal(uniforms.take(1), first[:, 9:])
-    assert torch.equal(uniforms.take(2), second[:, :2])
-    assert torch.equal(uniforms.take(4), second[:, 2:6])
-    assert torch.equal(uniforms.take(4, 6), third.reshape(2, 4, 6))
+    assert torch.equal(rng.uniform(3), first[:, :3])
+    assert torch.equal(rng.uniform(2, 3), first[:, 3:9].reshape(2, 2, 3))
+    assert torch.equal(rng.uniform(1), first[:, 9:])
+    assert torch.equal(rng.uniform(2), second[:, :2])
+    assert torch.equal(rng.uniform(4), second[:, 2:6])
+    assert torch.equal(rng.uniform(4, 6), third.reshape(2, 4, 6))
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_no_number_is_handed_out_twice() -> None:
-    uniforms = Population((0,)).uniforms("replay")
-    numbers = torch.cat([uniforms.take(size).flatten() for size in (1, 4, 5, 1, 9, 2, 30, 3, 10, 10)])
+    rng = Population((0,)).rng("replay")
+    numbers = torch.cat([rng.uniform(size).flatten() for size in (1, 4, 5, 1, 9, 2, 30, 3, 10, 10)])
     # 75 numbers of 24 bits: the chance that any two are equal is below 75^2 / 2^25 = 2e-4, and the seed is fixed
     assert numbers.unique().numel() == numbers.numel() == 75
 
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("used", [0, 3, 10])
-def test_uniforms_go_on_from_their_state_within_a_block(used: int) -> None:
-    uniforms = Population((4, 9)).uniforms("replay")
-    uniforms.take(used)
-    state = uniforms.state_dict()
-    alone = Population((9,)).uniforms("replay")
+def test_numbers_go_on_from_their_state_within_a_block(used: int) -> None:
+    """Uniform and normal numbers, whichever is asked for first."""
+    rng = Population((4, 9)).rng("replay")
+    rng.uniform(used), rng.normal(2 * used)
+    state = rng.state_dict()
+    alone = Population((9,)).rng("replay")
     alone.load_state_dict(stack([split(state, 1)]))
     for size in (4, 4, 11):
-        assert torch.equal(uniforms.take(size)[1], alone.take(size)[0])
+        assert torch.equal(rng.uniform(size)[1], alone.uniform(size)[0])
+        assert torch.equal(rng.normal(size)[1], alone.normal(size)[0])
 
 
 # ---------------------------------------------------------------- states

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from parts import make_regularizer, parts, random_batches
+from parts import make_learner, make_regularizer, random_batches
 from torch import Tensor
 
 from sparserl.population.members import Population
 from sparserl.population.random import Generators
+from sparserl.regularizers.base import gated
 from sparserl.regularizers.l0 import GAMMA, L0, ZETA, HardConcrete, hard_sigmoid, sigmoid
 from sparserl.schedules import Linear
 from sparserl.training.learner import Learner
@@ -68,11 +69,20 @@ def gates_like(layers: Layers, seed: int = 1) -> Gates:
     return {name: 3 * torch.randn(t.shape, generator=draw) for name, t in layers.items() if name.endswith("weight")}
 
 
+def running(regularizer: L0, layers: Layers, gates: Gates, noise: Noise) -> Layers:
+    """What runs under active gates."""
+    return gated(layers, regularizer.multipliers(regularizer.sample(gates, noise)))
+
+
+def hardened(regularizer: L0, layers: Layers, gates: Gates) -> Layers:
+    return regularizer.harden(layers, regularizer.multipliers(regularizer.gate_values(gates)))
+
+
 def draw_z(log_alpha: float, beta: float = LOUIZOS) -> Tensor:
-    """Gates drawn by ``sample``: with weights of one, what runs is the gate."""
+    """Gates drawn by ``sample``."""
     regularizer, gates = l0((beta,)), {"0.weight": torch.full((1, DRAWS, 1), log_alpha)}
     noise = regularizer.noise(gates, generators([0]), STEP)
-    return regularizer.sample([{"0.weight": torch.ones(1, DRAWS, 1)}], gates, noise)[0]["0.weight"].flatten().double()
+    return regularizer.sample(gates, noise)["0.weight"].flatten().double()
 
 
 # ---------------------------------------------------------------- the table
@@ -126,14 +136,14 @@ def test_a_larger_beta_leaves_more_gates_open() -> None:
 # ---------------------------------------------------------------- what is sampled
 
 
-def test_sample_is_the_gate_times_the_weight() -> None:
+def test_what_runs_is_the_gate_times_the_weight() -> None:
     """By hand: with beta 1/2 and noise 1, s = sigmoid((1 + log_alpha) / (1/2)), z = 1.2 s - 0.1 cut to [0, 1]."""
     # log_alpha -1: s = 1/2, z = 0.5; -3: s = sigmoid(-4) = 0.018, z < 0; 1: s = sigmoid(4) = 0.982, z > 1
     gates = {"0.weight": torch.tensor([[[-1.0, -3.0, 1.0]]])}
     layers = {"0.weight": torch.full((1, 1, 3), 4.0), "0.bias": torch.full((1, 1, 3), 9.0)}
-    running = l0((0.5,)).sample([layers], gates, {"0.weight": torch.ones(1, 1, 3)})[0]
-    torch.testing.assert_close(running["0.weight"], torch.tensor([[[2.0, 0.0, 4.0]]]))
-    assert running["0.bias"] is layers["0.bias"]
+    ran = running(l0((0.5,)), layers, gates, {"0.weight": torch.ones(1, 1, 3)})
+    torch.testing.assert_close(ran["0.weight"], torch.tensor([[[2.0, 0.0, 4.0]]]))
+    assert ran["0.bias"] is layers["0.bias"]
 
 
 def test_the_same_generators_and_noise_give_the_same_gates_again() -> None:
@@ -147,12 +157,10 @@ def test_the_same_generators_and_noise_give_the_same_gates_again() -> None:
     for name in gates:
         assert torch.equal(first[name], again[name])
         assert not torch.equal(first[name], second[name])
-        assert torch.equal(
-            regularizer.sample([layers], gates, first)[0][name], regularizer.sample([layers], gates, again)[0][name]
-        )
+        assert torch.equal(regularizer.sample(gates, first)[name], regularizer.sample(gates, again)[name])
 
 
-def test_a_members_gates_do_not_depend_on_its_company() -> None:
+def test_a_members_gates_do_not_depend_on_the_others() -> None:
     layers, betas = layers_of(3), (0.4, 0.9, 0.6)
     gates = gates_like(layers)
     together, alone = l0(betas), l0(betas[1:2])
@@ -161,8 +169,8 @@ def test_a_members_gates_do_not_depend_on_its_company() -> None:
     own_layers = {name: tensor[1:2] for name, tensor in layers.items()}
     for hook, own_hook in [
         (noise, own_noise),
-        (together.sample([layers], gates, noise)[0], alone.sample([own_layers], own, own_noise)[0]),
-        (together.harden(layers, together.gate_values(gates)), alone.harden(own_layers, alone.gate_values(own))),
+        (running(together, layers, gates, noise), running(alone, own_layers, own, own_noise)),
+        (hardened(together, layers, gates), hardened(alone, own_layers, own)),
         (together.open_probability(gates), alone.open_probability(own)),
     ]:
         for name, value in own_hook.items():
@@ -242,8 +250,8 @@ def test_gates_and_weights_learn_through_sample_and_penalty() -> None:
         torch.testing.assert_close(gradient, p * (1 - p) / (3 * 7 + 7 * 5))
 
     weights = {name: layer.requires_grad_() for name, layer in layers.items()}
-    running = regularizer.sample([weights], gates, regularizer.noise(gates, generators([0, 1]), STEP))[0]
-    total = sum((layer.sum() for layer in running.values()), torch.zeros(()))
+    ran = running(regularizer, weights, gates, regularizer.noise(gates, generators([0, 1]), STEP))
+    total = sum((layer.sum() for layer in ran.values()), torch.zeros(()))
     for gradient in torch.autograd.grad(total, [*weights.values(), *gates.values()]):
         assert (gradient != 0).any()
 
@@ -269,13 +277,13 @@ def test_hardened_gates_are_exactly_closed_and_open_beyond_the_bounds() -> None:
     log_alpha = torch.tensor([-5.0, -2.41, -2.39, 0.0, 2.39, 2.41, 5.0]).view(1, 1, -1)
     layers = {"0.weight": torch.full((1, 1, 7), 3.0), "0.bias": torch.full((1, 1, 7), 9.0)}
     regularizer = l0(deterministic_gate="sigmoid")
-    hardened = regularizer.harden(layers, regularizer.gate_values({"0.weight": log_alpha}))
-    weight = hardened["0.weight"].flatten().tolist()
+    without_noise = hardened(regularizer, layers, {"0.weight": log_alpha})
+    weight = without_noise["0.weight"].flatten().tolist()
     assert weight[:2] == [0.0, 0.0]
     assert weight[5:] == [3.0, 3.0]
     assert weight[3] == pytest.approx(1.5)
     assert 0 < weight[2] < 0.01 < 2.99 < weight[4] < 3
-    assert hardened["0.bias"] is layers["0.bias"]
+    assert without_noise["0.bias"] is layers["0.bias"]
 
 
 def test_the_mean_gate_has_no_temperature_and_the_median_gate_has() -> None:
@@ -304,7 +312,7 @@ def test_the_median_gate_is_the_median_of_the_sampled_gates(log_alpha: float, be
 @pytest.mark.parametrize(("initial_open", "log_alpha"), [(0.5, 0.0), (0.9, 2.197), (0.99, 4.595), (0.1, -2.197)])
 def test_gates_start_with_the_opening_that_is_asked_for(initial_open: float, log_alpha: float) -> None:
     layers = layers_of(2)
-    gates = l0((LOUIZOS,) * 2, initial_open=initial_open).init(layers)
+    gates = l0((LOUIZOS,) * 2, initial_open=initial_open).init(layers, {})
     assert gates.keys() == {"0.weight", "1.weight"}
     for name, gate in gates.items():
         torch.testing.assert_close(gate, torch.full_like(layers[name], log_alpha), rtol=0, atol=1e-3)
@@ -345,56 +353,81 @@ def test_the_stretched_interval_is_the_papers() -> None:
     assert hard_sigmoid(torch.zeros(1)).item() == pytest.approx(0.5)
 
 
-def test_gates_at_rest_run_hardened_and_do_not_move() -> None:
-    """Before the delay and from the freeze on: no noise, the weights of evaluation, and no learning rate."""
+def test_gates_are_active_from_the_delay_to_the_freeze() -> None:
+    """Before and after: no noise, no learning rate, no projection."""
     regularizer = dataclasses.replace(l0(), delay_steps=100, freeze_at_step=200)
     layers = layers_of(1)
-    gates = gates_like(layers)
-    for step, moves in ((99, False), (100, True), (199, True), (200, False)):
-        noise = regularizer.noise(gates, generators([0]), step)
-        running, hardened = (
-            regularizer.sample([layers], gates, noise)[0],
-            regularizer.harden(layers, regularizer.gate_values(gates)),
-        )
-        assert (regularizer.gate_rate(step) > 0) is moves
-        assert all(torch.equal(running[name], hardened[name]) for name in layers) is not moves
+    gates = {name: 3 * gate for name, gate in gates_like(layers).items()}  # some are beyond the limit
+    for step, active in ((99, False), (100, True), (199, True), (200, False)):
+        assert regularizer.gates_active(step) is active
+        assert bool(regularizer.noise(gates, generators([0]), step)) is active
+        assert (regularizer.gate_rate(step) > 0) is active
+        assert (regularizer.project(layers, gates, step)[1] is not gates) is active
 
 
-class Restless(L0):
-    """Gates that rest and move as those of L0, but say that they always move: nothing that is made of them is kept."""
+class AlwaysActive(L0):
+    """Gates that move when those of L0 do, but say that they always are active: what is made of them is made at each step."""
 
-    def moving(self, step: int) -> bool:
+    def gates_active(self, step: int) -> bool:
         return True
 
     def noise(self, gates: Gates, generators: Generators, step: int) -> Noise:
-        return super().noise(gates, generators, step) if L0.moving(self, step) else {}
+        return super().noise(gates, generators, step) if L0.gates_active(self, step) else {}
+
+    def sample(self, gates: Gates, noise: Noise) -> dict[str, Tensor]:
+        return super().sample(gates, noise) if noise else self.gate_values(gates)
 
     def gate_rate(self, step: int) -> float:
-        return super().gate_rate(step) if L0.moving(self, step) else 0.0
+        return self.gate_learning_rate(step) if L0.gates_active(self, step) else 0.0
 
 
 @pytest.mark.parametrize("initial_open", [0.99, 0.7], ids=["all open", "half closed"])
-def test_what_is_kept_of_gates_at_rest_is_what_would_be_made_of_them_each_time(initial_open: float) -> None:
-    """To the bit, through rest, movement and freeze; also where some gates are between 0 and 1 while they rest."""
+def test_what_is_kept_of_fixed_gates_is_what_would_be_made_of_them_each_time(initial_open: float) -> None:
+    """Losses, to the bit, before the delay and after the freeze; also where some gates are between 0 and 1 then.
+
+    Gates that are fixed are not stepped, those of the other are with a rate of 0, so moments differ while gates move; the two
+    are compared before they do and, given the same gates, after it.
+    """
     overrides = "regularizer=l0", "regularizer.delay_steps=4", "regularizer.ramp_steps=2", "regularizer.freeze_at_step=8"
-    given = parts(*overrides, f"regularizer.initial_open={initial_open}", "regularizer.lambda_c=10", members=3)
-    (cohort,) = given.cohorts
-    settings = {field.name: getattr(cohort.regularizer, field.name) for field in dataclasses.fields(cohort.regularizer)}
-    keeps, makes = (
-        Learner(given.algorithm, regularizer, given.environment.spec(), given.members)
-        for regularizer in (cohort.regularizer, Restless(**settings))
-    )
+    keeps = make_learner(*overrides, f"regularizer.initial_open={initial_open}", "regularizer.lambda_c=10", members=3)
+    settings = {field.name: getattr(keeps.regularizer, field.name) for field in dataclasses.fields(keeps.regularizer)}
+    makes = Learner(keeps.algorithm, AlwaysActive(**settings), Population((0, 1, 2)))
     for step, batch in enumerate(random_batches(12, members=3, size=16)):
+        if step == 8:
+            makes.load_state_dict(keeps.state_dict())
+        before = keeps.gates["policy"]["1.weight"].clone()
         rows = [learner.update(batch, step) for learner in (keeps, makes)]
-        for name, value in rows[0].items():
-            assert torch.equal(value, rows[1][name]), (step, name)
-        for mine, its in ((keeps.weights, makes.weights), (keeps.gates, makes.gates), (keeps.hardened(), makes.hardened())):
-            for component, tensors in mine.items():
-                assert all(torch.equal(tensor, its[component][name]) for name, tensor in tensors.items()), (step, component)
-        norms = keeps.gradient_norms("policy")["gates"].values()
-        assert all((norm > 0).all() if 4 <= step < 8 else (norm == 0).all() for norm in norms)
+        active = 4 <= step < 8
+        assert torch.equal(keeps.gates["policy"]["1.weight"], before) is not active
+        assert ("gradient/gates/policy" in rows[0]) is active
+        if not active:
+            for name, value in rows[0].items():
+                assert torch.equal(value, rows[1][name]), (step, name)
+            for mine, its in ((keeps.weights, makes.weights), (keeps.deterministic(), makes.deterministic())):
+                for component, tensors in mine.items():
+                    assert all(torch.equal(tensor, its[component][name]) for name, tensor in tensors.items()), (step, component)
     moved = (keeps.gates["policy"]["1.weight"] - keeps.initial_gates["policy"]["1.weight"]).abs()
     assert moved.max() > 0.1
+
+
+@pytest.mark.parametrize("delay", [0, 5])
+def test_the_first_step_of_gates_is_that_of_a_fresh_adam_whenever_it_comes(delay: int) -> None:
+    """While gates are not active Adam does not count: with a gradient of one sign its first step is its learning rate.
+
+    It failed before: five steps of a zero gradient made the first real one smaller by half.
+    """
+    rate, pull = 0.02, "regularizer.lambda_c=1e6"  # a penalty beside which nothing else counts
+    settings = f"regularizer.delay_steps={delay}", "regularizer.ramp_steps=0", f"regularizer.gate_learning_rate={rate}"
+    learner = make_learner("regularizer=l0", pull, *settings, members=2)
+    batches = random_batches(delay + 2, members=2, size=16)
+    for step, batch in enumerate(batches[:-1]):
+        before = learner.gates["policy"]["0.weight"].clone()
+        learner.update(batch, step)
+        if step < delay:
+            assert torch.equal(learner.gates["policy"]["0.weight"], before)
+    torch.testing.assert_close(learner.gates["policy"]["0.weight"], before - rate, rtol=0, atol=1e-5)
+    assert learner.state.gates["policy"].moments["step"] == 1
+    assert learner.state.weights["policy"].moments["step"] == delay + 1
 
 
 def test_a_freeze_before_the_delay_is_refused() -> None:

@@ -11,9 +11,10 @@ import torch
 from parts import make_regularizer, modules
 from torch import Tensor
 
+from sparserl.networks.base import Matrix
 from sparserl.population.members import Population
-from sparserl.regularizers.base import Penalized, Regularizer
-from sparserl.types import Gates, Layers, is_weight
+from sparserl.regularizers.base import Penalized, Regularizer, gated
+from sparserl.types import Gates, Layers, Noise, is_weight
 
 NAMES = modules("regularizers")
 MEMBERS = 3
@@ -35,10 +36,14 @@ def layers_of(members: int = MEMBERS, seed: int = 0) -> Layers:
     return layers
 
 
+STRUCTURE = {"0.weight": Matrix("kernel", ("1.weight",), positions=4), "1.weight": Matrix("linear")}
+"""Of those layers."""
+
+
 def gates_of(regularizer: Regularizer, layers: Layers) -> Gates:
     """Fresh gates, moved apart: some closed, some open, most between."""
     draw = torch.Generator().manual_seed(1)
-    return {n: g + 3 * torch.randn(g.shape, generator=draw) - g.mean() for n, g in regularizer.init(layers).items()}
+    return {n: g + 3 * torch.randn(g.shape, generator=draw) - g.mean() for n, g in regularizer.init(layers, STRUCTURE).items()}
 
 
 def copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -49,15 +54,25 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def running(regularizer: Regularizer, layers: Layers, gates: Gates, noise: Noise) -> Layers:
+    """What runs under active gates."""
+    return gated(layers, regularizer.multipliers(regularizer.sample(gates, noise)))
+
+
+def hardened_of(regularizer: Regularizer, layers: Layers, gates: Gates) -> Layers:
+    return regularizer.harden(layers, regularizer.multipliers(regularizer.gate_values(gates)))
+
+
 def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, dict[str, Tensor]]:
     """What every hook gives, by its name."""
     noise = regularizer.noise(gates, Population(tuple(range(MEMBERS))).generators("gates"), STEP)
     kept, projected = regularizer.project(layers, gates, STEP)
     return {
         "noise": noise,
-        "sample": regularizer.sample([layers], gates, noise)[0],
+        "sample": regularizer.sample(gates, noise),
+        "running": running(regularizer, layers, gates, noise),
         "penalty": {"penalty": regularizer.penalty(layers, gates)},
-        "harden": regularizer.harden(layers, regularizer.gate_values(gates)),
+        "harden": hardened_of(regularizer, layers, gates),
         "project, layers": kept,
         "project, gates": projected,
         "gate_values": regularizer.gate_values(gates),
@@ -72,12 +87,16 @@ def test_the_folder_is_read() -> None:
     assert {"l0", "l1", "l2", "none"} <= set(NAMES)
 
 
-def test_gates_are_made_for_weights_only_with_their_shapes(regularizer: Regularizer) -> None:
+def test_gates_say_what_they_multiply_and_how_many_weights_they_cover(regularizer: Regularizer) -> None:
     layers = layers_of()
-    gates = regularizer.init(layers)
-    assert all(is_weight(name) for name in gates)
-    assert all(gate.shape == layers[name].shape for name, gate in gates.items())
-    assert gates.keys() in (set(), {"0.weight", "1.weight"})
+    gates = regularizer.init(layers, STRUCTURE)
+    multipliers = regularizer.multipliers(regularizer.gate_values(gates))
+    assert multipliers.keys() <= layers.keys()
+    assert all((layers[name] * multiplier).shape == layers[name].shape for name, multiplier in multipliers.items())
+    covered = regularizer.covered_weights(layers, gates)
+    assert covered.keys() == gates.keys()
+    number = sum(covered[name] * gate[0].numel() for name, gate in gates.items())
+    assert number == sum(layers[name][0].numel() for name in multipliers if is_weight(name))
 
 
 def test_every_hook_gives_the_shapes_of_what_it_was_given(regularizer: Regularizer) -> None:
@@ -85,22 +104,25 @@ def test_every_hook_gives_the_shapes_of_what_it_was_given(regularizer: Regulariz
     gates = gates_of(regularizer, layers)
     given = hooks(regularizer, layers, gates)
     like_layers, like_gates = (
-        ("sample", "harden", "project, layers"),
-        ("noise", "project, gates", "gate_values", "open_probability"),
+        ("running", "harden", "project, layers"),
+        ("noise", "sample", "project, gates", "gate_values", "open_probability"),
     )
     for hook in like_layers:
         assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in layers.items()}
     for hook in like_gates:
         assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in gates.items()}
-    for hook in ("gate_values", "open_probability"):
+    for hook in ("sample", "gate_values", "open_probability"):
         assert all(((values >= 0) & (values <= 1)).all() for values in given[hook].values())
 
 
-def test_biases_and_other_tensors_pass_through(regularizer: Regularizer) -> None:
+def test_what_no_gate_multiplies_passes_through(regularizer: Regularizer) -> None:
     layers = layers_of()
-    given = hooks(regularizer, layers, gates_of(regularizer, layers))
-    for hook in ("sample", "harden", "project, layers"):
-        for name in ("0.bias", "1.bias", "log_std"):
+    gates = gates_of(regularizer, layers)
+    given, multiplied = hooks(regularizer, layers, gates), regularizer.multipliers(regularizer.gate_values(gates))
+    others = [name for name in layers if name not in multiplied and not is_weight(name)]
+    assert "log_std" in others
+    for hook in ("running", "harden", "project, layers"):
+        for name in others:
             assert torch.equal(given[hook][name], layers[name]), hook
 
 
@@ -115,7 +137,7 @@ def test_hooks_change_nothing_they_are_given(regularizer: Regularizer) -> None:
 
 def test_hardening_only_shrinks_weights_and_never_flips_them(regularizer: Regularizer) -> None:
     layers = layers_of()
-    for name, hardened in regularizer.harden(layers, regularizer.gate_values(gates_of(regularizer, layers))).items():
+    for name, hardened in hardened_of(regularizer, layers, gates_of(regularizer, layers)).items():
         assert (hardened.abs() <= layers[name].abs()).all()
         assert (hardened * layers[name] >= 0).all()
 
@@ -156,8 +178,8 @@ def test_a_members_gradient_is_its_own(regularizer: Regularizer) -> None:
     layers = {name: tensor.requires_grad_() for name, tensor in layers_of().items()}
     gates = {name: tensor.requires_grad_() for name, tensor in gates_of(regularizer, layers).items()}
     noise = regularizer.noise(gates, Population(tuple(range(MEMBERS))).generators("gates"), STEP)
-    running = regularizer.sample([layers], gates, noise)[0]
-    objective = regularizer.penalty(layers, gates)[1] + sum((t[1].square().sum() for t in running.values()), torch.zeros(()))
+    ran = running(regularizer, layers, gates, noise)
+    objective = regularizer.penalty(layers, gates)[1] + sum((t[1].square().sum() for t in ran.values()), torch.zeros(()))
     for gradient in torch.autograd.grad(objective, [*layers.values(), *gates.values()]):
         assert gradient.isfinite().all()
         assert (gradient[[0, 2]] == 0).all()
@@ -175,10 +197,8 @@ def test_a_member_is_penalised_as_it_would_be_alone(regularizer: Regularizer) ->
     alone = dataclasses.replace(regularizer, **values)
     own_layers, own_gates = {n: t[1:2] for n, t in layers.items()}, {n: t[1:2] for n, t in gates.items()}
     assert torch.equal(alone.penalty(own_layers, own_gates), regularizer.penalty(layers, gates)[1:2])
-    hardened = regularizer.harden(layers, regularizer.gate_values(gates))
-    assert equal(
-        alone.harden(own_layers, alone.gate_values(own_gates)), {name: tensor[1:2] for name, tensor in hardened.items()}
-    )
+    hardened = hardened_of(regularizer, layers, gates)
+    assert equal(hardened_of(alone, own_layers, own_gates), {name: tensor[1:2] for name, tensor in hardened.items()})
 
 
 # ---------------------------------------------------------------- coefficient and scope
@@ -204,16 +224,17 @@ def test_each_members_coefficient_waits_and_rises(name: str) -> None:
 @pytest.mark.parametrize(("scope", "critic"), [("policy", False), ("all", True)])
 def test_scope_says_whose_weights_are_regularised(name: str, scope: str, critic: bool) -> None:
     regularizer = changed(name, scope=scope)
-    assert regularizer.covers("policy")
-    assert regularizer.covers("critic") == critic
+    assert regularizer.covers("encoder", deployed=True)
+    assert regularizer.covers("critic", deployed=False) == critic
 
 
 def test_without_a_regulariser_every_hook_is_the_identity() -> None:
     regularizer, layers = make_regularizer("regularizer=none"), layers_of(1)
-    assert not regularizer.covers("policy")
-    assert not regularizer.covers("critic")
-    assert regularizer.init(layers) == {}
-    assert regularizer.sample([layers], {}, {})[0] is layers
+    assert not regularizer.covers("policy", deployed=True)
+    assert not regularizer.covers("critic", deployed=False)
+    assert regularizer.init(layers, STRUCTURE) == {}
+    assert running(regularizer, layers, {}, {}) is layers
+    assert not regularizer.gates_active(STEP)
     assert regularizer.harden(layers, {}) is layers
     assert regularizer.project(layers, {}, 0)[0] is layers
     assert regularizer.coefficient(STEP) == 0

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from multiruns import begin, outcome, sweep, wait_for
-from parts import modules, parts, random_batches
+from parts import make_learner, modules, random_batches
 from torch import Tensor
 
 from sparserl.loading import load_policy
 from sparserl.runs.files import read_json
-from sparserl.training.learner import Learner
 
 pytestmark = [
     pytest.mark.cuda,
@@ -30,10 +29,9 @@ UPDATES, MEMBERS = 40, 8
 
 def trained(device: str, overrides: Sequence[str], members: int = MEMBERS) -> dict[str, Tensor]:
     """The weights of the first members after some gradient steps, each on the same batches as ever."""
-    made = parts(*overrides, f"device={device}", members=members)
-    (cohort,) = made.cohorts
-    learner = Learner(cohort.algorithm, cohort.regularizer, made.environment.spec(), cohort.members)
+    learner = make_learner(*overrides, f"device={device}", members=members)
     for step, batch in enumerate(random_batches(UPDATES, MEMBERS, size=64)):
+        learner.begin_rollout(step)
         learner.update({name: values[:members].to(device) for name, values in batch.items()}, env_step=step)
     return {name: tensor.detach().cpu() for name, tensor in learner.weights["policy"].items()}
 
@@ -55,7 +53,7 @@ def test_gradient_steps_are_the_cpus(algorithm: str, regularizer: str) -> None:
 
 
 @pytest.mark.parametrize("regularizer", modules("regularizers"))
-def test_a_member_does_not_depend_on_its_company(regularizer: str) -> None:
+def test_a_member_does_not_depend_on_the_others(regularizer: str) -> None:
     """But for the order of summation, which the library for products of matrices chooses by the number of members."""
     overrides = [f"regularizer={regularizer}", *(GATES if regularizer == "l0" else ())]
     alone, first = trained("cuda", overrides, members=1), trained("cuda", overrides)

@@ -1,11 +1,11 @@
-"""A member that blows up is frozen at its last finite weights, and nobody else notices."""
+"""A member that diverges is stopped at its last finite weights, and the others do not change by a bit."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,18 +13,20 @@ from typing import Any
 
 import pytest
 import torch
-from parts import make_regularizer, modules, parts, random_batches
+from parts import make_learner, make_regularizer, modules, random_batches
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sparserl import load_policy
-from sparserl.algorithms.base import Algorithm
+from sparserl.algorithms.base import Algorithm, Objective
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
 from sparserl.environments.base import Environment, Outcome, VectorEnvironment
 from sparserl.environments.cartpole import VectorCartPole
+from sparserl.networks.base import Network
+from sparserl.optimizers import Adam, Optimizer
 from sparserl.population.members import Population
-from sparserl.population.random import Generators
+from sparserl.population.random import Generators, MemberRng
 from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json
 from sparserl.runs.schema import Result, StatusName
@@ -34,7 +36,8 @@ from sparserl.tracking.base import Log, Logger
 from sparserl.train import main
 from sparserl.training.evaluation import Evaluator
 from sparserl.training.learner import Learner
-from sparserl.types import Action, Batch, Loss, Metrics, Spec, Weights
+from sparserl.training.step import GradientStep
+from sparserl.types import Action, Batch, Spec, Weights
 
 BROKEN = 1
 """The seed of the member whose environment gives rewards that are no numbers."""
@@ -113,8 +116,8 @@ def test_the_others_do_not_change_by_a_bit(tmp_path: Path, monkeypatch: pytest.M
     broken, result = together[1], results[1]
     status = read_json(broken / "status.json")
     assert status["status"] == read_json(broken / "result.json")["status"] == "failed"
-    assert "the loss of policy is not finite: frozen at its last finite weights from step" in status["error"]
-    step = int(status["error"].split()[-2])
+    assert "the loss of policy is not finite: stopped at its last finite weights at step" in status["error"]
+    step = int(status["error"].split()[-1])
     # said in the first row after it, and never again
     said = {row["env_step"]: row["warnings"] for row in rows(broken) if row.get("warnings")}
     first = min(row["env_step"] for row in rows(broken) if row["env_step"] >= step)
@@ -130,25 +133,25 @@ def test_the_others_do_not_change_by_a_bit(tmp_path: Path, monkeypatch: pytest.M
     assert (broken / "lowrank.csv").read_text().count("\n") == 4
 
 
-def test_a_population_that_is_frozen_whole_leaves_those_beside_it_alone(
+def test_a_population_that_is_stopped_whole_leaves_those_beside_it_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gets its rows for as long as they train; by itself it would have ended."""
     break_the_environment(monkeypatch, math.nan)
-    dense, frozen = config("regularizer=none") | {"seed": 0}, config("regularizer=l1") | {"seed": BROKEN}
-    results = run([frozen, dense], [tmp_path / "frozen", tmp_path / "dense"], live=False)
+    dense, stopped = config("regularizer=none") | {"seed": 0}, config("regularizer=l1") | {"seed": BROKEN}
+    results = run([stopped, dense], [tmp_path / "stopped", tmp_path / "dense"], live=False)
     (alone,) = run([dense], [tmp_path / "alone"], live=False)
     assert [result.status for result in results] == ["failed", "done"]
     assert [result.env_steps for result in results] == [alone.env_steps] * 2
     assert all((tmp_path / "dense" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes() for name in OUTCOME)
 
 
-def test_a_run_that_is_interrupted_after_the_freeze_ends_as_if_untouched(
+def test_a_run_that_is_interrupted_after_a_member_was_stopped_ends_as_if_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_the_environment(monkeypatch, math.inf)
     whole, _ = trained(tmp_path / "whole", [0, BROKEN], *MOVING)
-    step = int(read_json(whole[1] / "status.json")["error"].split()[-2])
+    step = int(read_json(whole[1] / "status.json")["error"].split()[-1])
     save = checkpoint.save
 
     def save_and_stop(folders: Sequence[Path], at: int, states: Sequence[Any]) -> None:
@@ -166,16 +169,16 @@ def test_a_run_that_is_interrupted_after_the_freeze_ends_as_if_untouched(
         assert read_json(one / "status.json")["error"] == read_json(other / "status.json")["error"]
 
 
-def test_training_ends_when_nobody_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_ends_when_every_member_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_the_environment(monkeypatch, math.nan)
     (folder,), (result,) = trained(tmp_path, [BROKEN], "trainer.total_steps=1000000")
-    step = int(read_json(folder / "status.json")["error"].split()[-2])
+    step = int(read_json(folder / "status.json")["error"].split()[-1])
     assert result.status == "failed"
     assert result.env_steps == rows(folder)[-1]["env_step"] == step < 2000
     assert "eval/return_mean" in rows(folder)[-1]
     # started again, it is where it was
     before = [(folder / name).read_bytes() for name in OUTCOME]
-    _, (again,) = trained(tmp_path, [BROKEN], "trainer.total_steps=1000000")
+    _, (again,) = trained(tmp_path, [BROKEN], "trainer.total_steps=999999")
     assert (again.status, again.env_steps, again.return_mean) == ("failed", step, result.return_mean)
     assert [(folder / name).read_bytes() for name in OUTCOME] == before
 
@@ -202,7 +205,7 @@ def test_a_single_run_ends_with_its_table_one_sentence_and_code_1(
     with pytest.raises(SystemExit) as ended:
         main()
     # a process that exits with a text prints it, and has the code 1
-    sentence = "sparserl: mine failed: the loss of policy is not finite: frozen at its last finite weights from step "
+    sentence = "sparserl: mine failed: the loss of policy is not finite: stopped at its last finite weights at step "
     assert str(ended.value.code).replace(f"{tmp_path}/", "").startswith(sentence)
     assert "weights left" in capsys.readouterr().out
 
@@ -210,134 +213,170 @@ def test_a_single_run_ends_with_its_table_one_sentence_and_code_1(
 # ---------------------------------------------------------------- one step of the learner
 
 
-def learner(regularizer: str, *overrides: str) -> Learner:
+def learner(algorithm: str, regularizer: str, *overrides: str) -> Learner:
     moving = [] if regularizer == "none" else ["regularizer.scope=all", *MOVING]
-    given = parts(*SETTINGS, f"regularizer={regularizer}", *moving, *overrides, members=3)
-    (cohort,) = given.cohorts
-    return Learner(cohort.algorithm, cohort.regularizer, given.environment.spec(), cohort.members)
+    chosen = f"algorithm={algorithm}", f"regularizer={regularizer}", "network.hidden=[13,7]", "algorithm.learning_rate=1e-3"
+    given = make_learner(*chosen, *moving, *overrides, members=3)
+    given.begin_rollout(100)
+    return given
 
 
-def numbers(given: Learner, member: int) -> list[Tensor]:
-    """Everything that is learned of one member, or follows what is learned: weights, targets, gates, moments."""
-    found: list[Tensor] = []
+def values(given: Learner, member: int) -> list[Tensor]:
+    """Everything that is learned of one member, or follows what is learned: weights, targets, gates."""
+    return [t[member].clone() for group in (given.weights, given.gates) for layers in group.values() for t in layers.values()]
 
-    def visit(state: Any) -> None:
-        if isinstance(state, Tensor):
-            found.append(state[member].detach().clone())
-        elif isinstance(state, dict | list):
-            for value in state.values() if isinstance(state, dict) else state:
-                visit(value)
 
-    state = given.state_dict()
-    visit([state["weights"], state["gates"], state["moments"]])
-    return found
+def moments(given: Learner, member: int) -> list[Tensor]:
+    learned = [*given.state.weights.values(), *given.state.gates.values()]
+    return [moment[member].clone() for its in learned for name, moment in its.moments.items() if name != "step"]
 
 
 def same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
+def spoil(batch: Batch, bad: float) -> None:
+    """One number of member 1, in what each algorithm learns from."""
+    for name in ("reward", "return", "advantage"):
+        batch[name][1, 3] = bad
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
 @pytest.mark.parametrize("regularizer", modules("regularizers"))
-@pytest.mark.parametrize("first", [0, 5])
-def test_a_frozen_member_keeps_every_number_and_the_others_theirs(regularizer: str, first: int, bad: float) -> None:
-    ours, untouched = learner(regularizer), learner(regularizer)
+@pytest.mark.parametrize(("first", "limit"), [(0, None), (5, None), (5, 0.5)])
+def test_a_stopped_member_keeps_every_number_and_the_others_theirs(
+    algorithm: str, regularizer: str, first: int, limit: float | None, bad: float
+) -> None:
+    """Bit for bit, also where gradients are clipped. With nan and a limit it failed before: its own weights became nan."""
+    clipped = [] if limit is None else [f"algorithm.max_grad_norm={limit}"]
+    clipped += [f"regularizer.max_gate_grad_norm={limit}"] if limit is not None and regularizer == "l0" else []
+    ours, untouched = (learner(algorithm, regularizer, *clipped) for _ in range(2))
     before: list[Tensor] = []
-    for index, batch in enumerate(random_batches(10, members=3, size=16)):
+    for index, batch in enumerate(random_batches(8, members=3, size=16)):
         untouched.update(batch, env_step=100 + index)
         if index == first:
-            before = numbers(ours, 1)
-            batch["reward"][1, 3] = bad
+            before = values(ours, 1)
+            spoil(batch, bad)
         ours.update(batch, env_step=100 + index)
     assert all(number.isfinite().all() for number in before)
-    assert same(numbers(ours, 1), before)
-    assert not same(numbers(untouched, 1), before), "or this test sees nothing move"
+    assert same(values(ours, 1), before)
+    assert not same(values(untouched, 1), before), "or this test sees nothing move"
+    assert all((moment == 0).all() for moment in moments(ours, 1))
     for member in (0, 2):
-        assert same(numbers(ours, member), numbers(untouched, member))
-    sentence = f"the loss of policy is not finite: frozen at its last finite weights from step {100 + first} on"
-    assert ours.frozen() == [None, sentence, None]
-    assert not ours.all_frozen
+        assert same(values(ours, member), values(untouched, member))
+        assert same(moments(ours, member), moments(untouched, member))
+    sentence = f"the loss of policy is not finite: stopped at its last finite weights at step {100 + first}"
+    assert ours.stopped() == [None, sentence, None]
+    assert not ours.all_stopped
 
 
 @pytest.mark.parametrize("seen", ["observation", "next_observation"])
-def test_an_observation_that_is_no_number_freezes_too_and_the_action_is_one_that_there_is(seen: str) -> None:
-    given = learner("l0")
+def test_an_observation_that_is_no_number_stops_too_and_the_action_is_one_that_there_is(seen: str) -> None:
+    given = learner("dqn", "l0")
     (batch,) = random_batches(1, members=3, size=16)
     batch[seen][1, 3, 0] = math.nan
-    before = numbers(given, 1)
+    before = values(given, 1)
     given.update(batch, env_step=1)
-    assert [sentence is not None for sentence in given.frozen()] == [False, True, False]
-    assert same(numbers(given, 1), before)
-    action = given.algorithm.greedy(given.hardened(), batch[seen])
+    assert [sentence is not None for sentence in given.stopped()] == [False, True, False]
+    assert same(values(given, 1), before)
+    action = given.algorithm.deterministic_action(given.deterministic(), batch[seen])
     assert ((action == 0) | (action == 1)).all()
 
 
-def test_without_the_freeze_one_bad_reward_is_the_end_of_a_member(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_member_that_was_not_stopped_would_move_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: what the tests above would see."""
-    monkeypatch.setattr(Learner, "_freeze", lambda *_: None)
-    given = learner("l0")
-    (batch,) = random_batches(1, members=3, size=16)
-    batch["reward"][1, 3] = math.nan
-    given.update(batch, env_step=1)
-    assert not all(number.isfinite().all() for number in numbers(given, 1))
-    assert all(number.isfinite().all() for number in numbers(given, 0))
+    monkeypatch.setattr(GradientStep, "_stop_diverged", staticmethod(lambda *_: None))
+    given = learner("dqn", "l0")
+    good, bad = random_batches(2, members=3, size=16)
+    given.update(good, env_step=100)
+    before = values(given, 1)
+    spoil(bad, math.nan)
+    given.update(bad, env_step=101)
+    assert not same(values(given, 1), before)
+    assert given.stopped() == [None] * 3
 
 
 @pytest.mark.parametrize("rate", [1e10, 1e30, 1e38, 1e300])
 def test_no_learning_rate_makes_weights_that_are_not_finite(rate: float) -> None:
     """The first step goes as far as the rate; the loss of what comes of it is out of range, and that is the last step."""
-    given = learner("l0", f"algorithm.learning_rate={rate}", f"regularizer.gate_learning_rate={rate}")
+    given = learner("dqn", "l0", f"algorithm.learning_rate={rate}", f"regularizer.gate_learning_rate={rate}")
     for index, batch in enumerate(random_batches(10, members=3, size=16)):
         given.update(batch, env_step=index)
-    assert given.all_frozen
+    assert given.all_stopped
     for member in range(3):
-        assert all(number.isfinite().all() for number in numbers(given, member))
+        assert all(number.isfinite().all() for number in values(given, member))
     observation = random_batches(1, members=3, size=16)[0]["observation"]
-    action = given.algorithm.greedy(given.hardened(), observation)
+    action = given.algorithm.deterministic_action(given.deterministic(), observation)
     assert ((action == 0) | (action == 1)).all()
+
+
+ADAM = Adam()
 
 
 @dataclass(frozen=True)
 class Roots(Algorithm):
-    """The loss of ``policy`` is the sum of its weights, that of ``critic`` of their roots: at 0 a number without a slope."""
+    """The loss of ``policy`` is the sum of its weights, that of ``critic`` of their roots: at 0 a number without a slope.
+
+    The target of the critic counts gradient steps.
+    """
 
     max_grad_norm: float | None = None
+    optimizer: Optimizer = ADAM
 
     actions = "discrete"
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        return {}
 
     @property
     def learning_rates(self) -> dict[str, Schedule]:
         return dict.fromkeys(("policy", "critic"), Constant(0.1))
 
-    def init(self, spec: Spec, members: Population) -> Weights:
+    @property
+    def targets(self) -> dict[str, str]:
+        return {"target_critic": "critic"}
+
+    def init(self, members: Population) -> Weights:
         critic = torch.tensor([[[4.0]], [[0.0]]])
-        return {"policy": {"0.weight": torch.ones(2, 1, 1)}, "critic": {"0.weight": critic}, "count": {"n": torch.zeros(2)}}
+        return {
+            "policy": {"0.weight": torch.ones(2, 1, 1)},
+            "critic": {"0.weight": critic},
+            "target_critic": {"0.weight": torch.zeros(2, 1, 1)},
+        }
 
     def act(self, *_: Any) -> Action:
         raise AssertionError("these tests take no action")
 
-    def greedy(self, *_: Any) -> Tensor:
+    def deterministic_action(self, *_: Any) -> Tensor:
         raise AssertionError("these tests take no action")
 
-    def losses(self, weights: Weights, quiet: Weights, batch: Batch, step: int) -> dict[str, tuple[Loss, Metrics]]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
         policy, critic = (weights[component]["0.weight"].sum(dim=(1, 2)) for component in ("policy", "critic"))
-        return {"policy": (policy, {}), "critic": (critic.sqrt(), {})}
+        return {"policy": Objective(policy, ("policy",)), "critic": Objective(critic.sqrt(), ("critic",))}
 
-    def after_step(self, weights: Weights, step: int) -> Weights:
-        return {"count": {"n": weights["count"]["n"] + 1}}
+    def update_targets(self, weights: Weights, step: int, previous_step: int) -> Weights:
+        return {"target_critic": {"": weights["target_critic"][""] + 1}}
 
 
 @pytest.mark.parametrize("limit", [None, 0.5])
-def test_what_breaks_in_one_component_freezes_all_of_them(limit: float | None) -> None:
+def test_what_breaks_in_one_component_stops_all_of_them(limit: float | None) -> None:
     regularizer = make_regularizer("regularizer=none", members=2)
-    given = Learner(Roots(max_grad_norm=limit), regularizer, Spec((1,), discrete_actions=2), Population((0, 1)))
+    algorithm = Roots(max_grad_norm=limit).bind(Spec((1,), discrete_actions=2))
+    given = Learner(algorithm, regularizer, Population((0, 1)))
     for step in (7, 8):
         given.update({}, env_step=step)
-    assert given.frozen() == [None, "the gradient of critic is not finite: frozen at its last finite weights from step 7 on"]
+    assert given.stopped() == [
+        None,
+        "the gradient of weights of critic is not finite: stopped at its last finite weights at step 7",
+    ]
     # 1 - 2 * 0.1 and 2 ** 2 - 2 * 0.1 after two steps of Adam against a gradient of one sign
-    policy, critic = (given.weights[component]["0.weight"].flatten().tolist() for component in ("policy", "critic"))
+    policy, critic, target = (
+        given.weights[component]["0.weight"].flatten().tolist() for component in ("policy", "critic", "target_critic")
+    )
     assert policy == pytest.approx([0.8, 1.0])
     assert critic == pytest.approx([3.8, 0.0], abs=1e-3)
-    assert given.weights["count"]["n"].tolist() == [2.0, 0.0]
+    assert target == [2.0, 0.0]
 
 
 # ---------------------------------------------------------------- what reaches an environment

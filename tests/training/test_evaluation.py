@@ -241,11 +241,26 @@ def test_so_many_environments_live_at_once_and_none_before_or_after(at_once: int
     assert not Faulty.living
     assert evaluator(act).returns.tolist() == [[6.0] * 5] * 4
     assert evaluator(act).returns.tolist() == [[6.0] * 5] * 4
-    # 4 members with 5 episodes in waves of about the same size: 12 could be open, but 3 episodes and then 2 need no more
-    assert most == {1: 1, 3: 2, 7: 4, 12: 12, 100: 20}[at_once]
+    # 4 members with 5 episodes in waves of about the same size: 3 episodes and then 2; all 5, of one member or of two
+    assert most == {1: 1, 3: 3, 7: 5, 12: 10, 100: 20}[at_once]
     evaluator.close()
     assert not Faulty.living
     evaluator.close()
+
+
+@pytest.mark.parametrize(("episodes", "at_once", "shown"), [(4, 10, 4), (25, 10, 9), (10, 10, 10), (3, None, 3)])
+def test_a_policy_is_shown_as_many_episodes_whoever_is_played_beside_it(episodes: int, at_once: int | None, shown: int) -> None:
+    """The rounding of a product of matrices depends on their sizes: a member must return what it returns alone."""
+    seen = set()
+
+    def act(observation: Tensor, rows: slice) -> Tensor:
+        seen.add(observation.shape[1])
+        return torch.zeros(observation.shape[:2], dtype=torch.long)
+
+    for members in (1, 2, 7, 20):
+        with closing(Evaluator(within(Countdown(), at_once), members, episodes, CPU)) as evaluator:
+            evaluator(act)
+    assert seen == {shown}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -277,6 +292,12 @@ def test_a_failure_is_a_nan_for_its_episode_and_a_sentence_for_its_member() -> N
     found = bad("an exception", lambda step: only & (step == 3))
     assert found.returns.nan_to_num(nan=-1).tolist() == [[6, 6, 6], [6, -1, 6]]
     assert found.failures == {1: "Faulty-v0 failed in step 4 of an episode: RuntimeError: out of fuel"}
+
+
+def test_an_environment_that_cannot_start_is_a_failure_too() -> None:
+    found = bad("from the start", lambda _: torch.zeros(2, 3))
+    assert found.returns.isnan().all()
+    assert found.failures == dict.fromkeys((0, 1), "Faulty-v0 failed in reset: RuntimeError: cannot start")
 
 
 def test_a_reward_of_nan_is_a_nan_for_its_episode_only() -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import pytest
 import torch
-from parts import random_batches
+from parts import as_kind, random_batches
 
 from sparserl.algorithms.dqn import DQN
 from sparserl.config.build import build
 from sparserl.config.validation import compose
 from sparserl.training.learner import Learner
-from sparserl.training.learner_group import Company
+from sparserl.training.learner_group import LearnerGroup
 from sparserl.types import Layers
 
 KINDS = {"none": 2, "l0": 1, "l1": 3}
@@ -28,20 +27,19 @@ class ActsWithItsTarget(DQN):
     acting = ("policy", "target_policy")
 
 
-def companies(kind: type[DQN] = DQN) -> Iterator[Company]:
+def groups(kind: type[DQN] = DQN) -> Iterator[LearnerGroup]:
     """The same one again and again."""
     configs = [compose(f"regularizer={name}", f"seed={seed}") for name, size in KINDS.items() for seed in range(size)]
     while True:
         _, parts = build(configs)
-        algorithm = kind(**{field.name: getattr(parts.algorithm, field.name) for field in dataclasses.fields(DQN)})
-        spec = parts.environment.spec()
-        yield Company(algorithm, [Learner(algorithm, each.regularizer, spec, each.members) for each in parts.cohorts])
+        algorithm = as_kind(kind, parts.algorithm).bind(parts.environment.spec())
+        yield LearnerGroup(algorithm, [Learner(algorithm, each.regularizer, each.members) for each in parts.cohorts])
 
 
-def policies(company: Company) -> list[Layers]:
+def policies(group: LearnerGroup) -> list[Layers]:
     """Of each member, as it is trained."""
-    places = [company.place(member) for member in range(MEMBERS)]
-    return [{name: tensor[row] for name, tensor in learner.weights["policy"].items()} for learner, row in places]
+    places = [group.locate(member) for member in range(MEMBERS)]
+    return [{name: tensor[row].clone() for name, tensor in learner.weights["policy"].items()} for learner, row in places]
 
 
 def equal(one: Layers, other: Layers) -> bool:
@@ -49,29 +47,29 @@ def equal(one: Layers, other: Layers) -> bool:
 
 
 def test_members_are_numbered_through_the_populations() -> None:
-    company = next(companies())
-    assert [(company.learners.index(learner), row) for learner, row in map(company.place, range(MEMBERS))] == [
+    group = next(groups())
+    assert [(group.learners.index(learner), row) for learner, row in map(group.locate, range(MEMBERS))] == [
         (0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2),
     ]  # fmt: skip
-    assert [(rows.start, rows.stop) for rows in company.rows] == [(0, 2), (2, 3), (3, 6)]
+    assert [(rows.start, rows.stop) for rows in group.rows] == [(0, 2), (2, 3), (3, 6)]
 
 
 @pytest.mark.parametrize("kind", [DQN, ActsWithItsTarget])
-def test_what_acts_are_the_hardened_weights_of_all_members(kind: type[DQN]) -> None:
+def test_what_acts_are_the_deterministic_weights_of_all_members(kind: type[DQN]) -> None:
     """Also after an update, which they must not be kept through."""
-    company = next(companies(kind))
+    group = next(groups(kind))
     for step, batch in enumerate(random_batches(2, MEMBERS, size=16)):
-        weights = company.acting_weights()
+        weights = group.acting()
         assert tuple(weights) == kind.acting
         for component, layers in weights.items():
-            parts = [learner.hardened()[component] for learner in company.learners]
+            parts = [learner.deterministic()[component] for learner in group.learners]
             assert all(torch.equal(tensor, torch.cat([part[name] for part in parts])) for name, tensor in layers.items())
-        company.update(batch, step)
+        group.update(batch, step)
 
 
 def test_each_learner_has_its_own_part_of_a_batch() -> None:
     """As if it had been given that alone."""
-    made = companies()
+    made = groups()
     together, apart = next(made), next(made)
     for step, batch in enumerate(random_batches(3, MEMBERS, size=16)):
         metrics = together.update(batch, step)
@@ -82,38 +80,60 @@ def test_each_learner_has_its_own_part_of_a_batch() -> None:
 
 
 def test_policies_to_start_from_come_to_their_members() -> None:
-    made = companies()
-    company, fresh = next(made), policies(next(made))
+    made = groups()
+    group, fresh = next(made), policies(next(made))
     given = [{name: torch.full_like(tensor, member) for name, tensor in fresh[member].items()} for member in range(MEMBERS)]
-    start = [layers if member % 2 else None for member, layers in enumerate(given)]
-    company.acting_weights()  # which is not to be kept
-    company.start_from(start)
-    expected = [layers or fresh[member] for member, layers in enumerate(start)]
-    assert all(map(equal, policies(company), expected))
-    assert company.acting_weights()["policy"]["0.bias"][3].eq(3).all()
+    start = [{"policy": layers} if member % 2 else None for member, layers in enumerate(given)]
+    group.acting()  # which is not to be kept
+    group.start_from(start)
+    expected = [given[member] if member % 2 else fresh[member] for member in range(MEMBERS)]
+    assert all(map(equal, policies(group), expected))
+    assert group.acting()["policy"]["0.bias"][3].eq(3).all()
+    learner, _ = group.locate(3)
+    assert equal(learner.weights["policy"], learner.weights["target_policy"])
+
+
+def test_deterministic_actions_are_of_the_members_asked_for() -> None:
+    group, observation = next(groups()), torch.randn(MEMBERS, 20, 4, generator=torch.Generator().manual_seed(0))
+    actions = group.deterministic_action(observation, slice(0, MEMBERS))
+    for rows in (slice(0, 1), slice(1, 4), slice(5, 6)):
+        assert torch.equal(group.deterministic_action(observation[rows], rows), actions[rows])
+    assert len({tuple(row) for row in actions.tolist()}) > 1, "members must differ, or this test sees nothing"
+
+
+def test_a_member_that_is_stopped_from_outside_learns_no_more() -> None:
+    """It keeps its weights and the reason, those beside it learn on, and it is stopped once only."""
+    group = next(groups())
+    group.stop(4, "its environment failed", 10)
+    group.stop(4, "another reason", 20)
+    before = policies(group)
+    (batch,) = random_batches(1, MEMBERS, size=16)
+    group.update(batch, 30)
+    assert group.stopped() == [None] * 4 + ["its environment failed: stopped at step 10", None]
+    assert [equal(one, other) for one, other in zip(policies(group), before, strict=True)] == [False] * 4 + [True, False]
 
 
 def test_states_bring_every_member_back() -> None:
-    made = companies()
-    company, other = next(made), next(made)
+    made = groups()
+    group, other = next(made), next(made)
     first, second = random_batches(2, MEMBERS, size=16)
-    company.update(first, 0)
-    states = company.states()
+    group.update(first, 0)
+    states = group.states()
     assert len(states) == MEMBERS
-    other.acting_weights()  # which is not to be kept
+    other.acting()  # which is not to be kept
     other.load_states(states)
-    assert equal(other.acting_weights()["policy"], company.acting_weights()["policy"])
-    for each in (company, other):
+    assert equal(other.acting()["policy"], group.acting()["policy"])
+    for each in (group, other):
         each.update(second, 1)
-    assert all(map(equal, policies(company), policies(other)))
+    assert all(map(equal, policies(group), policies(other)))
 
 
-def test_all_are_frozen_when_the_last_population_is() -> None:
-    company = next(companies())
+def test_all_are_stopped_when_the_last_population_is() -> None:
+    group = next(groups())
     (batch,) = random_batches(1, MEMBERS, size=16)
     for member in (0, 1, 2, 3, 4, 5):
-        assert not company.all_frozen
+        assert not group.all_stopped
         batch["reward"][member] = torch.nan
-        company.update(batch, 0)
-        assert [sentence is not None for sentence in company.frozen()] == [other <= member for other in range(MEMBERS)]
-    assert company.all_frozen
+        group.update(batch, 0)
+        assert [sentence is not None for sentence in group.stopped()] == [other <= member for other in range(MEMBERS)]
+    assert group.all_stopped

@@ -82,14 +82,14 @@ def test_averages_are_means_over_the_steps_that_had_them(values: list[int], bloc
     assert averages.take() == {}
 
 
-def test_what_heed_raises_ends_the_training_in_the_middle_of_an_evaluation() -> None:
+def test_what_check_interrupt_raises_ends_the_training_in_the_middle_of_an_evaluation() -> None:
     """The smoke trainer evaluates at 200 of its 400 steps: whoever waits for the row of step 200 waits for two episodes."""
     trainer, parts = build([compose("trainer=smoke", "logger=disk")])
 
-    def heed() -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
-    rows = (event.env_step for event in trainer.events(parts, heed=heed) if isinstance(event, Row))
+    rows = (event.env_step for event in trainer.events(parts, check_interrupt=interrupt) if isinstance(event, Row))
     assert next(rows) == 100
     with pytest.raises(KeyboardInterrupt):
         next(rows)

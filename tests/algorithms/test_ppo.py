@@ -1,0 +1,358 @@
+"""PPO: advantages and the objective worked by hand, and the policy that is improved is the one that acted."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from parts import as_kind, make_regularizer
+from torch import Tensor
+
+from sparserl.algorithms.base import Objective
+from sparserl.algorithms.ppo import PPO, generalized_advantage
+from sparserl.config.build import build
+from sparserl.config.validation import compose
+from sparserl.environments.cartpole import CartPole
+from sparserl.experience.rollout import Rollout
+from sparserl.networks.mlp import MLP
+from sparserl.optimizers import Adam
+from sparserl.policies import categorical
+from sparserl.population.members import Population
+from sparserl.population.random import MemberRng
+from sparserl.population.state import split, stack
+from sparserl.schedules import Constant, Linear
+from sparserl.training.learner import Learner
+from sparserl.types import Batch, Metrics, Spec, Transition, Weights
+from sparserl.types import Rollout as Steps
+
+# ---------------------------------------------------------------- advantages
+
+
+def test_advantages_by_hand() -> None:
+    """gamma = lambda = 1/2, so what follows counts a quarter. The reward is 1, 2, 3, 4; values before steps are 4, 8, 2, 6.
+
+    Sub-environment 0 goes on to the end of the rollout:
+        TD errors  1 + 8/2 - 4 = 1     2 + 2/2 - 8 = -5    3 + 6/2 - 2 = 4    4 + 20/2 - 6 = 8
+        advantage  1 - 3.5/4 = 0.125   -5 + 6/4 = -3.5     4 + 8/4 = 6        8
+    In sub-environment 1 the second step terminates: its next value, 100, counts for nothing. The third truncates: its next
+    value, 10, counts. Neither passes on what follows, which is of the next episode:
+        TD errors  1                   2 - 8 = -6          3 + 10/2 - 2 = 6   8
+        advantage  1 - 6/4 = -0.5      -6                  6                  8
+    A checkpoint ends every episode, whether or not the environment did: all are truncated then.
+    """
+    reward = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    v_tm1 = torch.tensor([4.0, 8.0, 2.0, 6.0])
+    v_t = torch.tensor([[8.0, 2.0, 6.0, 20.0], [8.0, 100.0, 10.0, 20.0]])
+    terminated = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    truncated = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+
+    def advantage(truncated: Tensor) -> list[list[float]]:
+        rows = [values.expand(2, 4).T.unsqueeze(0) for values in (reward, v_tm1, v_t, terminated, truncated)]
+        found = generalized_advantage(*rows, gamma=0.5, gae_lambda=0.5)
+        assert found.shape == (1, 4, 2)
+        return found[0].T.tolist()
+
+    assert advantage(truncated) == [[0.125, -3.5, 6.0, 8.0], [-0.5, -6.0, 6.0, 8.0]]
+    # a checkpoint after the second step: TD errors stay, and the advantage of the second is its own
+    truncated[:, 1] = 1.0
+    assert advantage(truncated) == [[1 - 5 / 4, -5.0, 6.0, 8.0], [-0.5, -6.0, 6.0, 8.0]]
+
+
+def test_lambda_one_is_the_return_and_lambda_zero_the_td_error() -> None:
+    draw = torch.Generator().manual_seed(0)
+    reward, v_tm1 = torch.randn(2, 6, 3, generator=draw), torch.randn(2, 6, 3, generator=draw)
+    v_t = torch.cat([v_tm1[:, 1:], torch.randn(2, 1, 3, generator=draw)], dim=1)
+    never = torch.zeros(2, 6, 3)
+    one, zero = (generalized_advantage(reward, v_tm1, v_t, never, never, 0.9, value) for value in (1.0, 0.0))
+    torch.testing.assert_close(zero, reward + 0.9 * v_t - v_tm1)
+    returns, following = torch.zeros_like(reward), v_t[:, -1]
+    for time in reversed(range(6)):
+        following = reward[:, time] + 0.9 * following
+        returns[:, time] = following
+    torch.testing.assert_close(one, returns - v_tm1)
+
+
+# ---------------------------------------------------------------- the objective, by hand
+
+# a linear network without hidden units, seen by one state (1.0): logits are the row of weights, the value is one weight
+
+
+def ppo(kind: type[PPO] = PPO, **changes: Any) -> PPO:
+    values: dict[str, Any] = {
+        "network": MLP(hidden=[], activation="tanh"),
+        "gamma": 0.5,
+        "gae_lambda": 0.5,
+        "learning_rate": Constant(0.1),
+        "clip_range": Constant(0.2),
+        "ent_coef": 0.0,
+        "vf_coef": 0.0,
+        "normalize_advantage": False,
+        "max_grad_norm": None,
+        "optimizer": Adam(),
+    }
+    return kind(**(values | changes))
+
+
+def example(probability: float, value: float = 0.0) -> Weights:
+    """A policy that takes action 1 with this probability."""
+    logits = torch.tensor([[[0.0, math.log(probability / (1 - probability))]]])
+    return {
+        "policy": {"0.weight": logits, "0.bias": torch.zeros(1, 1, 2)},
+        "critic": {"0.weight": torch.tensor([[[value]]]), "0.bias": torch.zeros(1, 1, 1)},
+    }
+
+
+def minibatch(advantage: list[float], returns: float = 0.0) -> Batch:
+    """Action 1 each time, which the policy that acted took with probability one half."""
+    rows = len(advantage)
+    return {
+        "observation": torch.ones(1, rows, 1),
+        "action": torch.ones(1, rows, dtype=torch.long),
+        "log_prob": torch.full((1, rows), math.log(0.5)),
+        "advantage": torch.tensor([advantage]),
+        "return": torch.full((1, rows), returns),
+    }
+
+
+def objective(algorithm: PPO, weights: Weights, batch: Batch, step: int = 0) -> Objective:
+    return algorithm.losses(weights, weights, batch, step, Population((0,)).rng("update"))["policy"]
+
+
+@pytest.mark.parametrize(
+    ("probability", "advantage", "loss", "clipped"),
+    [
+        (0.5, 3.0, -3.0, 0.0),  # a ratio of 1
+        (0.55, 3.0, -3.3, 0.0),  # 1.1: within the range
+        (0.75, 3.0, -3.6, 1.0),  # 1.5 counts as 1.2 where more of it would be better
+        (0.75, -3.0, 4.5, 1.0),  # and as it is where it would be worse
+        (0.25, -3.0, 2.4, 1.0),  # 0.5 counts as 0.8 where less of it would be better
+        (0.25, 3.0, -1.5, 1.0),
+    ],
+)
+def test_the_clipped_surrogate_by_hand(probability: float, advantage: float, loss: float, clipped: float) -> None:
+    found = objective(ppo(), example(probability), minibatch([advantage]))
+    assert found.updates == ("policy", "critic")
+    assert found.loss.tolist() == pytest.approx([loss])
+    assert found.metrics["clip_fraction"].tolist() == [clipped]
+    ratio = probability / 0.5
+    assert found.metrics["approx_kl"].tolist() == pytest.approx([ratio - 1 - math.log(ratio)], abs=1e-6)
+
+
+def test_the_clip_range_follows_its_schedule() -> None:
+    algorithm = ppo(clip_range=Linear(0.4, 0.0, steps=100))
+    for step, loss in ((0, -1.4), (50, -1.2), (100, -1.0)):
+        assert objective(algorithm, example(0.75), minibatch([1.0]), step).loss.tolist() == pytest.approx([loss])
+
+
+def test_the_terms_are_added_by_their_weights() -> None:
+    """The surrogate is -2, the critic is 3 below the return, and the entropy of one half each is log 2."""
+    found = objective(ppo(ent_coef=0.1, vf_coef=0.5), example(0.5, value=1.0), minibatch([2.0], returns=4.0))
+    assert found.loss.tolist() == pytest.approx([-2 - 0.1 * math.log(2) + 0.5 * 9])
+    terms = {name: found.metrics[name].item() for name in ("policy_loss", "value_loss", "entropy")}
+    assert terms == pytest.approx({"policy_loss": -2.0, "value_loss": 9.0, "entropy": math.log(2)})
+
+
+def test_advantages_are_normalised_in_each_members_minibatch() -> None:
+    """Advantages 1, 2, 3, 6 have mean 3 and, of a sample, variance (4 + 1 + 0 + 9) / 3; the member beside them has others."""
+    weights, other = example(0.5), minibatch([100.0, -100.0, 50.0, 0.0])
+    two = {c: {name: torch.cat([t, t]) for name, t in layers.items()} for c, layers in weights.items()}
+    batch = {name: torch.cat([values, other[name]]) for name, values in minibatch([1.0, 2.0, 3.0, 6.0]).items()}
+    members = Population((0, 1)).rng("update")
+    # at a ratio of 1 the loss is minus the mean of advantages, 0; its slope in the logit of action 1 is their mean times 1/2:
+    # so weigh them by different actions: action 0 for the last
+    batch["action"][:, 3] = 0
+    leaf = two["policy"]["0.weight"].requires_grad_()
+    loss = ppo(normalize_advantage=True).losses(two, two, batch, 0, members)["policy"].loss
+    assert loss.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+    (slope,) = torch.autograd.grad(loss.sum(), leaf)
+    # d ratio / d logit 1 is 1/2 for action 1 and -1/2 for action 0; normalised advantages are (-2, -1, 0, 3) / sqrt(14 / 3)
+    expected = -(-2 - 1 + 0 - 3) / math.sqrt(14 / 3) / 2 / 4
+    assert slope[0, 0].tolist() == pytest.approx([-expected, expected])
+
+
+def test_one_transition_is_not_normalised() -> None:
+    """It has no standard deviation."""
+    assert objective(ppo(normalize_advantage=True), example(0.5), minibatch([3.0])).loss.tolist() == pytest.approx([-3.0])
+
+
+def test_continuous_actions_are_refused() -> None:
+    with pytest.raises(ValueError, match="discrete"):
+        ppo().bind(Spec((3,), None, (-1.0,), (1.0,)))
+
+
+def test_prepare_says_what_the_policy_that_acted_thought() -> None:
+    """Returns are advantages plus values, log-probabilities those of the actions; rows are time by time."""
+    algorithm, weights = ppo().bind(Spec((1,), 2)), example(0.25, value=2.0)
+    steps: Steps = {
+        "observation": torch.tensor([[[[1.0], [3.0]], [[1.0], [3.0]]]]),
+        "next_observation": torch.tensor([[[[1.0], [3.0]], [[5.0], [7.0]]]]),
+        "action": torch.tensor([[[1, 0], [0, 1]]]),
+        "reward": torch.tensor([[[1.0, 0.0], [2.0, 0.0]]]),
+        "terminated": torch.zeros(1, 2, 2),
+        "truncated": torch.zeros(1, 2, 2),
+    }
+    batch = algorithm.prepare(weights, steps)
+    assert batch.keys() == {"observation", "action", "log_prob", "advantage", "return"}
+    assert batch["observation"].flatten().tolist() == [1.0, 3.0, 1.0, 3.0]
+    # sub-environment 0 has values 2, 2, then 10: TD errors 1 + 1 - 2 = 0 and 2 + 5 - 2 = 5
+    # sub-environment 1 has values 6, 6, then 14: TD errors 0 + 3 - 6 = -3 and 0 + 7 - 6 = 1
+    torch.testing.assert_close(batch["advantage"], torch.tensor([[5 / 4, -3 + 1 / 4, 5.0, 1.0]]))
+    torch.testing.assert_close(batch["return"], torch.tensor([[2 + 5 / 4, 6 - 3 + 1 / 4, 2 + 5.0, 6 + 1.0]]))
+    one, three = 0.25, 1 / 28  # odds of 1/3 at 1.0, of 1/27 at 3.0
+    expected = torch.tensor([[one, 1 - three, 1 - one, three]]).log()
+    torch.testing.assert_close(batch["log_prob"], expected)
+
+
+# ---------------------------------------------------------------- the policy that is improved is the one that acted
+
+
+class Compared(PPO):
+    """Reports how far log-probabilities are from those that ``prepare`` gave."""
+
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+        log_prob = categorical.log_prob(self.network(weights["policy"], batch["observation"]), batch["action"])
+        found = super().losses(weights, noise_free, batch, step, rng)["policy"]
+        found.metrics["difference"] = (log_prob - batch["log_prob"]).detach().abs().amax(dim=1)
+        return {"policy": found}
+
+
+class NewNoise(Compared):
+    """What PPO must not be: its gates draw new noise at each gradient step."""
+
+    gate_noise = "gradient_step"
+
+
+MEMBERS, ENVS, STEPS = Population((3, 1, 4)), 4, 32
+ACTIVE = "regularizer=l0", "regularizer.delay_steps=0", "regularizer.initial_open=0.7", "regularizer.lambda_c=1"
+
+
+def rollouts(learner: Learner, number: int, batch_size: int) -> Iterator[list[Metrics]]:
+    """The metrics of each gradient step, a list for each rollout in CartPole."""
+    algorithm, experience = learner.algorithm, Rollout(STEPS, n_epochs=2, batch_size=batch_size)
+    vector, exploration, step = CartPole(500).open(MEMBERS.generators("environment"), ENVS), MEMBERS.rng("exploration"), 0
+    experience.begin(MEMBERS)
+    observation = vector.reset()
+    for _ in range(number):
+        learner.begin_rollout(step)
+        for _ in range(STEPS):
+            action = algorithm.act(learner.acting(), observation, step, exploration).action
+            outcome = vector.step(action)
+            transition: Transition = {
+                "observation": observation,
+                "next_observation": outcome.next_observation,
+                "action": action,
+                "reward": outcome.reward,
+                "terminated": outcome.terminated,
+                "truncated": outcome.truncated,
+            }
+            experience.extend(transition)
+            observation, step = outcome.observation, step + ENVS
+        batches = experience.batches(lambda steps: algorithm.prepare(learner.acting(), steps))
+        yield [learner.update(batch, step) for batch in batches]
+
+
+def learner_of(kind: type[PPO], *overrides: str) -> Learner:
+    algorithm = ppo(kind, network=MLP(hidden=[13, 7], activation="tanh"), ent_coef=0.01, vf_coef=0.5, normalize_advantage=True)
+    algorithm = dataclasses.replace(algorithm, learning_rate=Constant(1e-2))
+    regularizer = make_regularizer(*overrides, members=MEMBERS.size)
+    return Learner(algorithm.bind(CartPole(500).spec()), regularizer, MEMBERS)
+
+
+@pytest.mark.parametrize("overrides", [("regularizer=none",), ACTIVE], ids=["none", "l0"])
+@pytest.mark.parametrize(("batch_size", "tolerance"), [(128, 0.0), (64, 0.0), (50, 1e-6), (32, 1e-6), (7, 1e-6)])
+def test_the_ratio_of_the_first_minibatch_is_1(overrides: tuple[str, ...], batch_size: int, tolerance: float) -> None:
+    """In every rollout, also with random gates: their noise is kept from the first action to the last epoch.
+
+    Exactly, to the bit, for minibatches of 64 and more; products of matrices with fewer rows are rounded otherwise than those
+    of the whole rollout.
+    """
+    learner = learner_of(Compared, *overrides)
+    for first, *others in rollouts(learner, 3, batch_size):
+        assert first["policy/clip_fraction"].tolist() == [0.0] * MEMBERS.size
+        for name in ("policy/difference", "policy/approx_kl"):
+            assert first[name].abs().max() <= tolerance, name
+        if others:
+            assert (others[-1]["policy/difference"] > 1e-4).all(), "the policy must have moved, or this test sees nothing"
+
+
+def test_new_noise_at_each_gradient_step_breaks_it() -> None:
+    """The negative control: actions are then those of another policy than the one that is improved."""
+    for first, *_ in rollouts(learner_of(NewNoise, *ACTIVE), 3, 64):
+        assert (first["policy/difference"] > 0.01).all()
+
+
+def test_new_noise_before_the_first_epoch_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, prepare = learner_of(Compared, *ACTIVE), Compared.prepare
+
+    def prepare_and_draw(self: PPO, weights: Weights, rollout: Steps) -> Batch:
+        batch = prepare(self, weights, rollout)
+        learner.begin_rollout(0)
+        return batch
+
+    monkeypatch.setattr(Compared, "prepare", prepare_and_draw)
+    for first, *_ in rollouts(learner, 2, 64):
+        assert (first["policy/difference"] > 0.01).all()
+
+
+def test_noise_is_drawn_once_a_rollout() -> None:
+    learner = learner_of(Compared, *ACTIVE)
+    for _ in range(2):
+        before = learner.acting()["policy"]["0.weight"].clone()
+        learner.begin_rollout(0)
+        acting = learner.acting()["policy"]["0.weight"].clone()
+        assert not torch.equal(acting, before)
+        assert not torch.equal(acting, learner.deterministic()["policy"]["0.weight"])
+        assert torch.equal(acting, learner.acting()["policy"]["0.weight"])
+
+
+def test_a_checkpoint_within_a_rollout_keeps_the_noise() -> None:
+    """What goes on acts and learns under the same gates; the rollout after it draws the same new ones."""
+    one, other = (learner_of(Compared, *ACTIVE) for _ in range(2))
+    one.begin_rollout(0)
+    list(rollouts(one, 1, 64))
+    one.begin_rollout(128)
+    state = one.state_dict()
+    other.load_state_dict(stack([split(state, member) for member in range(MEMBERS.size)]))
+    for step in (128, 256):
+        for component, layers in one.acting().items():
+            assert all(torch.equal(tensor, other.acting()[component][name]) for name, tensor in layers.items())
+        assert not torch.equal(one.acting()["policy"]["0.weight"], one.deterministic()["policy"]["0.weight"])
+        for learner in (one, other):
+            learner.begin_rollout(step)
+
+
+# ---------------------------------------------------------------- in the loop
+
+
+class Kept(PPO):
+    """Keeps the rollouts that it was given."""
+
+    seen: list[Steps] = []  # noqa: RUF012
+
+    def prepare(self, weights: Weights, rollout: Steps) -> Batch:
+        self.seen.append(rollout)
+        return super().prepare(weights, rollout)
+
+
+def test_a_checkpoint_truncates_the_episodes_in_a_rollout() -> None:
+    """There the environment starts afresh, so nothing that follows belongs to the episode before."""
+    small = "trainer.num_envs=2", "trainer.total_steps=120", "trainer.checkpoint_every=60", "trainer.eval_every=120"
+    trainer, parts = build([compose("algorithm=ppo", "trainer=smoke", "regularizer=none", "experience.n_steps=20", *small)])
+    algorithm = as_kind(Kept, parts.algorithm)
+    algorithm.seen.clear()
+    cohorts = [dataclasses.replace(cohort, algorithm=algorithm) for cohort in parts.cohorts]
+    list(trainer.events(dataclasses.replace(parts, algorithm=algorithm, cohorts=cohorts)))
+    truncated, following, seen = (
+        torch.cat([rollout[name] for rollout in algorithm.seen], dim=1)[0]
+        for name in ("truncated", "next_observation", "observation")
+    )
+    assert truncated.shape == (60, 2)
+    # 60 environment steps are 30 of the loop, in the middle of the second rollout
+    assert truncated.nonzero()[:, 0].unique().tolist() == [29, 59]
+    ended = torch.cat([rollout["terminated"] for rollout in algorithm.seen], dim=1)[0]
+    goes_on = (following[:-1] == seen[1:]).all(dim=-1)
+    assert torch.equal(goes_on, (ended + truncated)[:-1] == 0)

@@ -230,7 +230,7 @@ def edited(config: Config, **changes: Any) -> str:
         (lambda config: edited(config, network=config["network"] | {"width": 3}), ["network.width is not a key of MLP"]),
         (lambda config: edited(config, seed=1.5), ["seed is 1.5", "integer"]),
         (lambda config: edited(config, environment={"_target_": "sparserl.environments.nothing.X"}), ["cannot be imported"]),
-        (lambda config: edited(config, environment=config["network"]), ["environment._target_", "not a dataclass that is an"]),
+        (lambda config: edited(config, environment=config["network"]), ["environment._target_", "which is not an Environment"]),
     ],
 )
 def test_a_config_that_was_damaged_or_edited_is_one_sentence(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -174,10 +173,9 @@ class GradientStep:
             its.set_gradients([next(found) for _ in its.leaves], add=component in due)
 
     @staticmethod
-    def _stop_diverged(state: LearnerState, checked: Sequence[Tensor]) -> None:
+    def _stop_diverged(state: LearnerState, checked: list[Tensor]) -> None:
         """A member of which a value is not finite learns no more."""
-        zero_or_nan = reduce(torch.add, [values * 0 for values in checked])
-        state.learns.mul_((zero_or_nan == 0).unsqueeze(1))
+        state.learns.mul_(torch.stack(checked, dim=1).isfinite().all(dim=1, keepdim=True))
 
     @staticmethod
     def _active(objectives: Iterable[Objective]) -> dict[str, Tensor | None]:

@@ -170,9 +170,9 @@ def test_disabled_opens_nothing(how: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_online_without_a_key_is_one_sentence_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    online = "trainer=smoke", "logger.mode=online"
+    config = compose("trainer=smoke", "logger.mode=online")
     with pytest.raises(ConfigError, match=r"^logger\.mode is 'online'.*wandb login.*WANDB_API_KEY") as caught:
-        compose(*online)
+        build_logger(config)
     assert len(str(caught.value).splitlines()) == 1
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    build_logger(compose(*online))
+    build_logger(config)

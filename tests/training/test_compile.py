@@ -39,7 +39,7 @@ def check(algorithm: str, regularizer: str) -> None:
             learner.update(batch, env_step=step)
     for name, tensor in eager.weights["policy"].items():
         torch.testing.assert_close(compiled.weights["policy"][name], tensor, atol=1e-5, rtol=0)
-        assert (tensor - start[name]).abs().max() > 0.01
+        assert (tensor - start[name]).abs().max() > 1e-3, "a hundred times what the two may differ by"
     assert compiled.stopped() == eager.stopped()
     assert [sentence is not None for sentence in compiled.stopped()] == [False, False, True]
 

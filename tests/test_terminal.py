@@ -49,12 +49,12 @@ def test_a_number_that_is_not_there_is_a_dash() -> None:
     assert [number(value, ".1f") for value in (None, float("nan"), float("inf"), 1.25)] == ["-", "-", "-", "1.2"]
 
 
-def test_an_error_is_described_by_its_first_line_even_if_it_has_no_words() -> None:
+def test_an_error_is_described_in_one_line_even_if_it_has_no_words() -> None:
     class MuteError(Exception):
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert describe(ValueError("one\ntwo")) == "ValueError: one"
+    assert describe(ValueError("one\ntwo")) == "ValueError: one two"
     assert describe(ValueError()) == "ValueError"
     assert describe(MuteError()) == "MuteError"
 

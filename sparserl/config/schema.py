@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Ge
 
 from sparserl.algorithms.base import Algorithm
-from sparserl.environments.base import Environment
+from sparserl.environments.base import BrokenEnvironmentError, Environment
 from sparserl.experience.base import Experience
 from sparserl.lowrank.sweep import Sweep
 from sparserl.networks.base import Network
@@ -35,7 +35,8 @@ class PartError(ConfigError):
     @property
     def is_expected(self) -> bool:
         """Whether the part raised it to tell the user something, rather than failed."""
-        return isinstance(self.__cause__, ValueError | ModuleNotFoundError)
+        told = isinstance(self.__cause__, ValueError | ModuleNotFoundError)
+        return told and not isinstance(self.__cause__, BrokenEnvironmentError)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,10 @@ from sparserl.types import Spec
 _NUMPY = {torch.float32: np.float32, torch.uint8: np.uint8}
 
 
+class BrokenEnvironmentError(ValueError):
+    """The code of an environment failed, rather than told the user something. One sentence; what it raised is the cause."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one step of every sub-environment gave, all ``[member, env, ...]``.

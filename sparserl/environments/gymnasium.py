@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
-from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.environments.base import BrokenEnvironmentError, Environment, Outcome, VectorEnvironment
 from sparserl.environments.containment import FAILURE, IDLE, LIMITED, Contained
 from sparserl.environments.vectors import Vectorization, vectorize
 from sparserl.fields import Count
@@ -64,10 +64,10 @@ class Gymnasium(Environment):
         except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
             remedy = f": pip install 'sparserl[{self.extra}]'" if self.extra else f": {error}"
             raise ModuleNotFoundError(f"{self.id} needs a package that is not installed{remedy}") from error
+        except (ValueError, TypeError, gymnasium.error.Error) as error:  # of its id and arguments
+            raise ValueError(f"Gymnasium cannot make {self.id!r}: {' '.join(str(error).split())}") from error
         except Exception as error:
-            of_user = isinstance(error, ValueError | TypeError | gymnasium.error.Error)  # of its id and arguments
-            told = " ".join(str(error).split()) if of_user else describe(error)
-            raise ValueError(f"Gymnasium cannot make {self.id!r}: {told}") from error
+            raise BrokenEnvironmentError(f"Gymnasium cannot make {self.id!r}: {describe(error)}") from error
         assert env.spec is not None  # of whatever gymnasium.make made
         own = gymnasium.spec(env.spec.id).max_episode_steps
         if env.spec.max_episode_steps is None:

@@ -39,7 +39,7 @@ FILES = {
           - override /network: mine
         """,
     "network/mine": "defaults: [mlp]\nhidden: [7]\n",
-    "tuned/dqn-cartpole": "# @package _global_\ntrainer: {total_steps: 1_000_000}\nexperience: {learning_starts: 500_000}\n",
+    "tuned/dqn-acrobot": "# @package _global_\ntrainer: {total_steps: 1_000_000}\nexperience: {learning_starts: 500_000}\n",
     "experiment/mine": """
         # @package _global_
         sweep_name: long
@@ -138,7 +138,7 @@ def test_each_job_of_a_multirun_has_what_its_own_options_choose(sweep: Sweep) ->
 
 @pytest.mark.parametrize(
     "overrides",
-    [[], ["experiment=mine"], ["algorithm=mine"], ["algorithm=mine", "experiment=mine"]],
+    [["environment=acrobot"], ["experiment=mine"], ["algorithm=mine"], ["algorithm=mine", "experiment=mine"]],
     ids=["tuned", "experiment", "algorithm", "algorithm and experiment"],
 )
 def test_smoke_wins_over_files_that_ask_for_a_million_steps(files: Path, overrides: list[str]) -> None:

@@ -171,7 +171,7 @@ def test_a_run_that_is_interrupted_after_a_member_was_stopped_ends_as_if_untouch
 
 def test_training_ends_when_every_member_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_the_environment(monkeypatch, math.nan)
-    (folder,), (result,) = trained(tmp_path, [BROKEN], "trainer.total_steps=1000000")
+    (folder,), (result,) = trained(tmp_path, [BROKEN], "trainer.total_steps=999999")
     step = int(read_json(folder / "status.json")["error"].split()[-1])
     assert result.status == "failed"
     assert result.env_steps == rows(folder)[-1]["env_step"] == step < 2000

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+import pytest
 import torch
 from torch import Tensor
 
+from sparserl.population.state import State
 from sparserl.runs import checkpoint
 from sparserl.runs.files import write_json
 from sparserl.runs.folder import RunFolder
@@ -125,3 +127,18 @@ NASTY = {
     "long": "Ж" * 5000,
 }
 """Texts that some output takes for more than text."""
+
+
+@contextmanager
+def stopping_at_checkpoints(patch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Within, training is interrupted right after each checkpoint; gives the steps of those that were made."""
+    save, steps = checkpoint.save, []
+
+    def save_and_stop(folders: Sequence[Path], step: int, states: Sequence[State]) -> None:
+        save(folders, step, states)
+        steps.append(step)
+        raise KeyboardInterrupt
+
+    with patch.context() as patched:
+        patched.setattr(checkpoint, "save", save_and_stop)
+        yield steps

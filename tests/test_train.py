@@ -10,17 +10,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from folders import stopping_at_checkpoints
 from safetensors import safe_open
 
 from sparserl import load_policy
 from sparserl.config.build import build
 from sparserl.config.schema import ConfigError
 from sparserl.config.validation import compose
-from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Result
@@ -240,16 +239,8 @@ def test_wrong_ranks_are_refused_before_the_folder_is_touched(trained: Path, tra
 
 
 def test_an_interrupted_run_goes_on_with_its_own_config_and_new_ranks(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = checkpoint.save
-
-    def save_and_stop(*arguments: Any) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_stop)
-        with pytest.raises(SystemExit):
-            train("trainer=smoke", "logger=disk", "network.hidden=[8]", "seed=7", "hydra.run.dir=run")
+    with stopping_at_checkpoints(monkeypatch), pytest.raises(SystemExit):
+        train("trainer=smoke", "logger=disk", "network.hidden=[8]", "seed=7", "hydra.run.dir=run")
     folder = train("resume=run", "lowrank.ranks=[1]")
     assert ranks(folder) == ["1", "full"]
     assert read_json(folder / "result.json")["seed"] == 7
@@ -270,16 +261,8 @@ def test_whoever_interrupts_a_run_is_told_its_folder(
 
 
 def test_a_run_that_is_resumed_needs_its_start_no_more(trained: Path, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = checkpoint.save
-
-    def save_and_stop(*arguments: Any) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_stop)
-        with pytest.raises(SystemExit):
-            train("trainer=smoke", "logger=disk", "network.hidden=[8]", "init_from=run", "hydra.run.dir=started")
+    with stopping_at_checkpoints(monkeypatch), pytest.raises(SystemExit):
+        train("trainer=smoke", "logger=disk", "network.hidden=[8]", "init_from=run", "hydra.run.dir=started")
     shutil.rmtree(trained)
     train("resume=started")
     assert read_json(trained.with_name("started") / "status.json")["status"] == "done"
@@ -324,7 +307,7 @@ def test_a_picture_that_cannot_be_drawn_is_said_and_costs_nothing_else(
     monkeypatch.setattr("sparserl.sweeps.loop.draw", refuse)
     run([compose(*SMOKE, f"seed={seed}") for seed in range(3)], [tmp_path / name for name in "abc"], live=False)
     assert [line for line in capsys.readouterr().err.splitlines() if "no paint" in line] == [
-        f"warning: {tmp_path / 'b'} has no figure: ValueError: no paint"
+        f"warning: there is no figure of {tmp_path / 'b'}: ValueError: no paint"
     ]
     assert [read_json(tmp_path / name / "status.json")["status"] for name in "abc"] == ["done"] * 3
 

@@ -307,6 +307,8 @@ def check(config: Config) -> None:
             f"algorithm={config['names']['algorithm']} is for {algorithm.actions} actions, "
             f"but those of environment={config['names']['environment']} are {kind}"
         )
+    with errors_of("algorithm", config):
+        algorithm.bind(spec)
     if config["trainer"]["compile"] and not _has_compiler():
         raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
 

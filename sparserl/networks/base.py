@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -42,10 +42,6 @@ Structure: TypeAlias = dict[str, Matrix]
 
 class Network(ABC):
     """A frozen dataclass whose fields are the keys of ``conf/network/<name>.yaml``."""
-
-    exact: ClassVar[bool] = True
-    """Whether a member's outputs and gradients on a CPU are, bit for bit, those it would have alone; else they are but for
-    rounding."""
 
     @abstractmethod
     def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators) -> Layers:

@@ -89,7 +89,7 @@ class Run:
         named: Row = self.config["names"] | {key: self.config["regularizer"].get(key) for key in OF_REGULARIZER}
         if start := self.config.get("init_from"):  # each seed from its own
             named["init_from"] = start.replace(f"seed{self.seed}", "seed*")
-        return named | dict(_flat({key: value for key, value in self.config.items() if key not in _NO_SETTINGS}))
+        return named | dict(flat({key: value for key, value in self.config.items() if key not in _NO_SETTINGS}))
 
     @property
     def learned(self) -> bool | None:
@@ -203,10 +203,11 @@ def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 # ---------------------------------------------------------------- files
 
 
-def _flat(config: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(config: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a config by their full keys, lists as JSON."""
     for key, value in config.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else value
 

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ from sparserl.config.validation import check, check_start
 from sparserl.runs import checkpoint
 from sparserl.runs.files import LOG_FILE, DiskError, read_json, read_record, write_json, writing
 from sparserl.runs.folder import check_free
+from sparserl.runs.reader import flat
 from sparserl.runs.schema import Result, Status, StatusName
 from sparserl.terminal import say
 
@@ -134,19 +134,11 @@ def difference(found: object, given: Config) -> str | None:
     """The first difference between what makes two runs, the config found in a folder and a job's; None where there is none."""
     if not isinstance(found, dict):
         return f"{CONFIG_FILE} is no config"
-    there, here = dict(_flat("", identity(found))), dict(_flat("", identity(given)))
+    there, here = dict(flat(identity(found))), dict(flat(identity(given)))
     for key in here | there:
         if there.get(key) != here.get(key):
             return f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
     return None
-
-
-def _flat(prefix: str, config: Config) -> Iterator[tuple[str, object]]:
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(f"{prefix}{key}.", value)
-        else:
-            yield f"{prefix}{key}", value
 
 
 def change(job: Job) -> None:

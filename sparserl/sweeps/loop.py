@@ -19,7 +19,7 @@ from sparserl.runs.files import DiskError
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Result, StatusName
 from sparserl.sweeps.jobs import Job, claim, kind, label
-from sparserl.terminal import say
+from sparserl.terminal import optional
 from sparserl.tracking.console import Display
 from sparserl.tracking.recorder import Recorder
 from sparserl.training.evaluation import random_returns
@@ -148,14 +148,8 @@ def _finish(
     results = []
     for path, recorder, swept, stopped in zip(paths, recorders, found, event.group.stopped(), strict=True):
         results.append(recorder.swept(swept, seconds))
-        _draw(path)
+        with optional(f"figure of {path}"):
+            draw(path)
         recorder.end(results[-1].status, stopped)
         check()
     return results
-
-
-def _draw(folder: Path) -> None:
-    try:
-        draw(folder)
-    except Exception as error:  # noqa: BLE001 (whatever the reason, a picture is not worth the run)
-        say(f"warning: {folder} has no figure: {type(error).__name__}: {error}")

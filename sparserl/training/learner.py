@@ -36,7 +36,7 @@ class Learner:
 
     def __init__(self, algorithm: Algorithm, regularizer: Regularizer, members: Population, compiled: bool = False) -> None:
         self.algorithm, self.regularizer = algorithm, regularizer
-        self.size, self.gradient_steps, self._env_step = members.size, 0, 0
+        self.size, self._env_step = members.size, 0
         self.learned = tuple(algorithm.learning_rates)
         fresh = {
             component: {name: tensor.to(members.device) for name, tensor in layers.items()}
@@ -109,7 +109,7 @@ class Learner:
             gate_rate=self.regularizer.gate_rate(env_step),
         )
         metrics = self._compute(self.state, batch, scalars, self._noise, noise_free, self._rng)
-        self.gradient_steps, self._env_step, self._computed = self.gradient_steps + 1, env_step, {}
+        self._env_step, self._computed = env_step, {}
         if self.state.learns.sum().item() < self._learning:
             self._report_diverged(metrics, env_step)
         return metrics
@@ -226,7 +226,6 @@ class Learner:
         state = self.state
         groups = {"weights": state.weights, "gates": state.gates}
         return {
-            "gradient_steps": self.gradient_steps,
             "env_step": self._env_step,
             "weights": self.weights,
             "gates": self.gates,
@@ -244,7 +243,7 @@ class Learner:
     @torch.no_grad()
     def load_state_dict(self, saved: State) -> None:
         state = self.state
-        self.gradient_steps, self._env_step = saved["gradient_steps"], saved["env_step"]
+        self._env_step = saved["env_step"]
         self._gates_active, self._noise = saved["gates_active"], _to(saved["noise"], state.learns.device)
         for mine, its in ((self.weights, saved["weights"]), (self.gates, saved["gates"])):
             for component, tensors in mine.items():

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import gymnasium
 import pytest
 import yaml
+from folders import stopping_at_checkpoints
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -23,7 +24,6 @@ from hydra_plugins.sparserl_population import PopulationLauncher
 from sparserl.config.schema import Config
 from sparserl.lowrank.sweep import Sweep as RankSweep
 from sparserl.regularizers.l1 import L1
-from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json
 from sparserl.sweeps import launcher
 from sparserl.sweeps.launcher import Settings
@@ -347,7 +347,7 @@ def broken_late(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Learner]]:
     tried: list[weakref.ref[Learner]] = []
 
     def fail(learner: Learner, *arguments: Any) -> Any:
-        if isinstance(learner.regularizer, L1) and learner.gradient_steps == 30:
+        if isinstance(learner.regularizer, L1) and learner.state.weights["policy"].moments["step"] == 30:
             tried.append(weakref.ref(learner))
             gc.collect()
             raise RuntimeError("made to fail")
@@ -436,16 +436,8 @@ def test_what_ends_while_ranks_are_evaluated_is_completed_without_training(
 def test_one_damaged_folder_stops_its_own_population_only(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    save = checkpoint.save
-
-    def save_and_stop(*arguments: Any) -> None:
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_stop)
-        with pytest.raises(SystemExit):
-            sweep(*BOTH)
+    with stopping_at_checkpoints(monkeypatch), pytest.raises(SystemExit):
+        sweep(*BOTH)
     root = tmp_path / "here/outputs/mine"
     (jobs(root)[0] / "metrics.jsonl").write_text("")
     with pytest.raises(SystemExit, match="has lost rows"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import stopping_at_checkpoints
 
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose, read_back
@@ -183,15 +184,7 @@ def test_rows_between_a_checkpoint_and_the_next_gradient_step_are_the_same(
     """Rows told the norms of the last gradient, which no checkpoint has. Here a run is stopped at every checkpoint."""
     configs = [compose(*RARELY, *overrides, f"seed={seed}") for seed in (1, 2)]
     run(configs, [tmp_path / "whole" / name for name in "ab"], live=False)
-    save, saved = checkpoint.save, []
-
-    def save_and_stop(folders: Any, step: int, states: Any) -> None:
-        save(folders, step, states)
-        saved.append(step)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_stop)
+    with stopping_at_checkpoints(monkeypatch) as saved:
         for _ in range(5):
             with pytest.raises(KeyboardInterrupt):
                 run(configs, [tmp_path / "stopped" / name for name in "ab"], live=False)

@@ -1,7 +1,7 @@
 """Every algorithm on the environments that it is known for: dense policies, and sparse ones beside them.
 
-Trains cell by cell in outputs/algorithms/: a cell is a pair of an algorithm and an environment, with its shipped settings. Started
-again, it goes on where it was. After each cell the rows of all runs, tables and a figure go to results/algorithms/.
+Trains cell by cell in outputs/algorithms/: a cell is a pair of an algorithm and an environment, with its shipped settings.
+Started again, it goes on where it was. After each cell the rows of all runs, tables and a figure go to results/algorithms/.
 
     python scripts/reproduce_algorithms.py                     # all cells, days on one core
     python scripts/reproduce_algorithms.py --only pendulum     # those whose name contains a text
@@ -42,6 +42,7 @@ class Cell:
 
 
 def dense(algorithm: str, environment: str, seeds: int = 5, *overrides: str) -> Cell:
+    """The control: no regulariser."""
     return Cell(algorithm, environment, "none", seeds, overrides)
 
 

@@ -232,6 +232,64 @@ class Countdown(Probe):
 
 
 @dataclass(frozen=True)
+class ContinuousProbe(Probe):
+    """One step, in which two numbers are chosen: the reward is minus their squared distance from the best ones.
+
+    They are between -1 and 1, and 0 and 4, and the distance is in units in which all bounds are -1 and 1.
+    """
+
+    def spec(self) -> Spec:
+        return Spec(observation_shape=(self.features,), action_low=(-1.0, 0.0), action_high=(1.0, 4.0))
+
+    @abstractmethod
+    def best(self, observation: Tensor) -> Tensor:
+        """The best action ``[..., action]``, in [-1, 1]."""
+
+    def q_values(self, observation: Tensor, discount: float) -> Tensor:
+        """That of the best action."""
+        return torch.zeros(*observation.shape[:-1], 1)
+
+    def reward(self, observation: Tensor, action: Tensor) -> Tensor:
+        return -(self.spec().unscale_action(action) - self.best(observation)).square().sum(dim=-1)
+
+
+class Target(ContinuousProbe):
+    """Observation 0. Asks for an action. The best is (0.5, -0.25) in units, 0.5 and 1.5 in the environment."""
+
+    def states(self) -> Tensor:
+        return torch.zeros(1, 1)
+
+    def best(self, observation: Tensor) -> Tensor:
+        return torch.tensor([0.5, -0.25]).expand(*observation.shape[:-1], 2)
+
+
+class TargetByObservation(ContinuousProbe):
+    """Observation -1 or 1 by chance. Asks for the best action to depend on what is seen: (o / 2, -o / 2)."""
+
+    def states(self) -> Tensor:
+        return torch.tensor([[-1.0], [1.0]])
+
+    def first(self, uniforms: Tensor) -> Tensor:
+        return _sign(uniforms)
+
+    def best(self, observation: Tensor) -> Tensor:
+        return observation[..., :1] * torch.tensor([0.5, -0.5])
+
+
+class UselessContinuousInput(TargetByObservation):
+    """TargetByObservation with a second input that carries nothing, as in UselessInput."""
+
+    features = 2
+    useless: ClassVar[int] = 1
+
+    def states(self) -> Tensor:
+        return torch.cartesian_prod(torch.tensor([-1.0, 1.0]), torch.tensor([-0.9, 0.0, 0.9]))
+
+    def first(self, uniforms: Tensor) -> Tensor:
+        return torch.cat([_sign(uniforms[..., :1]), 2 * uniforms[..., 1:] - 1], dim=-1)
+
+
+@dataclass(frozen=True)
 class Together(Environment):
     """Probes that one population learns: the first one its first members, and so on, as many each.
 

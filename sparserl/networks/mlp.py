@@ -134,11 +134,27 @@ def _run(
     for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
         if outputs:
             activate(x)
+        single = weight.shape[2] == 1
+        if single:  # twice, as in _product
+            weight, bias = weight.expand(-1, -1, 2), bias.expand(-1, -1, 2)
         x = torch.baddbmm(bias.mT, weight.mT, x.mT).mT if x.shape[1] >= _WIDE else torch.baddbmm(bias, x, weight)
+        x = x[..., :1] if single else x
         outputs.append(x)
     if activates_output:
         activate(x)
     return outputs
+
+
+def _product(left: Float[Tensor, "member rows inner"], right: Float[Tensor, "member inner columns"]) -> Tensor:
+    """Each member's product of matrices. A single row or column is computed twice.
+
+    The product of a matrix and a vector of one member alone is rounded otherwise than those of several members.
+    """
+    if right.shape[2] == 1:
+        return torch.bmm(left, right.expand(-1, -1, 2))[..., :1]
+    if left.shape[1] == 1:
+        return torch.bmm(left.expand(-1, 2, -1), right)[:, :1]
+    return torch.bmm(left, right)
 
 
 class Perceptron(torch.autograd.Function):
@@ -172,9 +188,9 @@ class Perceptron(torch.autograd.Function):
         for index in reversed(range(len(weights))):
             x, weight = inputs[index], weights[index]
             learned = ctx.needs_input_grad[3 + 2 * index]  # a critic that an actor learns from is constant
-            found += [gradient.sum(dim=1, keepdim=True), torch.bmm(x.mT, gradient)] if learned else [None, None]
+            found += [gradient.sum(dim=1, keepdim=True), _product(x.mT, gradient)] if learned else [None, None]
             if index > 0 or ctx.needs_input_grad[2]:
-                gradient = torch.bmm(weight, gradient.mT).mT if wide else torch.bmm(gradient, weight.mT)
+                gradient = _product(weight, gradient.mT).mT if wide else _product(gradient, weight.mT)
             if index > 0:
                 through(gradient, x, grad_input=gradient)
         return None, None, gradient if ctx.needs_input_grad[2] else None, *reversed(found)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm, Objective
@@ -226,6 +226,6 @@ class GradientStep:
             state.targets[component].buffer.lerp_(tensors[""], state.learns)
 
 
-def _like(moves: Float[Tensor, "member 1"], tensor: Float[Tensor, "member ..."]) -> Tensor:
+def _like(moves: Float[Tensor, "member 1"], tensor: Shaped[Tensor, "member ..."]) -> Tensor:
     """In a shape that broadcasts over ``tensor``, as a weight of lerp_, which is exact where that is 0 or 1."""
     return moves.view(-1, *[1] * (tensor.dim() - 1))

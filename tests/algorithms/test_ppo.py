@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from parts import as_kind, make_regularizer
+from probes import TargetByObservation
 from torch import Tensor
 
 from sparserl.algorithms.base import Objective
@@ -17,11 +19,11 @@ from sparserl.algorithms.on_policy import generalized_advantage
 from sparserl.algorithms.ppo import PPO
 from sparserl.config.build import build
 from sparserl.config.validation import compose
+from sparserl.environments.base import Environment
 from sparserl.environments.cartpole import CartPole
 from sparserl.experience.rollout import Rollout
 from sparserl.networks.mlp import MLP
 from sparserl.optimizers import Adam
-from sparserl.policies import categorical
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.population.state import split, stack
@@ -215,7 +217,7 @@ class Compared(PPO):
     """Reports how far log-probabilities are from those that ``prepare`` gave."""
 
     def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
-        log_prob = categorical.log_prob(self.network(weights["policy"], batch["observation"]), batch["action"])
+        log_prob, _, _ = self.evaluated(weights, batch)
         found = super().losses(weights, noise_free, batch, time, rng)["policy"]
         found.metrics["difference"] = (log_prob - batch["log_prob"]).detach().abs().amax(dim=1)
         return {"policy": found}
@@ -228,27 +230,32 @@ class NewNoise(Compared):
 
 
 MEMBERS, ENVS, STEPS = Population((3, 1, 4)), 4, 32
+CARTPOLE, TARGETS = CartPole(500), TargetByObservation()
 ACTIVE = "regularizer=l0", "regularizer.delay_steps=0", "regularizer.initial_open=0.7", "regularizer.lambda_c=1"
 
 
-def rollouts(learner: Learner, number: int, batch_size: int) -> Iterator[list[Metrics]]:
-    """The metrics of each gradient step, a list for each rollout in CartPole."""
-    algorithm, experience = learner.algorithm, Rollout(STEPS, n_epochs=2, batch_size=batch_size)
-    vector, exploration, step = CartPole(500).open(MEMBERS.generators("environment"), ENVS), MEMBERS.rng("exploration"), 0
+def rollouts(
+    learner: Learner, number: int, batch_size: int, environment: Environment = CARTPOLE, n_epochs: int = 2
+) -> Iterator[list[Metrics]]:
+    """The metrics of each gradient step, a list for each rollout."""
+    algorithm, experience = learner.algorithm, Rollout(STEPS, n_epochs, batch_size)
+    vector, exploration, step = environment.open(MEMBERS.generators("environment"), ENVS), MEMBERS.rng("exploration"), 0
     experience.begin(MEMBERS)
     observation = vector.reset()
     for _ in range(number):
         learner.begin_rollout(step)
         for _ in range(STEPS):
-            action = algorithm.act(learner.acting(), observation, step, exploration).action
-            outcome = vector.step(action)
+            action = algorithm.act(learner.acting(), observation, step, exploration)
+            taken, _ = algorithm.spec.clip_action(action.action)
+            outcome = vector.step(taken)
             transition: Transition = {
                 "observation": observation,
                 "next_observation": outcome.next_observation,
-                "action": action,
+                "action": taken,
                 "reward": outcome.reward,
                 "terminated": outcome.terminated,
                 "truncated": outcome.truncated,
+                **action.extras,
             }
             experience.extend(transition)
             observation, step = outcome.observation, step + ENVS
@@ -256,23 +263,27 @@ def rollouts(learner: Learner, number: int, batch_size: int) -> Iterator[list[Me
         yield [learner.update(batch, step) for batch in batches]
 
 
-def learner_of(kind: type[PPO], *overrides: str) -> Learner:
-    algorithm = ppo(kind, network=MLP(hidden=[13, 7], activation="tanh"), ent_coef=0.01, vf_coef=0.5, normalize_advantage=True)
-    algorithm = dataclasses.replace(algorithm, learning_rate=Constant(1e-2))
+def learner_of(kind: type[PPO], *overrides: str, environment: Environment = CARTPOLE, **changes: Any) -> Learner:
+    settings = {"ent_coef": 0.01, "vf_coef": 0.5, "normalize_advantage": True, "learning_rate": Constant(1e-2)}
+    algorithm = ppo(kind, network=MLP(hidden=[13, 7], activation="tanh"), **(settings | changes))
     regularizer = make_regularizer(*overrides, members=MEMBERS.size)
-    return Learner(algorithm.bind(CartPole(500).spec()), regularizer, MEMBERS)
+    return Learner(algorithm.bind(environment.spec()), regularizer, MEMBERS)
 
 
 @pytest.mark.parametrize("overrides", [("regularizer=none",), ACTIVE], ids=["none", "l0"])
-@pytest.mark.parametrize(("batch_size", "tolerance"), [(128, 0.0), (64, 0.0), (50, 1e-6), (32, 1e-6), (7, 1e-6)])
-def test_the_ratio_of_the_first_minibatch_is_1(overrides: tuple[str, ...], batch_size: int, tolerance: float) -> None:
+@pytest.mark.parametrize(("batch_size", "tolerance"), [(128, 0.0), (64, 0.0), (50, 1e-5), (32, 1e-5), (7, 1e-5)])
+@pytest.mark.parametrize("environment", [CARTPOLE, TARGETS], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("share_trunk", [False, True])
+def test_the_ratio_of_the_first_minibatch_is_1(
+    overrides: tuple[str, ...], batch_size: int, tolerance: float, environment: Environment, share_trunk: bool
+) -> None:
     """In every rollout, also with random gates: their noise is kept from the first action to the last epoch.
 
     Exactly, to the bit, for minibatches of 64 and more; products of matrices with fewer rows are rounded otherwise than those
     of the whole rollout.
     """
-    learner = learner_of(Compared, *overrides)
-    for first, *others in rollouts(learner, 3, batch_size):
+    learner = learner_of(Compared, *overrides, environment=environment, share_trunk=share_trunk)
+    for first, *others in rollouts(learner, 3, batch_size, environment):
         assert first["policy/clip_fraction"].tolist() == [0.0] * MEMBERS.size
         for name in ("policy/difference", "policy/approx_kl"):
             assert first[name].abs().max() <= tolerance, name
@@ -324,6 +335,106 @@ def test_a_checkpoint_within_a_rollout_keeps_the_noise() -> None:
         assert not torch.equal(one.acting()["policy"]["0.weight"], one.deterministic()["policy"]["0.weight"])
         for learner in (one, other):
             learner.begin_rollout(step)
+
+
+# ---------------------------------------------------------------- values that are clipped
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "expected"),
+    [
+        (1.0, 0.8, (1.0 - 3.0) ** 2),  # within 0.5 of what it was
+        (2.0, 0.8, (1.3 - 3.0) ** 2),  # 1.2 above it counts as 0.5 above it
+        (-1.0, 0.8, (0.3 - 3.0) ** 2),  # also where the error would be larger
+    ],
+)
+def test_clipped_values_by_hand(value: float, old: float, expected: float) -> None:
+    """The return is 3. A value that is clipped has no slope."""
+    weights, batch = example(0.5, value), minibatch([0.0], returns=3.0) | {"value": torch.tensor([[old]])}
+    leaf = weights["critic"]["0.weight"].requires_grad_()
+    loss = objective(ppo(vf_coef=1.0, clip_range_vf=Constant(0.5)), weights, batch).loss
+    assert loss.tolist() == pytest.approx([expected])
+    (slope,) = torch.autograd.grad(loss.sum(), leaf)
+    assert slope.item() == pytest.approx(2 * (value - 3.0) if abs(value - old) < 0.5 else 0.0)
+
+
+def test_the_range_of_values_follows_its_schedule() -> None:
+    batch = minibatch([0.0], returns=3.0) | {"value": torch.tensor([[0.0]])}
+    algorithm = ppo(vf_coef=1.0, clip_range_vf=Linear(1.0, 0.0, steps=100))
+    for step, clipped in ((0, 1.0), (50, 0.5), (100, 0.0)):
+        found = objective(algorithm, example(0.5, value=2.0), batch, step).loss
+        assert found.tolist() == pytest.approx([(clipped - 3) ** 2])
+
+
+# ---------------------------------------------------------------- members that stop early
+
+
+def two_members(probabilities: tuple[float, float], stopped: tuple[int, int] = (-1, -1)) -> Weights:
+    """Policies that take action 1 with these probabilities, where the ones that acted took it with one half."""
+    both = [example(probability) for probability in probabilities]
+    weights = {c: {name: torch.cat([each[c][name] for each in both]) for name in both[0][c]} for c in both[0]}
+    return weights | {"early_stop": {"step": torch.tensor(stopped).unsqueeze(1)}}
+
+
+def test_a_member_stops_where_the_divergence_exceeds_the_target_by_half() -> None:
+    """Ratios of 1.2 and 1.5 have divergences of 0.2 - log 1.2 = 0.01768 and 0.5 - log 1.5 = 0.09453."""
+    two = {name: torch.cat([values, values]) for name, values in minibatch([1.0]).items()}
+    rng, weights = Population((0, 1)).rng("update"), two_members((0.6, 0.75))
+    for target, active in ((0.0117, [False, False]), (0.0118, [True, False]), (0.063, [True, False]), (0.064, [True, True])):
+        algorithm = ppo(target_kl=target).bind(Spec((1,), 2))
+        found = algorithm.losses(weights, weights, two, Time(70, 0, 0), rng)["policy"]
+        assert found.active is not None
+        assert found.active.tolist() == active
+        assert found.state["early_stop"]["step"][:, 0].tolist() == [-1 if its else 70 for its in active]
+        assert found.metrics["stopped_early"].tolist() == [float(not its) for its in active]
+
+
+def test_who_stopped_stays_so_for_the_rollout_and_no_longer() -> None:
+    two = {name: torch.cat([values, values]) for name, values in minibatch([1.0]).items()}
+    rng, weights = Population((0, 1)).rng("update"), two_members((0.5, 0.5), stopped=(70, 60))
+    found = ppo(target_kl=1.0).bind(Spec((1,), 2)).losses(weights, weights, two, Time(70, 0, 0), rng)["policy"]
+    assert found.active is not None
+    assert found.active.tolist() == [False, True]
+
+
+def test_a_member_that_stops_keeps_every_bit_until_the_next_rollout_and_the_others_theirs() -> None:
+    """With every gate active, and on a trunk. The learning rate moves policies too far now and then; all members are as they
+    would be without a target until they stop."""
+    forms: dict[str, Any] = {"share_trunk": True, "clip_range_vf": Constant(0.2)}
+    learner = learner_of(PPO, *ACTIVE, target_kl=0.01, **forms)
+    stopped_in = []
+    for batches in rollouts_by_step(learner, 4):
+        stopped = torch.zeros(MEMBERS.size, dtype=torch.bool)
+        for before, metrics, after in batches:
+            stopped |= metrics["policy/approx_kl"] > 1.5 * 0.01
+            assert metrics["policy/stopped_early"].tolist() == stopped.float().tolist()
+            for member in range(MEMBERS.size):
+                same = [torch.equal(one[member], other[member]) for one, other in zip(before, after, strict=True)]
+                assert all(same) if stopped[member] else not any(same)
+        stopped_in.append(stopped.tolist())
+    assert any(any(its) and not all(its) for its in stopped_in), "some must stop while others go on"
+    again = itertools.pairwise(stopped_in)
+    assert any(one and not other for rollout, following in again for one, other in zip(rollout, following, strict=True))
+
+
+def rollouts_by_step(learner: Learner, number: int) -> Iterator[list[tuple[list[Tensor], Metrics, list[Tensor]]]]:
+    """Of each gradient step all weights and gates before and after it, and its metrics, a list for each rollout."""
+    update, kept = learner.update, list[tuple[list[Tensor], Metrics, list[Tensor]]]()
+
+    def numbers() -> list[Tensor]:
+        groups = (*learner.state.weights.values(), *learner.state.gates.values())
+        return [tensor.clone() for its in groups for name, tensor in its.views.items() if name.endswith("weight")]
+
+    def recorded(batch: Batch, env_step: int) -> Metrics:
+        before = numbers()
+        metrics = update(batch, env_step)
+        kept.append((before, metrics, numbers()))
+        return metrics
+
+    learner.update = recorded  # type: ignore[method-assign]
+    for _ in rollouts(learner, number, 32):
+        yield list(kept)
+        kept.clear()
 
 
 # ---------------------------------------------------------------- in the loop

@@ -11,6 +11,7 @@ from parts import make_learner, random_batches
 from torch import Tensor, nn
 
 from sparserl.algorithms.off_policy import OffPolicyActorCritic
+from sparserl.algorithms.on_policy import OnPolicyActorCritic
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.types import Batch, Layers, Time, Weights
@@ -30,7 +31,8 @@ class Zeros(MemberRng):
 
 def copied(layers: Layers, linears: list[nn.Module]) -> None:
     """Give linear layers of theirs the weights of our only member. SAC's two heads are one layer of ours, side by side."""
-    weights = [(layers[f"{index}.weight"][0].T, layers[f"{index}.bias"][0, 0]) for index in range(len(layers) // 2)]
+    numbered = range(sum(name.endswith(".weight") for name in layers))
+    weights = [(layers[f"{index}.weight"][0].T, layers[f"{index}.bias"][0, 0]) for index in numbered]
     with torch.no_grad():
         for index, linear in enumerate(linears):
             assert isinstance(linear, nn.Linear)
@@ -107,6 +109,72 @@ def test_sac(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["policy"].loss.item() == pytest.approx(logged["actor_loss"], rel=1e-4)
     assert found["temperature"].loss.item() == pytest.approx(logged["ent_coef_loss"], rel=1e-4)
     assert found["temperature"].metrics["temperature"].item() == pytest.approx(logged["ent_coef"], rel=1e-5)
+
+
+@pytest.mark.parametrize("environment", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("name", ["ppo", "a2c"])
+def test_on_policy(name: str, environment: str) -> None:
+    """One gradient step on a rollout of our own, with entropy bonus and, of PPO, values that are clipped.
+
+    Theirs judges samples as they are, so they are given ours in their units.
+    """
+    sb3 = pytest.importorskip("stable_baselines3")
+    from stable_baselines3.common.logger import configure
+    from stable_baselines3.common.type_aliases import RolloutBufferSamples
+
+    clipped = ("algorithm.clip_range_vf=0.05",) if name == "ppo" else ()
+    chosen = f"algorithm={name}", f"environment={environment.lower().partition('-')[0]}", "regularizer=none"
+    learner = make_learner(*chosen, "network.hidden=[16,12]", "algorithm.ent_coef=0.1", "algorithm.log_std_init=-0.3", *clipped)
+    algorithm = learner.algorithm
+    assert isinstance(algorithm, OnPolicyActorCritic)
+    weights = {c: {n: tensor.clone() for n, tensor in layers.items()} for c, layers in learner.weights.items()}
+    draw, world = torch.Generator().manual_seed(1), Population((0,))
+    observation = torch.randn(1, ROWS, *algorithm.spec.observation_shape, generator=draw)
+    action = algorithm.act(weights, observation, 0, world.rng("exploration"))
+    taken = action.extras.get("sample", action.action)
+
+    def moved() -> Tensor:
+        return 0.3 * torch.randn(1, ROWS, generator=draw)
+
+    given = algorithm.head_input(weights, observation)
+    outputs, values = algorithm.policy_outputs(weights, given), algorithm.value(weights, given)
+    batch = {
+        "observation": observation,
+        algorithm.distribution.chosen: taken,
+        "log_prob": algorithm.distribution.log_prob(outputs, weights["policy"], taken) + moved(),
+        "value": values + moved(),
+        "advantage": moved(),
+        "return": values + moved(),
+    }
+    found = algorithm.losses(weights, weights, batch, Time(1, 0, 0), world.rng("update"))["policy"]
+
+    settings: dict[str, Any] = {"n_steps": ROWS, "ent_coef": 0.1, "vf_coef": 0.5, "learning_rate": 0.0, "device": "cpu"}
+    if name == "ppo":
+        settings |= {"batch_size": ROWS, "n_epochs": 1, "clip_range": 0.2, "clip_range_vf": 0.05}
+    arch = {"pi": SIZES, "vf": SIZES}
+    model = getattr(sb3, name.upper())("MlpPolicy", environment, policy_kwargs={"net_arch": arch}, **settings)
+    copied(weights["policy"], [*linears(model.policy.mlp_extractor.policy_net), model.policy.action_net])
+    copied(weights["critic"], [*linears(model.policy.mlp_extractor.value_net), model.policy.value_net])
+    if "log_std" in weights["policy"]:
+        with torch.no_grad():
+            model.policy.log_std.copy_(weights["policy"]["log_std"][0, 0])
+    sample = RolloutBufferSamples(
+        observation[0], taken[0], *(batch[n][0] for n in ("value", "log_prob", "advantage", "return"))
+    )
+    buffer = SimpleNamespace(get=lambda *_, **__: iter([sample]), values=values[0].numpy(), returns=batch["return"][0].numpy())
+    model.rollout_buffer = buffer
+    model.set_logger(configure(None, []))
+    model.train()
+    logged = {key.removeprefix("train/"): value for key, value in model.logger.name_to_value.items()}
+    names = {"value_loss": "value_loss", "policy_loss": "policy_gradient_loss" if name == "ppo" else "policy_loss"}
+    for mine, its in names.items():
+        assert found.metrics[mine].item() == pytest.approx(logged[its], rel=1e-5, abs=1e-6)
+    assert found.metrics["entropy"].item() == pytest.approx(-logged["entropy_loss"], rel=1e-5)
+    if name == "ppo":
+        assert found.loss.item() == pytest.approx(logged["loss"], rel=1e-5)
+        assert found.metrics["approx_kl"].item() == pytest.approx(logged["approx_kl"], rel=1e-4)
+        assert found.metrics["clip_fraction"].item() == pytest.approx(logged["clip_fraction"])
+        assert 0 < logged["clip_fraction"] < 1
 
 
 @pytest.mark.parametrize("kind", ["double_dqn", "dqn"])

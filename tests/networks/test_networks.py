@@ -155,3 +155,113 @@ def test_the_structure_names_the_weights_in_order_and_what_each_feeds() -> None:
     assert list(structure) == [name for name in fresh(network, (4,), 2, (0,)) if name.endswith("weight")]
     assert [matrix.feeds for matrix in structure.values()] == [("1.weight",), ("2.weight",), ()]
     assert all(matrix.kind == "linear" and matrix.positions == 1 for matrix in structure.values())
+
+
+# ---------------------------------------------------------------- orthogonal weights
+
+
+def test_orthogonal_weights_have_the_norms_of_their_gains_and_no_biases() -> None:
+    network = MLP(hidden=[6, 9], activation="tanh", initialization="orthogonal")
+    layers = network.init((4,), 2, Population((0, 1, 2)).generators("init"), gain=0.01)
+    for index, (rows, columns, norm) in enumerate(((4, 6, math.sqrt(2)), (6, 9, math.sqrt(2)), (9, 2, 0.01))):
+        weight = layers[f"{index}.weight"]
+        assert weight.shape == (3, rows, columns)
+        fewer = weight if rows < columns else weight.mT
+        identity = torch.eye(min(rows, columns)).expand(3, -1, -1)
+        torch.testing.assert_close(fewer @ fewer.mT, norm**2 * identity, atol=1e-6, rtol=1e-5)
+        assert (layers[f"{index}.bias"] == 0).all()
+        assert layers[f"{index}.bias"].shape == (3, 1, columns)
+
+
+def test_orthogonal_matrices_are_uniformly_distributed() -> None:
+    """Of a rotation in the plane, or one with a reflection, each entry has mean 0 and variance 1/2 (five standard errors).
+
+    Without the signs of R's diagonal the first entry would never be above 0.
+    """
+    network, number = MLP(hidden=[], activation="tanh", initialization="orthogonal"), 2000
+    weight = network.init((2,), 2, Population(tuple(range(number))).generators("init"), gain=1.0)["0.weight"]
+    assert weight.mean(dim=0).abs().max() < 5 * math.sqrt(0.5 / number)
+    # the square of a cosine has variance 1/8
+    assert (weight.square().mean(dim=0) - 0.5).abs().max() < 5 * math.sqrt(0.125 / number)
+
+
+def test_a_members_orthogonal_weights_are_those_of_its_seed_whatever_the_others_are() -> None:
+    network = MLP(hidden=[13, 7], activation="relu", initialization="orthogonal")
+    together, alone = fresh(network, (4,), 2, (7, 8, 9)), fresh(network, (4,), 2, (8,))
+    for name, tensor in alone.items():
+        assert torch.equal(together[name][1:2], tensor)
+    assert not torch.equal(together["0.weight"][0], together["0.weight"][1])
+
+
+# ---------------------------------------------------------------- trunk and head
+
+
+@pytest.mark.parametrize("hidden", [[5], [5, 7], [60, 50, 7]])
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_trunk_and_a_head_are_the_whole_network(hidden: list[int], batch: int, activation: Activation) -> None:
+    """What they give, their gradients and their modules, to rounding: a wide batch lies otherwise in memory in between."""
+    network = MLP(hidden=hidden, activation=activation)
+    trunk, head, last = network.trunk(), network.head(), len(hidden)
+    assert network.features == hidden[-1]
+    layers = {name: tensor.requires_grad_() for name, tensor in fresh(network, (4,), 3, (0, 1)).items()}
+    split = {name: tensor for name, tensor in layers.items() if not name.startswith(f"{last}.")}
+    final = {name.replace(f"{last}.", "0."): tensor for name, tensor in layers.items() if name.startswith(f"{last}.")}
+    assert {n: t.shape for n, t in trunk.init((4,), hidden[-1], Population((0, 1)).generators("init")).items()} == {
+        n: t.shape for n, t in split.items()
+    }
+    observation = torch.randn(2, batch, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    whole, parts = network(layers, observation), head(final, trunk(split, observation))
+    torch.testing.assert_close(whole, parts)
+    with torch.no_grad():
+        assert torch.equal(head(final, trunk(split, observation)), parts)
+    inputs = [observation, *layers.values()]
+    gradients = [torch.autograd.grad(output.square().sum(), inputs) for output in (whole, parts)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    module = nn.Sequential(trunk.module(one_of(split, 1)), head.module(one_of(final, 1)))
+    torch.testing.assert_close(module(observation[1]), whole[1])
+    assert list(trunk.structure((4,))) == [name for name in split if name.endswith("weight")]
+
+
+def one_of(layers: Layers, member: int) -> Layers:
+    return {name: tensor[member].detach() for name, tensor in layers.items()}
+
+
+def test_the_gradient_of_a_trunk_is_the_gradient() -> None:
+    network = MLP(hidden=[7, 6, 5], activation="tanh").trunk()
+    layers = {n: t.double() for n, t in network.init((5,), 5, Population((0, 1, 2)).generators("init")).items()}
+    names = list(layers)
+    for batch in (3, 50):
+        observation = torch.randn(3, batch, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        inputs = [tensor.requires_grad_() for tensor in (observation, *layers.values())]
+        assert torch.autograd.gradcheck(lambda x, *p: network(dict(zip(names, p, strict=True)), x), inputs, fast_mode=True)
+
+
+def test_without_a_hidden_layer_there_is_no_trunk() -> None:
+    with pytest.raises(ValueError, match=r"network\.hidden is \[\]"):
+        _ = MLP(hidden=[], activation="tanh").features
+
+
+# ---------------------------------------------------------------- a member alone
+
+
+@pytest.mark.parametrize("batch", [1, 16, 47, 48, 128])
+@pytest.mark.parametrize(("inputs", "hidden", "outputs"), [(4, [64, 64], 1), (1, [64], 2), (3, [1, 256], 1), (7, [], 1)])
+def test_a_member_gives_the_same_bits_alone(inputs: int, hidden: list[int], outputs: int, batch: int) -> None:
+    """Values and gradients, also where a layer has one input or one output: there a member alone was rounded otherwise."""
+    network = MLP(hidden=hidden, activation="tanh")
+    layers, draw = fresh(network, (inputs,), outputs, (0, 1, 2)), torch.Generator().manual_seed(0)
+    observation = torch.randn(3, batch, inputs, generator=draw)
+
+    def run(rows: slice) -> list[Tensor]:
+        leaves = {name: tensor[rows].clone().requires_grad_() for name, tensor in layers.items()}
+        output = network(leaves, observation[rows].clone())
+        with torch.no_grad():
+            acted = network(leaves, observation[rows].clone())
+        return [output.detach(), acted, *torch.autograd.grad(output.square().sum(), list(leaves.values()))]
+
+    together = run(slice(0, 3))
+    for member in range(3):
+        for one, alone in zip(together, run(slice(member, member + 1)), strict=True):
+            assert torch.equal(one[member], alone[0])

@@ -43,10 +43,19 @@ PENDULUM = (
 )
 NORMALIZED = "algorithm.normalize_observation=true", "algorithm.normalize_reward=true"
 
-# rollouts of 60 transitions, which checkpoints at every 200 steps cut
+# some members leave some rollouts early
+STOPPING = "algorithm.target_kl=1e-4", "algorithm.clip_range_vf=0.2"
+
+# By algorithm, and form of it. Rollouts are of 60 transitions, which checkpoints at every 200 steps cut: those of normalised
+# observations keep what their statistics have not taken in.
 SHAPED = {
     "dqn": ("experience.train_freq=5",),
-    "ppo": ("experience.n_steps=20",),
+    "ppo": ("experience.n_steps=20", *NORMALIZED),
+    "ppo-wide": ("experience.n_steps=20", "network.hidden=[64,64]", "experience.batch_size=60"),
+    "ppo-trunk": ("experience.n_steps=20", "algorithm.share_trunk=true", *STOPPING, *NORMALIZED),
+    "ppo-continuous": (*PENDULUM[:2], "experience.n_steps=20", "algorithm.share_trunk=true", *STOPPING, *NORMALIZED),
+    "a2c": ("experience.batch_size=null", *NORMALIZED),
+    "a2c-continuous": (*PENDULUM[:2], "experience.batch_size=null"),
     "ddpg": (*PENDULUM, *NORMALIZED),
     "td3": (*PENDULUM, *NORMALIZED),
     "sac": (*PENDULUM, *NORMALIZED),
@@ -57,8 +66,8 @@ def configs(regularizer: str, algorithm: str = "dqn", number: int = 12) -> list[
     """Members with mixed seeds and, where they mean something, lambda_c and beta; the penalty is on throughout."""
     on = ["regularizer.delay_steps=0", "regularizer.ramp_steps=100", "regularizer.scope=all"] if regularizer != "none" else []
     clipped = ["regularizer.max_gate_grad_norm=0.5"] if regularizer == "l0" else []
-    shaped = f"algorithm={algorithm}", *SHAPED[algorithm]
-    config = compose(*shaped, *SETTINGS, f"regularizer={regularizer}", *on, *clipped)
+    shaped = f"algorithm={algorithm.partition('-')[0]}", *SETTINGS, *SHAPED[algorithm]
+    config = compose(*shaped, f"regularizer={regularizer}", *on, *clipped)
     members = []
     for index in range(number):
         values = {"lambda_c": 10.0 ** (index % 3), "beta": 0.3 + 0.1 * (index % 4)}
@@ -128,6 +137,9 @@ def test_sixteen_members_equal_their_solo_runs_and_go_on_from_a_checkpoint(regul
         assert equal(rows[index], its[0])
     if regularizer == "l0":
         assert last[0]["learner"]["gates_active"], "gates must be active, or this test sees less than it says"
+    if STOPPING[0] in SHAPED[algorithm]:
+        early = torch.tensor([row.get("policy/stopped_early", 0.0) for own in rows for row in own])
+        assert ((early > 0) & (early < 1)).any(), "members must leave a rollout early, or this test sees less than it says"
     assert not equal(last[0], last[1])
     (resumed,), later = learned(members[:3], first[:3])
     for index in range(3):

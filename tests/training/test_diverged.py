@@ -241,7 +241,7 @@ def spoil(batch: Batch, bad: float) -> None:
         batch[name][1, 3] = bad
 
 
-@pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
+@pytest.mark.parametrize("algorithm", ["dqn", "ppo", "a2c"])
 @pytest.mark.parametrize("regularizer", modules("regularizers"))
 @pytest.mark.parametrize(("first", "limit"), [(0, None), (5, None), (5, 0.5)])
 def test_a_stopped_member_keeps_every_number_and_the_others_theirs(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from parts import make_learner, random_batches
 from torch import Tensor
 
-from sparserl.optimizers import Adam
+from sparserl.optimizers import Adam, RMSprop
 from sparserl.training.parameters import ALIGNMENT, FlatTensors, Parameters, clip_scale, row_norm
 
 
@@ -100,6 +100,35 @@ def test_the_first_step_of_adam_in_closed_form(eps: float) -> None:
     parameters.set_gradients([gradient])
     parameters.step(0.1, learning(1))
     torch.testing.assert_close(parameters.views["0"], -0.1 * gradient / (gradient.abs() + eps), rtol=1e-5, atol=0)
+
+
+def test_rmsprop_is_torchs() -> None:
+    """Twenty steps of two members beside torch's own optimiser, one for each member."""
+    draw, optimizer = torch.Generator().manual_seed(0), RMSprop(alpha=0.9, eps=1e-3)
+    parameters = Parameters({"0": torch.randn(2, 3, 5, generator=draw)}, optimizer)
+    theirs = [parameters.views["0"][member].clone().requires_grad_() for member in range(2)]
+    others = [torch.optim.RMSprop([tensor], lr=0.01, alpha=0.9, eps=1e-3) for tensor in theirs]
+    for _ in range(20):
+        gradient = torch.randn(2, 3, 5, generator=draw)
+        parameters.set_gradients([gradient])
+        parameters.step(0.01, learning(2))
+        for tensor, other, its in zip(theirs, others, gradient, strict=True):
+            tensor.grad = its.clone()
+            other.step()
+    for member, tensor in enumerate(theirs):
+        torch.testing.assert_close(parameters.views["0"][member], tensor.detach(), rtol=1e-5, atol=1e-6)
+    assert parameters.moments["step"] == 20
+
+
+def test_rmsprop_leaves_a_row_without_gradients_to_the_bit() -> None:
+    parameters = Parameters({"0": torch.randn(2, 33, generator=torch.Generator().manual_seed(0))}, RMSprop())
+    before = parameters.buffer.clone()
+    for _ in range(3):
+        parameters.set_gradients([torch.tensor([[1.0], [0.0]]).expand(2, 33)])
+        parameters.step(0.1, learning(2))
+    assert torch.equal(parameters.buffer[1], before[1])
+    assert (parameters.moments["square_avg"][1] == 0).all()
+    assert (parameters.views["0"][0] != before[0, :33]).all()
 
 
 @pytest.mark.parametrize("algorithm", ["dqn", "ppo"])

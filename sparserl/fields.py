@@ -21,12 +21,12 @@ Count = Annotated[int, Ge(1)]
 Steps = Annotated[int, Ge(0)]
 
 
-def per_member(kind: Any) -> Any:
+def per_member(kind: Any, default: Any = dataclasses.MISSING) -> Any:
     """A field that may differ between the members of a population.
 
-    The config holds one value of type ``kind``; the object that runs holds a tensor ``[member]``.
+    The config holds one value of type ``kind``; the object that runs holds a tensor ``[member]``, in which nan stands for null.
     """
-    return dataclasses.field(metadata={"per_member": kind})
+    return dataclasses.field(default=default, metadata={"per_member": kind})
 
 
 def meaningless() -> Any:

@@ -58,6 +58,18 @@ def is_weight(name: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Time:
+    """When a gradient step is taken."""
+
+    step: int
+    """Environment steps that each member has taken."""
+    previous_step: int
+    """Of the gradient step before."""
+    update: int
+    """How many gradient steps were taken before."""
+
+
+@dataclass(frozen=True)
 class Action:
     """What an algorithm chose in every sub-environment.
 
@@ -117,6 +129,16 @@ class Spec:
         low, high = action.new_tensor(self.action_low), action.new_tensor(self.action_high)
         broken = action.isnan()
         return torch.where(broken, low / 2 + high / 2, action.clamp(low, high)), broken.flatten(1).any(dim=1)
+
+    def scale_action(self, unit: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
+        """From [-1, 1] to the bounds of each dimension."""
+        low, high = unit.new_tensor(self.action_low), unit.new_tensor(self.action_high)
+        return (low + high) / 2 + (high - low) / 2 * unit
+
+    def unscale_action(self, action: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
+        """The inverse of ``scale_action``."""
+        low, high = action.new_tensor(self.action_low), action.new_tensor(self.action_high)
+        return (action - (low + high) / 2) / ((high - low) / 2)
 
     @property
     def action_draws(self) -> int:

@@ -14,15 +14,21 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from sparserl import normalization
+from sparserl.fields import Fraction, Positive
 from sparserl.networks.base import Network, Structure
 from sparserl.optimizers import Optimizer
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import Schedule
-from sparserl.types import Action, Batch, Loss, Metrics, Rollout, Spec, Transition, Weights
+from sparserl.types import Action, Batch, Loss, Metrics, Rollout, Spec, Time, Weights
+
+OBSERVATIONS, REWARDS = "observations", "rewards"
+"""The components that hold running statistics, where an algorithm normalises."""
 
 
 @dataclass(frozen=True)
@@ -36,47 +42,77 @@ class Objective:
     metrics: Metrics = field(default_factory=dict)
     active: Bool[Tensor, "member"] | None = None
     """The members that take part in this step, or None for all: the components of the others stay as they are."""
+    state: Weights = field(default_factory=dict)
+    """New values for components that gradients do not change. What is left out stays."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Algorithm(ABC):
     """What a trainer, a learner and an experience need of every algorithm."""
 
     actions: ClassVar[str]
     """``discrete`` or ``continuous``: the action spaces it is made for."""
 
-    policy: ClassVar[tuple[str, ...]] = ("policy",)
-    """The components that are deployed, in the order in which an observation goes through them: what is counted, regularised
-    under ``scope: policy``, factored and saved."""
-
-    acting: ClassVar[tuple[str, ...]] = ("policy",)
-    """The components that ``act``, ``deterministic_action`` and ``prepare`` are given."""
-
     gate_noise: ClassVar[Literal["gradient_step", "rollout"]] = "gradient_step"
     """When a new sample of the gates is drawn while they are active. ``gradient_step``: at each, and acting goes without noise.
     ``rollout``: one sample acts, and learns in all epochs of its rollout, so that the policy that is improved is the one that
     acted (Hausknecht and Wagener 2022, arXiv 2202.11818)."""
 
-    max_grad_norm: float | None
+    gamma: Fraction
+    """Discount of the return for each environment step."""
+
+    max_grad_norm: Positive | None
     """The largest norm of one member's gradient in all components of an objective together, or None to leave gradients as they
     are. Weights and gates are clipped apart."""
 
     optimizer: Optimizer
     """Moves the weights of every component."""
 
+    normalize_observation: bool = False
+    """Whether networks see observations at mean 0 and deviation 1, by what each member has seen in training so far."""
+
+    normalize_reward: bool = False
+    """Whether rewards are divided by the deviation of the discounted return, by what each member was given so far."""
+
+    normalized_limit: Positive = 10.0
+    """Where normalised observations and rewards are cut, in deviations."""
+
     spec: Spec = field(init=False, repr=False, compare=False)
     """What the environment shows and accepts; there after ``bind``."""
 
     def bind(self, spec: Spec) -> Algorithm:
         """The same algorithm for an environment. Raises ValueError where the two do not fit."""
+        if self.normalize_observation and not spec.observation_dtype.is_floating_point:
+            raise ValueError("algorithm.normalize_observation is true, but observations are images; set it to false")
         bound = copy.copy(self)
         object.__setattr__(bound, "spec", spec)
         return bound
 
     @property
+    def policy(self) -> tuple[str, ...]:
+        """The components that are deployed, in the order in which an observation goes through them.
+
+        They are counted, regularised under ``scope: policy``, factored and saved.
+        """
+        return (*[OBSERVATIONS] * self.normalize_observation, "policy")
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The components that ``act``, ``deterministic_action`` and ``prepare`` are given."""
+        return self.policy
+
+    @property
     @abstractmethod
     def networks(self) -> Mapping[str, Network]:
-        """The network of each learned component."""
+        """The networks of learned components."""
+
+    def input_shape(self, component: str) -> tuple[int, ...]:
+        """What the network of a component is given, without member and batch."""
+        return self.spec.observation_shape
+
+    def structure(self, component: str) -> Structure:
+        """Which tensors of a component are weights, and which feeds which."""
+        return self.networks[component].structure(self.input_shape(component))
 
     @property
     @abstractmethod
@@ -112,35 +148,72 @@ class Algorithm(ABC):
         return {name: values.flatten(1, 2) for name, values in rollout.items()}
 
     @abstractmethod
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         """What is due at this gradient step, by a name for its metrics. A component that no objective names is not stepped.
 
         ``weights`` are the ones to compute with: under active gates, random ones. ``noise_free`` are the same components
         without noise, and the same dictionary where nothing is random. Actions must be selected with them: a maximum over
         values that share one sample of the noise is biased upwards, and bootstrapping compounds the bias.
-        ``step``: environment steps that each member has taken.
         """
 
-    def update_targets(self, weights: Weights, step: int, previous_step: int) -> Weights:
-        """The targets after a gradient step at environment step ``step``; the one before was at ``previous_step``.
+    def update_targets(self, weights: Weights, time: Time) -> Weights:
+        """The targets after the gradient step that was taken at ``time``.
 
         ``weights`` are raw, without gates, and each component is one tensor ``[member, number]`` called ``""``: what a target
         does is the same for each of its numbers. Components that do not change are left out.
         """
         return {}
 
-    def observe(self, weights: Weights, transition: Transition) -> Weights:
-        """The components that are statistics of what the environment gave, after it gave ``[member, env, ...]`` more.
+    # ------------------------------------------------------------ statistics of what the environment gave
 
-        Components that do not change are left out. On-policy algorithms are given whole rollouts, after they were learned from,
-        so that statistics are fixed while they are.
+    def fresh_statistics(self, members: Population) -> Weights:
+        """The components of ``init`` that are statistics of nothing yet."""
+        fresh: Weights = {}
+        if self.normalize_observation:
+            fresh[OBSERVATIONS] = normalization.fresh(members.size, self.spec.observation_shape)
+        if self.normalize_reward:
+            fresh[REWARDS] = normalization.fresh_returns(members.size)
+        return fresh
+
+    def observe(self, weights: Weights, rollout: Rollout) -> Weights:
+        """The components that are statistics, after the environment gave these steps more.
+
+        On-policy algorithms are given whole rollouts, after they were learned from, so that statistics are fixed meanwhile;
+        others one step at a time.
         """
-        return {}
+        changed: Weights = {}
+        if self.normalize_observation:
+            changed[OBSERVATIONS] = normalization.updated(weights[OBSERVATIONS], rollout["observation"].flatten(1, 2))
+        if self.normalize_reward:
+            ended = torch.maximum(rollout["terminated"], rollout["truncated"])
+            changed[REWARDS] = normalization.updated_returns(weights[REWARDS], rollout["reward"], ended, self.gamma)
+        return changed
+
+    @property
+    def observes(self) -> bool:
+        """Whether ``observe`` changes anything."""
+        return self.normalize_observation or self.normalize_reward
+
+    def network_input(
+        self, weights: Weights, observation: Float[Tensor, "member batch *obs"]
+    ) -> Float[Tensor, "member batch *obs"]:
+        """An observation as networks see it."""
+        if not self.normalize_observation:
+            return observation
+        return normalization.normalized(weights[OBSERVATIONS], observation, self.normalized_limit)
+
+    def learned_reward(self, weights: Weights, reward: Float[Tensor, "member batch"]) -> Float[Tensor, "member batch"]:
+        """A reward as it is learned from."""
+        if not self.normalize_reward:
+            return reward
+        return normalization.scaled_reward(weights[REWARDS], reward, self.normalized_limit)
+
+    # ------------------------------------------------------------ what is deployed
 
     def policy_structure(self) -> Structure:
         """The weights of the deployed components by ``component/name``, chained where one component feeds the next."""
         structure: Structure = {}
-        parts = [(c, self.networks[c].structure(self.spec.observation_shape)) for c in self.policy if c in self.networks]
+        parts = [(c, self.structure(c)) for c in self.policy if c in self.networks]
         for component, its in parts:
             structure |= {f"{component}/{name}": matrix.renamed(component) for name, matrix in its.items()}
         for (component, its), (following, next_) in pairwise(parts):
@@ -156,5 +229,7 @@ class Algorithm(ABC):
         What it gives is what ``deterministic_action`` chooses by: a value or logit for each discrete action, or the action
         itself.
         """
-        (component,) = self.policy
-        return self.networks[component].module(weights[component])
+        modules = [self.networks[c].module(weights[c]) for c in self.policy if c in self.networks]
+        if self.normalize_observation:
+            modules.insert(0, normalization.Normalize(weights[OBSERVATIONS], self.normalized_limit))
+        return modules[0] if len(modules) == 1 else nn.Sequential(*modules)

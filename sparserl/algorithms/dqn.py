@@ -23,7 +23,7 @@ from sparserl.policies import q_values
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import Schedule, crossed
-from sparserl.types import Action, Batch, Spec, Weights
+from sparserl.types import Action, Batch, Spec, Time, Weights
 
 _LOSSES: dict[str, Callable[..., Tensor]] = {"mse": functional.mse_loss, "huber": functional.huber_loss}
 
@@ -64,14 +64,15 @@ class DQN(Algorithm):
     def init(self, members: Population) -> Weights:
         assert self.spec.discrete_actions is not None
         layers = self.network.init(self.spec.observation_shape, self.spec.discrete_actions, members.generators("init"))
-        return {"policy": layers, "target_policy": {name: tensor.clone() for name, tensor in layers.items()}}
+        target = {name: tensor.clone() for name, tensor in layers.items()}
+        return {"policy": layers, "target_policy": target} | self.fresh_statistics(members)
 
     def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
-        q = self.network(weights["policy"], observation)
+        q = self.network(weights["policy"], self.network_input(weights, observation))
         return Action(q_values.epsilon_greedy(q, self.epsilon(step), rng.uniform(observation.shape[1], 2)))
 
     def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
-        return q_values.greedy(self.network(weights["policy"], observation))
+        return q_values.greedy(self.network(weights["policy"], self.network_input(weights, observation)))
 
     def next_value(
         self, weights: Weights, noise_free: Weights, next_observation: Float[Tensor, "member batch *obs"]
@@ -81,21 +82,21 @@ class DQN(Algorithm):
         q_select_t = q_target_t if noise_free is weights else self.network(noise_free["target_policy"], next_observation)
         return q_values.of(q_target_t, q_values.greedy(q_select_t))
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         """The mean loss of the TD error. A terminated episode has no value after it; a truncated one goes on unseen."""
         with torch.no_grad():
-            v_t = self.next_value(weights, noise_free, batch["next_observation"])
-            target_tm1 = batch["reward"] + self.gamma * (1 - batch["terminated"]) * v_t
-        q_tm1 = self.network(weights["policy"], batch["observation"])
+            v_t = self.next_value(weights, noise_free, self.network_input(weights, batch["next_observation"]))
+            target_tm1 = self.learned_reward(weights, batch["reward"]) + self.gamma * (1 - batch["terminated"]) * v_t
+        q_tm1 = self.network(weights["policy"], self.network_input(weights, batch["observation"]))
         q_a_tm1 = q_values.of(q_tm1, batch["action"])
         loss = _LOSSES[self.loss](q_a_tm1, target_tm1, reduction="none").mean(dim=-1)
         q_value = q_a_tm1.detach()
         metrics = {"td_error": (target_tm1 - q_value).abs().mean(dim=-1), "q_value": q_value.mean(dim=-1)}
         return {"policy": Objective(loss, ("policy",), metrics)}
 
-    def update_targets(self, weights: Weights, step: int, previous_step: int) -> Weights:
+    def update_targets(self, weights: Weights, time: Time) -> Weights:
         """Every ``target_update_interval`` environment steps the target moves by ``tau`` towards the network."""
-        if not crossed(previous_step, step, self.target_update_interval):
+        if not crossed(time.previous_step, time.step, self.target_update_interval):
             return {}
         online, target = weights["policy"], weights["target_policy"]
         return {"target_policy": {name: torch.lerp(target[name], online[name], self.tau) for name in online}}

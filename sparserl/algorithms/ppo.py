@@ -15,7 +15,7 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
-from sparserl.algorithms.base import Algorithm, Objective
+from sparserl.algorithms.base import REWARDS, Algorithm, Objective
 from sparserl.fields import Fraction, NonNegative, Positive
 from sparserl.networks.base import Network
 from sparserl.optimizers import Optimizer
@@ -23,7 +23,7 @@ from sparserl.policies import categorical
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import Schedule
-from sparserl.types import Action, Batch, Rollout, Spec, Weights
+from sparserl.types import Action, Batch, Rollout, Spec, Time, Weights
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,16 @@ class PPO(Algorithm):
     optimizer: Optimizer
 
     actions = "discrete"
-    acting = ("policy", "critic")
     gate_noise = "rollout"
 
     def bind(self, spec: Spec) -> Algorithm:
         if spec.discrete_actions is None:
             raise ValueError("PPO needs discrete actions")
         return super().bind(spec)
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        return (*self.policy, "critic", *[REWARDS] * self.normalize_reward)
 
     @property
     def networks(self) -> Mapping[str, Network]:
@@ -62,19 +65,21 @@ class PPO(Algorithm):
         generators = members.generators("init")
         assert self.spec.discrete_actions is not None
         outputs = {"policy": self.spec.discrete_actions, "critic": 1}
-        return {c: self.network.init(self.spec.observation_shape, number, generators) for c, number in outputs.items()}
+        return {
+            c: self.network.init(self.spec.observation_shape, number, generators) for c, number in outputs.items()
+        } | self.fresh_statistics(members)
 
     def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
         """Sample from the policy. What a rollout needs of log-probabilities and values, ``prepare`` computes at once."""
-        logits = self.network(weights["policy"], observation)
+        logits = self.network(weights["policy"], self.network_input(weights, observation))
         return Action(categorical.sample(logits, rng.uniform(*logits.shape[1:])))
 
     def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
-        return categorical.mode(self.network(weights["policy"], observation))
+        return categorical.mode(self.network(weights["policy"], self.network_input(weights, observation)))
 
     def value(self, weights: Weights, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch"]:
         """The critic's estimate of the discounted return."""
-        return self.network(weights["critic"], observation).squeeze(-1)
+        return self.network(weights["critic"], self.network_input(weights, observation)).squeeze(-1)
 
     def prepare(self, weights: Weights, rollout: Rollout) -> Batch:
         """Add ``log_prob`` of the actions, ``advantage`` and ``return`` (the target of the critic)."""
@@ -83,7 +88,7 @@ class PPO(Algorithm):
         v_tm1 = self.value(weights, batch["observation"])
         v_t = self.value(weights, batch["next_observation"])
         advantage = generalized_advantage(
-            rollout["reward"],
+            self.learned_reward(weights, batch["reward"]).view(shape),
             v_tm1.view(shape),
             v_t.view(shape),
             rollout["terminated"],
@@ -91,15 +96,17 @@ class PPO(Algorithm):
             self.gamma,
             self.gae_lambda,
         ).flatten(1)
-        log_prob = categorical.log_prob(self.network(weights["policy"], batch["observation"]), batch["action"])
+        log_prob = categorical.log_prob(
+            self.network(weights["policy"], self.network_input(weights, batch["observation"])), batch["action"]
+        )
         learned = {name: batch[name] for name in ("observation", "action")}
         return learned | {"log_prob": log_prob, "advantage": advantage, "return": advantage + v_tm1}
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         """The clipped surrogate (equation 7), the squared error of the critic and the entropy bonus (equation 9)."""
-        logits = self.network(weights["policy"], batch["observation"])
+        logits = self.network(weights["policy"], self.network_input(weights, batch["observation"]))
         log_ratio = categorical.log_prob(logits, batch["action"]) - batch["log_prob"]
-        ratio, advantage, clip_range = log_ratio.exp(), batch["advantage"], self.clip_range(step)
+        ratio, advantage, clip_range = log_ratio.exp(), batch["advantage"], self.clip_range(time.step)
         if self.normalize_advantage and advantage.shape[1] > 1:
             advantage = (advantage - advantage.mean(dim=1, keepdim=True)) / (advantage.std(dim=1, keepdim=True) + 1e-8)
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from glob import glob
@@ -78,11 +79,16 @@ def build_part(group: str, configs: Sequence[Config], device: torch.device = CPU
     with errors_of(group, configs[0]):
         nodes = [config[group] for config in configs]
         names = _per_member(hydra.utils.get_class(nodes[0]["_target_"]))
-        values = {name: torch.tensor([float(node[name]) for node in nodes], device=device) for name in names}
+        values = {name: torch.tensor([_number(node[name]) for node in nodes], device=device) for name in names}
         try:
             return hydra.utils.instantiate(nodes[0], **values, _convert_="all")
         except InstantiationException as error:
             raise (error.__cause__ or error) from None
+
+
+def _number(value: float | int | None) -> float:
+    """A tensor has no null: nan stands for it."""
+    return math.nan if value is None else float(value)
 
 
 @contextmanager

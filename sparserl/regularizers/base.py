@@ -12,6 +12,7 @@ The hooks below do nothing, so a regulariser is what it overrides and ``none`` o
 
 from __future__ import annotations
 
+import math
 from abc import ABC
 from dataclasses import dataclass
 from typing import Literal
@@ -40,8 +41,11 @@ class Regularizer(ABC):
         """Whether this component's weights are regularised; ``deployed`` says whether it is part of the policy."""
         return False
 
-    def coefficient(self, step: int) -> Float[Tensor, "member"] | float:
-        """What the penalty is multiplied by after ``step`` environment steps of each member."""
+    def coefficient(self, step: int, deployed: bool) -> Float[Tensor, "member"] | float:
+        """What the penalty of a component is multiplied by after ``step`` environment steps of each member.
+
+        ``deployed`` says whether the component is part of the policy.
+        """
         return 0.0
 
     def gates_active(self, step: int) -> bool:
@@ -111,6 +115,8 @@ class Penalized(Regularizer):
     """What the regularisers that add a penalty share. Its keys are described in their YAML files."""
 
     lambda_c: Float[Tensor, "member"] = per_member(NonNegative)
+    lambda_c_critic: Float[Tensor, "#member"] = per_member(NonNegative | None, default=torch.tensor(math.nan))
+    """Of components that are not deployed; nan is that of ``lambda_c``."""
     scope: Literal["policy", "all"]
     reduction: Literal["mean", "sum"]
     delay_steps: Steps
@@ -119,8 +125,9 @@ class Penalized(Regularizer):
     def covers(self, component: str, deployed: bool) -> bool:
         return deployed or self.scope == "all"
 
-    def coefficient(self, step: int) -> Float[Tensor, "member"]:
-        return self.lambda_c * DelayedRamp(self.delay_steps, self.ramp_steps)(step)
+    def coefficient(self, step: int, deployed: bool) -> Float[Tensor, "member"]:
+        lambda_c = self.lambda_c if deployed else torch.where(self.lambda_c_critic.isnan(), self.lambda_c, self.lambda_c_critic)
+        return lambda_c * DelayedRamp(self.delay_steps, self.ramp_steps)(step)
 
     def reduce(self, terms: list[Float[Tensor, "member ..."]]) -> Penalty:
         """The sum of one term a weight, divided by their number under ``mean``. There must be a weight."""

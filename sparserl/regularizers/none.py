@@ -13,6 +13,7 @@ class NoRegularizer(Regularizer):
     """The hooks as they are in the base class: each does nothing."""
 
     lambda_c: None = meaningless()
+    lambda_c_critic: None = meaningless()
     beta: None = meaningless()
     scope: None = meaningless()
     reduction: None = meaningless()

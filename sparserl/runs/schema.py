@@ -44,6 +44,7 @@ class Result:
     environment: str
     regularizer: str
     lambda_c: float | None
+    lambda_c_critic: float | None
     beta: float | None
     seed: int
     reduction: str | None
@@ -61,6 +62,8 @@ class Result:
     sparsity: float
     expected_sparsity: float | None
     sparsity_thresholded: float
+    sparsity_critic: float | None
+    """Of the regularised components that are not deployed; null unless the regulariser's scope is all."""
     nonzero_weights: int
     policy_weights: int
     rank: Rank | None

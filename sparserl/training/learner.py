@@ -22,7 +22,7 @@ from sparserl.population.state import State
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.parameters import FlatTensors, Parameters
 from sparserl.training.step import CHECKED, FixedGates, GradientStep, LearnerState, Scalars
-from sparserl.types import Batch, Gates, Metrics, Noise, Transition, Weights, is_weight
+from sparserl.types import Batch, Gates, Metrics, Noise, Rollout, Time, Weights, is_weight
 
 SENTENCE_BYTES = 500
 """What a checkpoint keeps of why a member was stopped."""
@@ -36,7 +36,7 @@ class Learner:
 
     def __init__(self, algorithm: Algorithm, regularizer: Regularizer, members: Population, compiled: bool = False) -> None:
         self.algorithm, self.regularizer = algorithm, regularizer
-        self.size, self._env_step = members.size, 0
+        self.size, self._env_step, self._updates = members.size, 0, 0
         self.learned = tuple(algorithm.learning_rates)
         fresh = {
             component: {name: tensor.to(members.device) for name, tensor in layers.items()}
@@ -45,8 +45,7 @@ class Learner:
         self.covered = tuple(
             c for c in self.learned if any(map(is_weight, fresh[c])) and regularizer.covers(c, c in algorithm.policy)
         )
-        structures = {c: algorithm.networks[c].structure(algorithm.spec.observation_shape) for c in self.covered}
-        self.initial_gates = {c: regularizer.init(fresh[c], structures[c]) for c in self.covered}
+        self.initial_gates = {c: regularizer.init(fresh[c], algorithm.structure(c)) for c in self.covered}
         others = fresh.keys() - self.learned - algorithm.targets.keys()
         self.state = LearnerState(
             weights={c: Parameters(fresh[c], algorithm.optimizer) for c in self.learned},
@@ -101,15 +100,14 @@ class Learner:
             noise_free = self._noise_free() if self.state.gates and self.regularizer.gates_active(env_step) else {}
             self._draw_noise(env_step)
         scalars = Scalars(
-            step=env_step,
-            previous_step=self._env_step,
+            time=Time(env_step, self._env_step, self._updates),
             gates_active=self._gates_active,
-            penalty=self.regularizer.coefficient(env_step),
+            penalty={c: self.regularizer.coefficient(env_step, c in self.algorithm.policy) for c in self.covered},
             rates={component: schedule(env_step) for component, schedule in self.algorithm.learning_rates.items()},
             gate_rate=self.regularizer.gate_rate(env_step),
         )
         metrics = self._compute(self.state, batch, scalars, self._noise, noise_free, self._rng)
-        self._env_step, self._computed = env_step, {}
+        self._env_step, self._updates, self._computed = env_step, self._updates + 1, {}
         if self.state.learns.sum().item() < self._learning:
             self._report_diverged(metrics, env_step)
         return metrics
@@ -125,16 +123,10 @@ class Learner:
         self._learning = self._stopped.count(None)
 
     @torch.no_grad()
-    def observe(self, transition: Transition) -> None:
+    def observe(self, rollout: Rollout) -> None:
         """Let the algorithm's statistics take in what the environment gave; those of members that were stopped stay."""
-        changed = self.algorithm.observe(self.state.statistics, transition)
-        for component, tensors in changed.items():
-            for name, tensor in tensors.items():
-                mine = self.state.statistics[component][name]
-                learns = self.state.learns.view(-1, *[1] * (mine.dim() - 1)) > 0
-                self.state.statistics[component][name] = torch.where(learns, tensor, mine)
-        if changed:
-            self._computed = {}
+        self.state.set_statistics(self.algorithm.observe(self.state.statistics, rollout))
+        self._computed = {}
 
     @torch.no_grad()
     def start_from(self, policies: Sequence[Weights | None]) -> None:
@@ -227,6 +219,7 @@ class Learner:
         groups = {"weights": state.weights, "gates": state.gates}
         return {
             "env_step": self._env_step,
+            "updates": self._updates,
             "weights": self.weights,
             "gates": self.gates,
             "moments": {
@@ -243,12 +236,13 @@ class Learner:
     @torch.no_grad()
     def load_state_dict(self, saved: State) -> None:
         state = self.state
-        self._env_step = saved["env_step"]
+        self._env_step, self._updates = saved["env_step"], saved["updates"]
         self._gates_active, self._noise = saved["gates_active"], _to(saved["noise"], state.learns.device)
         for mine, its in ((self.weights, saved["weights"]), (self.gates, saved["gates"])):
-            for component, tensors in mine.items():
-                for name, tensor in tensors.items():
+            for component in mine.keys() - state.statistics.keys():
+                for name, tensor in mine[component].items():
                     tensor.copy_(its[component][name])
+        state.statistics = _to({c: saved["weights"][c] for c in state.statistics}, state.learns.device)
         for group, moments in ((state.weights, saved["moments"]["weights"]), (state.gates, saved["moments"]["gates"])):
             for component, parameters in group.items():
                 for name, moment in parameters.moments.items():
@@ -261,8 +255,8 @@ class Learner:
         state.fixed_gates, self._computed = {}, {}
 
 
-def _to(noise: dict[str, dict[str, Tensor]], device: torch.device) -> dict[str, Noise]:
-    return {component: {name: tensor.to(device) for name, tensor in its.items()} for component, its in noise.items()}
+def _to(tensors: Weights, device: torch.device) -> Weights:
+    return {component: {name: tensor.to(device) for name, tensor in its.items()} for component, its in tensors.items()}
 
 
 def _as_bytes(sentence: str | None) -> UInt8[Tensor, "byte"]:

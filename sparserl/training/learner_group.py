@@ -50,20 +50,23 @@ class LearnerGroup:
     def begin_rollout(self, env_step: int) -> None:
         """Called before the first step of each rollout: statistics take in the last one, and gates draw new noise."""
         if self._unobserved:
-            joined = {name: torch.cat([t[name] for t in self._unobserved], dim=1) for name in self._unobserved[0]}
+            self._observe(self._unobserved)
             self._unobserved = []
-            self._each(joined, Learner.observe)
         for learner in self.learners:
             learner.begin_rollout(env_step)
 
     def observe(self, transition: Transition) -> None:
         """Let statistics take in a step; those of on-policy algorithms wait until what is learned from it is over."""
-        if type(self._algorithm).observe is Algorithm.observe:
+        if not self._algorithm.observes:
             return
         if self._algorithm.gate_noise == "rollout":
             self._unobserved.append(transition)
         else:
-            self._each(transition, Learner.observe)
+            self._observe([transition])
+
+    def _observe(self, steps: Sequence[Transition]) -> None:
+        rollout = {name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]}
+        self._each(rollout, Learner.observe)
 
     def update(self, batch: Batch, env_step: int) -> list[Metrics]:
         """One gradient step of every learner; the metrics of each, of its own members."""

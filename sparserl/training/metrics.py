@@ -31,7 +31,9 @@ def observe(learner: Learner) -> Metrics:
         "sparsity/exact": zero_share(joined(weights, policy)),
         "sparsity/thresholded": zero_share(joined(weights, policy), regularizer.zero_threshold),
     }
-    metrics |= {f"sparsity/{c}": zero_share(weights[c]) for c in learner.covered if c not in policy}
+    if critics := tuple(c for c in learner.covered if c not in policy):
+        metrics["sparsity/critics"] = zero_share(joined(weights, critics))
+        metrics |= {f"sparsity/{c}": zero_share(weights[c]) for c in critics}
     deployed = {c: learner.gates[c] for c in learner.covered if c in policy and learner.gates[c]}
     if deployed:
         p_open = {f"{c}/{name}": p for c, gates in deployed.items() for name, p in regularizer.open_probability(gates).items()}
@@ -64,7 +66,8 @@ def _gates(learner: Learner, component: str) -> Metrics:
     gates, initial = learner.gates[component], learner.initial_gates[component]
     z_hat = learner.regularizer.gate_values(gates)
     numbers = learner.regularizer.covered_weights(learner.weights[component], gates)
-    prefix = "gates" if learner.algorithm.policy == (component,) else f"gates/{component}"
+    networks = [c for c in learner.algorithm.policy if c in learner.learned]
+    prefix = "gates" if networks == [component] else f"gates/{component}"
     metrics: Metrics = {}
     for suffix, values in [("", z_hat), *((f"/{component}.{name}", {name: z}) for name, z in z_hat.items())]:
         metrics[f"{prefix}/open{suffix}"] = _share({name: z == 1 for name, z in values.items()}, numbers)

@@ -13,7 +13,7 @@ from sparserl.algorithms.base import Algorithm, Objective
 from sparserl.population.random import MemberRng
 from sparserl.regularizers.base import Regularizer, gated
 from sparserl.training.parameters import FlatTensors, Parameters, clip_scale
-from sparserl.types import Batch, Metrics, Noise, Penalty, Weights
+from sparserl.types import Batch, Metrics, Noise, Penalty, Time, Weights
 
 LARGEST_RATE = 1e15
 """Beyond any use. At a larger one a step of Adam could itself leave the range of float32, and then a member would have no last
@@ -27,13 +27,10 @@ CHECKED = ("objective/", "gradient/")
 class Scalars:
     """What schedules and counters say at one gradient step."""
 
-    step: int
-    """Environment steps that each member has taken."""
-    previous_step: int
-    """Of the gradient step before."""
+    time: Time
     gates_active: bool
-    penalty: Float[Tensor, "member"] | float
-    """The coefficient of the penalty."""
+    penalty: Mapping[str, Float[Tensor, "member"] | float]
+    """The coefficient of the penalty of each component that the regulariser covers."""
     rates: Mapping[str, float]
     """The learning rate of each learned component."""
     gate_rate: float
@@ -70,6 +67,13 @@ class LearnerState:
         flat: dict[str, FlatTensors] = {**self.weights, **self.targets}
         return self.statistics | {component: its.views for component, its in flat.items()}
 
+    def set_statistics(self, changed: Weights) -> None:
+        """Give components of ``statistics`` new values, but not in members that were stopped."""
+        for component, tensors in changed.items():
+            for name, tensor in tensors.items():
+                old = self.statistics[component][name]
+                self.statistics[component][name] = torch.where(_like(self.learns, old) > 0, tensor, old)
+
 
 @dataclass(frozen=True)
 class GradientStep:
@@ -100,13 +104,13 @@ class GradientStep:
         """
         leaves = state.tensors() | {component: its.leaves for component, its in state.weights.items()}
         running = self.running(state, leaves, noise)
-        objectives = self.algorithm.losses(running, running | noise_free if noise_free else running, batch, scalars.step, rng)
+        objectives = self.algorithm.losses(running, running | noise_free if noise_free else running, batch, scalars.time, rng)
         metrics: Metrics = {}
         due: set[str] = set()
         # all gradients before any step: one component's objective may be computed from another's weights
         for index, (name, objective) in enumerate(objectives.items(), start=1):
             covered = [c for c in objective.updates if c in self.covered and c not in due]
-            penalties = {c: scalars.penalty * self._penalty(state, leaves, c) for c in covered}
+            penalties = {c: scalars.penalty[c] * self._penalty(state, leaves, c) for c in covered}
             total = sum(penalties.values(), objective.loss)
             metrics |= {f"{name}/{key}": value for key, value in objective.metrics.items()}
             metrics |= {f"penalty/{c}": penalty.detach() for c, penalty in penalties.items()}
@@ -122,6 +126,7 @@ class GradientStep:
             for objective in objectives.values():
                 self._move(state, {c: active[c] for c in objective.updates if c in due}, scalars)
                 due.difference_update(objective.updates)
+                state.set_statistics(objective.state)
             self._update_targets(state, scalars)
         return metrics
 
@@ -200,7 +205,7 @@ class GradientStep:
         for component, its in active.items():
             if component in self.covered:
                 moves = state.learns if its is None else state.learns * its.unsqueeze(1)
-                self._project(state, component, scalars.step, moves)
+                self._project(state, component, scalars.time.step, moves)
 
     def _project(self, state: LearnerState, component: str, step: int, moves: Float[Tensor, "member 1"]) -> None:
         """Restore constraints, but in members that did not move."""
@@ -216,7 +221,7 @@ class GradientStep:
             return
         flat: dict[str, FlatTensors] = {**state.weights, **state.targets}
         raw = {component: {"": its.buffer} for component, its in flat.items()}
-        changed = self.algorithm.update_targets(raw, scalars.step, scalars.previous_step)
+        changed = self.algorithm.update_targets(raw, scalars.time)
         for component, tensors in changed.items():
             state.targets[component].buffer.lerp_(tensors[""], state.learns)
 

@@ -11,7 +11,7 @@ from sparserl.config.schema import ConfigError
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.training.trainer import Parts
-from sparserl.types import Batch, Rollout, Weights
+from sparserl.types import Batch, Rollout, Time, Weights
 
 NAMES = modules("algorithms")
 MEMBERS = 3
@@ -94,7 +94,7 @@ def test_components_are_those_that_the_contract_names(given: Parts, algorithm: A
 def test_every_objective_is_a_number_for_each_member(given: Parts, algorithm: Algorithm) -> None:
     weights = algorithm.init(given.members)
     running = require_gradients(weights)
-    objectives = algorithm.losses(running, running, recorded(given, algorithm, weights), 1, rng())
+    objectives = algorithm.losses(running, running, recorded(given, algorithm, weights), Time(1, 0, 0), rng())
     assert objectives
     for objective in objectives.values():
         assert objective.updates
@@ -109,7 +109,7 @@ def test_a_members_loss_is_made_of_its_own_weights_and_data(given: Parts, algori
     fresh = algorithm.init(given.members)
     weights, batch = require_gradients(fresh), recorded(given, algorithm, fresh)
     floating = {name: value.clone().requires_grad_() for name, value in batch.items() if value.is_floating_point()}
-    for objective in algorithm.losses(weights, weights, batch | floating, 1, rng()).values():
+    for objective in algorithm.losses(weights, weights, batch | floating, Time(1, 0, 0), rng()).values():
         moved = [tensor for component in objective.updates for tensor in weights[component].values()]
         for gradient in torch.autograd.grad(
             objective.loss[1], [*moved, *floating.values()], retain_graph=True, allow_unused=True
@@ -130,7 +130,9 @@ def test_other_members_change_nothing_about_a_member(given: Parts, algorithm: Al
         tensor[1] = 2 * tensor[1].flip(0) + 0.1
     for value in other_batch.values():
         value[1] = value[1].flip(0)
-    before, after = (algorithm.losses(w, w, b, 1, rng()) for w, b in ((weights, batch), (other_weights, other_batch)))
+    before, after = (
+        algorithm.losses(w, w, b, Time(1, 0, 0), rng()) for w, b in ((weights, batch), (other_weights, other_batch))
+    )
     for name, objective in before.items():
         torch.testing.assert_close(objective.loss[[0, 2]], after[name].loss[[0, 2]])
         assert not torch.isclose(objective.loss[1], after[name].loss[1])
@@ -147,7 +149,7 @@ def test_targets_start_as_copies_and_nothing_else_is_changed_with_them(given: Pa
             assert torch.equal(weights[target][name], learned)
             assert weights[target][name].data_ptr() != learned.data_ptr(), "shared memory follows at once"
     flat = {c: {"": torch.cat([t.flatten(1) for t in layers.values()], dim=1)} for c, layers in weights.items()}
-    changed = [algorithm.update_targets(flat, step, step - 1).keys() for step in range(1, 1001)]
+    changed = [algorithm.update_targets(flat, Time(step, step - 1, step)).keys() for step in range(1, 1001)]
     assert set().union(*changed) == algorithm.targets.keys()
 
 

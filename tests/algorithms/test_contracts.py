@@ -26,7 +26,7 @@ from sparserl.regularizers.l0 import L0
 from sparserl.schedules import Constant, Schedule
 from sparserl.training.learner import Learner
 from sparserl.training.metrics import distributions, observe
-from sparserl.types import Action, Batch, Gates, Layers, Penalty, Spec, Weights
+from sparserl.types import Action, Batch, Gates, Layers, Penalty, Spec, Time, Weights
 
 MEMBERS = Population((0, 1, 2))
 SPEC = Spec(observation_shape=(3,), action_low=(-1.0,), action_high=(1.0,))
@@ -54,6 +54,7 @@ class ActorCritic(Algorithm):
     """The shape of DDPG and TD3: a critic fitted each step, and an actor improved through it at every third."""
 
     network: MLP = NETWORK
+    gamma: float = 0.99
     max_grad_norm: float | None = None
     optimizer: Optimizer = ADAM
     actions = "continuous"
@@ -85,18 +86,18 @@ class ActorCritic(Algorithm):
     def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
         return torch.tanh(self.network(weights["policy"], observation))
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         def value(action: Tensor) -> Tensor:
             return self.network(weights["critic"], torch.cat([batch["observation"], action], dim=-1))[..., 0]
 
         error = (value(batch["action"]) - batch["reward"]).square().mean(dim=-1)
         objectives = {"critic": Objective(error, ("critic",))}
-        if step % 3 == 0:
+        if time.step % 3 == 0:
             improved = value(self.deterministic_action(weights, batch["observation"]))
             objectives["policy"] = Objective(-improved.mean(dim=-1), ("policy",))
         return objectives
 
-    def update_targets(self, weights: Weights, step: int, previous_step: int) -> Weights:
+    def update_targets(self, weights: Weights, time: Time) -> Weights:
         target, online = weights["target_critic"], weights["critic"]
         return {"target_critic": {name: torch.lerp(target[name], online[name], 0.1) for name in online}}
 
@@ -192,9 +193,9 @@ class Shown(ActorCritic):
 
     given: Weights = field(default_factory=dict)
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         self.given.update({component: copy(layers) for component, layers in weights.items()})
-        return super().losses(weights, noise_free, batch, step, rng)
+        return super().losses(weights, noise_free, batch, time, rng)
 
 
 def test_a_target_runs_under_the_gates_of_what_it_follows() -> None:
@@ -269,6 +270,7 @@ class Trunk(Algorithm):
 
     encoder: MLP = ENCODER
     head: MLP = HEAD
+    gamma: float = 0.99
     max_grad_norm: float | None = None
     optimizer: Optimizer = DESCENT
     rate: float = 0.1
@@ -302,7 +304,7 @@ class Trunk(Algorithm):
     def output(self, weights: Weights, component: str, observation: Tensor) -> Tensor:
         return self.head(weights[component], torch.tanh(self.encoder(weights["encoder"], observation)))
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         log_prob = torch.log_softmax(self.output(weights, "policy", batch["observation"]), dim=-1)
         policy = -log_prob.gather(-1, batch["action"].unsqueeze(-1))[..., 0].mean(dim=-1)
         value = self.output(weights, "critic", batch["observation"])[..., 0]
@@ -325,7 +327,7 @@ def by_hand(algorithm: Trunk, weights: Weights, data: Batch) -> dict[str, dict[s
     """Of each objective the gradient in each component that it moves."""
     leaves = {c: {name: t.clone().requires_grad_() for name, t in layers.items()} for c, layers in weights.items()}
     found: dict[str, dict[str, Weights]] = {}
-    for name, objective in algorithm.losses(leaves, leaves, data, 0, MEMBERS.rng("update")).items():
+    for name, objective in algorithm.losses(leaves, leaves, data, Time(0, 0, 0), MEMBERS.rng("update")).items():
         found[name] = {}
         for component in objective.updates:
             gradients = torch.autograd.grad(objective.loss.sum(), list(leaves[component].values()), retain_graph=True)
@@ -488,9 +490,9 @@ class Tempered(Trunk):
     def init(self, members: Population) -> Weights:
         return super().init(members) | {"temperature": {"log_alpha": torch.zeros(members.size)}}
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         loss = weights["temperature"]["log_alpha"].exp() * torch.tensor([1.0, 2.0, 3.0])
-        return super().losses(weights, noise_free, batch, step, rng) | {"temperature": Objective(loss, ("temperature",))}
+        return super().losses(weights, noise_free, batch, time, rng) | {"temperature": Objective(loss, ("temperature",))}
 
 
 @pytest.mark.parametrize("name", modules("regularizers"))
@@ -541,9 +543,9 @@ class ShownTrunk(Trunk):
     encoder: MLP = DEEPER
     given: Weights = field(default_factory=dict)
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         self.given.update({component: copy(layers) for component, layers in weights.items()})
-        return super().losses(weights, noise_free, batch, step, rng)
+        return super().losses(weights, noise_free, batch, time, rng)
 
 
 def test_a_gate_of_a_unit_multiplies_its_weights_and_its_bias() -> None:

@@ -17,7 +17,7 @@ from sparserl.optimizers import Adam
 from sparserl.policies import q_values
 from sparserl.population.members import Population
 from sparserl.schedules import Constant, Linear
-from sparserl.types import Batch, Spec, Weights
+from sparserl.types import Batch, Spec, Time, Weights
 
 # ---------------------------------------------------------------- an example worked by hand
 
@@ -49,7 +49,7 @@ def dqn(kind: type[DQN] = DQN, **changes: Any) -> DQN:
 def objective(algorithm: DQN, weights: Weights, batch: Batch) -> Objective:
     """Nothing in it is random."""
     members = Population(tuple(range(len(batch["reward"]))))
-    return algorithm.losses(weights, weights, batch, 1, members.rng("update"))["policy"]
+    return algorithm.losses(weights, weights, batch, Time(1, 0, 0), members.rng("update"))["policy"]
 
 
 def linear(weight: list[list[float]]) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ def test_the_next_action_is_chosen_without_noise_and_valued_with_it(kind: type[D
     with it; with noise the target network says 10 and 20 to them: 1 + 0.5 * 10 for DQN, 1 + 0.5 * 20 for double DQN."""
     weights, batch = example()
     noise_free = {"policy": linear([[1.0, 2.0], [4.0, 5.0]]), "target_policy": linear([[0.0, 0.0], [20.0, 10.0]])}
-    found = dqn(kind).losses(weights, noise_free, batch, 1, Population((0,)).rng("update"))["policy"]
+    found = dqn(kind).losses(weights, noise_free, batch, Time(1, 0, 0), Population((0,)).rng("update"))["policy"]
     assert found.metrics["td_error"].tolist() == [target - 1]
 
 
@@ -153,7 +153,7 @@ def test_a_hard_target_is_copied_every_so_many_environment_steps() -> None:
     algorithm, (weights, _) = dqn(target_update_interval=3, tau=1.0), example()
     raw = {component: flat(layers) for component, layers in weights.items()}
     for step in range(1, 10):
-        changed = algorithm.update_targets(raw, step, step - 1)
+        changed = algorithm.update_targets(raw, Time(step, step - 1, step))
         assert changed.keys() == ({"target_policy"} if step in (3, 6, 9) else set())
         if changed:
             assert changed["target_policy"].keys() == {""}
@@ -182,7 +182,7 @@ def test_target_updates_are_counted_in_environment_steps(train_freq: int, interv
     algorithm, (weights, _) = dqn(target_update_interval=interval), example()
     raw = {component: flat(layers) for component, layers in weights.items()}
     steps = [0, *range(train_freq, 61, train_freq)] if train_freq else [0, 10, 10, 10]
-    due = [now for before, now in pairwise(steps) if algorithm.update_targets(raw, now, before)]
+    due = [now for before, now in pairwise(steps) if algorithm.update_targets(raw, Time(now, before, 0))]
     assert due == expected
 
 
@@ -190,7 +190,7 @@ def test_a_soft_target_moves_by_its_rate() -> None:
     weights, _ = example()
     raw = {component: flat(layers) for component, layers in weights.items()}
     # a quarter of the way: from 0 to 1 and from 0 to 2 at A, from 10 to 5 and from 20 to 4 at B
-    moved = dqn(tau=0.25).update_targets(raw, 1, 0)["target_policy"][""]
+    moved = dqn(tau=0.25).update_targets(raw, Time(1, 0, 0))["target_policy"][""]
     assert moved[:, :4].tolist() == [[0.25, 0.5, 8.75, 16.0]]
     assert raw["target_policy"][""][:, :4].tolist() == [[0.0, 0.0, 10.0, 20.0]]
 

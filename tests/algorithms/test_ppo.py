@@ -26,7 +26,7 @@ from sparserl.population.random import MemberRng
 from sparserl.population.state import split, stack
 from sparserl.schedules import Constant, Linear
 from sparserl.training.learner import Learner
-from sparserl.types import Batch, Metrics, Spec, Transition, Weights
+from sparserl.types import Batch, Metrics, Spec, Time, Transition, Weights
 from sparserl.types import Rollout as Steps
 
 # ---------------------------------------------------------------- advantages
@@ -119,7 +119,7 @@ def minibatch(advantage: list[float], returns: float = 0.0) -> Batch:
 
 
 def objective(algorithm: PPO, weights: Weights, batch: Batch, step: int = 0) -> Objective:
-    return algorithm.losses(weights, weights, batch, step, Population((0,)).rng("update"))["policy"]
+    return algorithm.losses(weights, weights, batch, Time(step, 0, 0), Population((0,)).rng("update"))["policy"]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_advantages_are_normalised_in_each_members_minibatch() -> None:
     # so weigh them by different actions: action 0 for the last
     batch["action"][:, 3] = 0
     leaf = two["policy"]["0.weight"].requires_grad_()
-    loss = ppo(normalize_advantage=True).losses(two, two, batch, 0, members)["policy"].loss
+    loss = ppo(normalize_advantage=True).losses(two, two, batch, Time(0, 0, 0), members)["policy"].loss
     assert loss.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
     (slope,) = torch.autograd.grad(loss.sum(), leaf)
     # d ratio / d logit 1 is 1/2 for action 1 and -1/2 for action 0; normalised advantages are (-2, -1, 0, 3) / sqrt(14 / 3)
@@ -213,9 +213,9 @@ def test_prepare_says_what_the_policy_that_acted_thought() -> None:
 class Compared(PPO):
     """Reports how far log-probabilities are from those that ``prepare`` gave."""
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         log_prob = categorical.log_prob(self.network(weights["policy"], batch["observation"]), batch["action"])
-        found = super().losses(weights, noise_free, batch, step, rng)["policy"]
+        found = super().losses(weights, noise_free, batch, time, rng)["policy"]
         found.metrics["difference"] = (log_prob - batch["log_prob"]).detach().abs().amax(dim=1)
         return {"policy": found}
 

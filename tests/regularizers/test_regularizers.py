@@ -148,7 +148,7 @@ def test_the_penalty_is_a_finite_number_for_each_member_and_never_negative(regul
     assert penalty.shape == (MEMBERS,)
     assert penalty.isfinite().all()
     assert (penalty >= 0).all()
-    coefficient = torch.as_tensor(regularizer.coefficient(STEP))
+    coefficient = torch.as_tensor(regularizer.coefficient(STEP, deployed=True))
     assert coefficient.shape in ((), (MEMBERS,))
     assert (coefficient >= 0).all()
 
@@ -215,9 +215,9 @@ def changed(name: str, **changes: Any) -> Regularizer:
 def test_each_members_coefficient_waits_and_rises(name: str) -> None:
     regularizer = changed(name, lambda_c=torch.tensor([0.5, 20.0]), delay_steps=100, ramp_steps=50)
     for step, share in [(0, 0.0), (99, 0.0), (100, 0.0), (125, 0.5), (150, 1.0), (10**7, 1.0)]:
-        torch.testing.assert_close(regularizer.coefficient(step), torch.tensor([0.5, 20.0]) * share)
+        torch.testing.assert_close(regularizer.coefficient(step, deployed=True), torch.tensor([0.5, 20.0]) * share)
     at_once = changed(name, lambda_c=torch.tensor([0.5]), delay_steps=0, ramp_steps=0)
-    assert at_once.coefficient(0).tolist() == [0.5]
+    assert at_once.coefficient(0, deployed=True).tolist() == [0.5]
 
 
 @pytest.mark.parametrize("name", PENALIZED)
@@ -237,7 +237,7 @@ def test_without_a_regulariser_every_hook_is_the_identity() -> None:
     assert not regularizer.gates_active(STEP)
     assert regularizer.harden(layers, {}) is layers
     assert regularizer.project(layers, {}, 0)[0] is layers
-    assert regularizer.coefficient(STEP) == 0
+    assert regularizer.coefficient(STEP, deployed=True) == 0
     assert regularizer.penalty(layers, {}).tolist() == [0.0]
 
 

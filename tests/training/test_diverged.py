@@ -37,7 +37,7 @@ from sparserl.train import main
 from sparserl.training.evaluation import Evaluator
 from sparserl.training.learner import Learner
 from sparserl.training.step import GradientStep
-from sparserl.types import Action, Batch, Spec, Weights
+from sparserl.types import Action, Batch, Spec, Time, Weights
 
 BROKEN = 1
 """The seed of the member whose environment gives rewards that are no numbers."""
@@ -320,6 +320,7 @@ class Roots(Algorithm):
     The target of the critic counts gradient steps.
     """
 
+    gamma: float = 0.99
     max_grad_norm: float | None = None
     optimizer: Optimizer = ADAM
 
@@ -351,11 +352,11 @@ class Roots(Algorithm):
     def deterministic_action(self, *_: Any) -> Tensor:
         raise AssertionError("these tests take no action")
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         policy, critic = (weights[component]["0.weight"].sum(dim=(1, 2)) for component in ("policy", "critic"))
         return {"policy": Objective(policy, ("policy",)), "critic": Objective(critic.sqrt(), ("critic",))}
 
-    def update_targets(self, weights: Weights, step: int, previous_step: int) -> Weights:
+    def update_targets(self, weights: Weights, time: Time) -> Weights:
         return {"target_critic": {"": weights["target_critic"][""] + 1}}
 
 

@@ -60,7 +60,7 @@ def test_what_acts_are_the_deterministic_weights_of_all_members(kind: type[DQN])
     group = next(groups(kind))
     for step, batch in enumerate(random_batches(2, MEMBERS, size=16)):
         weights = group.acting()
-        assert tuple(weights) == kind.acting
+        assert tuple(weights) == group.learners[0].algorithm.acting
         for component, layers in weights.items():
             parts = [learner.deterministic()[component] for learner in group.learners]
             assert all(torch.equal(tensor, torch.cat([part[name] for part in parts])) for name, tensor in layers.items())

@@ -20,7 +20,7 @@ from sparserl.environments.base import Environment
 from sparserl.population.random import MemberRng
 from sparserl.training.learner import Learner
 from sparserl.training.trainer import Finished, Row
-from sparserl.types import Batch, Weights
+from sparserl.types import Batch, Time, Weights
 
 ALGORITHMS = modules("algorithms")
 PROBES = [probe for probe in vars(probes).values() if isinstance(probe, type) and issubclass(probe, probes.Probe)]
@@ -122,8 +122,8 @@ class UngatedTarget(DQN):
 class NoisyChoice(DQN):
     """Nor this: the action that it bootstraps from is the best of values that share the noise of the gates."""
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
-        return super().losses(weights, weights, batch, step, rng)
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
+        return super().losses(weights, weights, batch, time, rng)
 
 
 @pytest.mark.parametrize(("kind", "lowest", "highest"), [(DQN, 9.5, 10.5), (NoisyChoice, 13, 25), (UngatedTarget, 50, None)])

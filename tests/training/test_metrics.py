@@ -21,7 +21,7 @@ from sparserl.regularizers.base import Regularizer, gated
 from sparserl.schedules import Constant, Schedule
 from sparserl.training.learner import Learner
 from sparserl.training.metrics import observe, zero_share
-from sparserl.types import Action, Batch, Layers, Spec, Weights
+from sparserl.types import Action, Batch, Layers, Spec, Time, Weights
 
 OPEN, CLOSED, UNDECIDED = 6.0, -6.0, 1.0
 """log_alpha of gates whose z_hat is exactly 1, exactly 0 and 0.777."""
@@ -53,7 +53,7 @@ class Pull(Algorithm):
     def deterministic_action(self, weights: Weights, observation: Tensor) -> Tensor:
         raise AssertionError("these tests take no action")
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         return {
             component: Objective(
                 sum(((weights[component][n] * pull).flatten(1).sum(1) for n, pull in pulls.items()), torch.zeros(2)),
@@ -64,7 +64,7 @@ class Pull(Algorithm):
 
 
 def pull(first: Weights, pulls: Weights, max_grad_norm: float | None = None) -> Pull:
-    return Pull(max_grad_norm, Adam(), first, pulls)
+    return Pull(first, pulls, gamma=0.99, max_grad_norm=max_grad_norm, optimizer=Adam())
 
 
 def learner(algorithm: Pull, regularizer: str = "none", **changes: Any) -> Learner:

@@ -25,13 +25,14 @@ from sparserl.population.state import State
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.trainer import Finished, Row, Snapshot
-from sparserl.types import Action, Batch, Rollout, Transition, Weights
+from sparserl.types import Action, Batch, Rollout, Time, Transition, Weights
 
 
 class Centred(Algorithm):
     """To be mixed with an algorithm. ``given`` holds each transition or rollout that statistics took in."""
 
     policy = ("statistics", "policy")
+    observes = True
     given: ClassVar[list[Transition]] = []
 
     def init(self, members: Population) -> Weights:
@@ -44,9 +45,9 @@ class Centred(Algorithm):
     def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
         return super().deterministic_action(weights, centred(weights, observation))
 
-    def observe(self, weights: Weights, transition: Transition) -> Weights:
-        self.given.append(transition)
-        observation, known = transition["observation"], weights["statistics"]
+    def observe(self, weights: Weights, rollout: Rollout) -> Weights:
+        self.given.append({name: values.flatten(1, 2) for name, values in rollout.items()})
+        observation, known = rollout["observation"].flatten(1, 2), weights["statistics"]
         count = known["count"] + observation.shape[1]
         difference = observation - known["mean"].unsqueeze(1)
         return {"statistics": {"mean": known["mean"] + difference.sum(dim=1) / count.unsqueeze(1), "count": count}}
@@ -57,9 +58,9 @@ class CentredDQN(Centred, DQN):
 
     acting = ("policy", "statistics")
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         seen = {name: centred(weights, batch[name]) for name in ("observation", "next_observation")}
-        return super().losses(weights, noise_free, batch | seen, step, rng)
+        return super().losses(weights, noise_free, batch | seen, time, rng)
 
 
 class CentredPPO(Centred, PPO):
@@ -74,8 +75,8 @@ class CentredPPO(Centred, PPO):
         }
         return super().prepare(weights, rollout | seen)
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
-        found = super().losses(weights, noise_free, batch, step, rng)
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
+        found = super().losses(weights, noise_free, batch, time, rng)
         log_prob = categorical.log_prob(self.network(weights["policy"], batch["observation"]), batch["action"])
         found["policy"].metrics["difference"] = (log_prob - batch["log_prob"]).detach().abs().amax(dim=1)
         return found
@@ -177,7 +178,7 @@ def test_statistics_of_a_member_that_was_stopped_stay() -> None:
         as_kind(CentredDQN, learner.algorithm).bind(learner.algorithm.spec), learner.regularizer, Population((0, 1, 2))
     )
     learner.stop(1, "a reason", 0)
-    learner.observe({"observation": torch.ones(3, 2, 4)})
+    learner.observe({"observation": torch.ones(3, 1, 2, 4)})
     assert learner.weights["statistics"]["count"].tolist() == [2.0, 0.0, 2.0]
     assert learner.weights["statistics"]["mean"][:, 0].tolist() == [1.0, 0.0, 1.0]
     # and what acts and what is evaluated have the new ones

@@ -18,7 +18,7 @@ from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.training.learner import Learner
 from sparserl.training.step import LearnerState, Scalars
-from sparserl.types import Batch, Metrics, Noise, Weights
+from sparserl.types import Batch, Metrics, Noise, Time, Weights
 
 MEMBERS = 3
 ACTIVE = "regularizer.scope=all", "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.lambda_c=1"
@@ -148,8 +148,8 @@ class Asks(DQN):
 
     ask: Callable[[Tensor], Any] = staticmethod(lambda loss: loss.sum().item())
 
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, step: int, rng: MemberRng) -> dict[str, Objective]:
-        found = super().losses(weights, noise_free, batch, step, rng)
+    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
+        found = super().losses(weights, noise_free, batch, time, rng)
         self.ask(found["policy"].loss.detach())
         return found
 

@@ -64,7 +64,12 @@ class Line(gymnasium.Env[Any, Any]):
 
 
 class EndingLine(Line):
-    """Ends at the goal, and computes one reward at a time only: of several it would give one, and a wrong one."""
+    """Ends at the goal, and computes one reward at a time only: of several it would give one, and a wrong one.
+
+    Nothing brings a fault about.
+    """
+
+    action_space = spaces.Discrete(2)
 
     def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> float:
         return 0.0 if np.linalg.norm(achieved_goal - desired_goal) < 0.5 else -1.0

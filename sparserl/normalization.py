@@ -39,8 +39,9 @@ def updated(statistics: Statistics, values: Float[Tensor, "member row *shape"]) 
     count = statistics["count"]
     total = count + rows
     old, new = (_like(weight / total, statistics["mean"]) for weight in (count, torch.full_like(count, rows)))
-    delta = values.mean(dim=1) - statistics["mean"]
-    variance = values.var(dim=1, correction=0)
+    mean = values.mean(dim=1)
+    delta = mean - statistics["mean"]
+    variance = (values - mean.unsqueeze(1)).square().mean(dim=1)  # var() rounds otherwise with another number of members
     return {
         "mean": statistics["mean"] + delta * new,
         "var": statistics["var"] * old + variance * new + delta.square() * old * new,

@@ -14,7 +14,7 @@ from torch import Tensor
 import sparserl
 from sparserl.algorithms.base import Algorithm
 from sparserl.config.build import build
-from sparserl.config.schema import Config
+from sparserl.config.schema import CONF, Config, ConfigError
 from sparserl.config.validation import compose
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.learner import Learner
@@ -25,9 +25,13 @@ A = TypeVar("A", bound=Algorithm)
 
 
 def modules(package: str) -> list[str]:
-    """The options of a group, one a file: ``modules("regularizers")`` finds new ones without being told."""
+    """The options of a group, one a file: ``modules("regularizers")`` finds new ones without being told.
+
+    What several options share, such as ``base``, has no YAML file.
+    """
     path = Path(sparserl.__file__).parent / package
-    return sorted(module.name for module in pkgutil.iter_modules([str(path)]) if module.name != "base")
+    options = CONF / package.removesuffix("s")
+    return sorted(its.name for its in pkgutil.iter_modules([str(path)]) if (options / f"{its.name}.yaml").exists())
 
 
 def parts(*overrides: str, members: int = 1) -> Parts:
@@ -53,18 +57,30 @@ def as_kind(kind: type[A], algorithm: Algorithm) -> A:
     return kind(**{field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.init})
 
 
-def random_batches(count: int, members: int, size: int) -> list[Batch]:
-    """Minibatches such as CartPole's, the same in every call, with what every algorithm here asks for."""
+def environment_for(algorithm: str) -> str:
+    """The first environment that has actions for it."""
+    for environment in ("cartpole", "pendulum"):
+        try:
+            _compose((f"algorithm={algorithm}", f"environment={environment}"))
+        except ConfigError:  # its actions are of the other kind
+            continue
+        return environment
+    raise AssertionError(f"no environment here has actions for {algorithm}")
+
+
+def random_batches(count: int, members: int, size: int, algorithm: str = "dqn") -> list[Batch]:
+    """Minibatches for an algorithm, the same in every call, with what every algorithm here asks for."""
     draw = torch.Generator().manual_seed(0)
+    spec = parts(f"algorithm={algorithm}", f"environment={environment_for(algorithm)}").environment.spec()
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(members, size, *shape, generator=draw)
 
     return [
         {
-            "observation": 2 * uniform(4) - 1,
-            "next_observation": 2 * uniform(4) - 1,
-            "action": (2 * uniform()).long(),
+            "observation": 2 * uniform(*spec.observation_shape) - 1,
+            "next_observation": 2 * uniform(*spec.observation_shape) - 1,
+            "action": spec.random_action(uniform(spec.action_draws)),
             "reward": uniform(),
             "terminated": (uniform() < 0.1).float(),
             "log_prob": torch.log(0.1 + 0.8 * uniform()),

@@ -51,11 +51,11 @@ from sparserl.types import Spec, Weights
 
 
 def _of_total(fraction: float, *, _root_: DictConfig) -> int:
-    """``${of_total:0.1}``: a tenth of trainer.total_steps."""
+    """``${of_total:0.1}``: a tenth of trainer.total_steps, and 1 or more."""
     total = _root_.trainer.total_steps
     if not isinstance(total, int | float):
         raise ValueError(f"trainer.total_steps is {total!r}; it must be a number")
-    return round(fraction * total)
+    return max(1, round(fraction * total))
 
 
 def _sweep_group(*, _root_: DictConfig) -> str | None:

@@ -118,7 +118,8 @@ class Perceptron(torch.autograd.Function):
             gradient = gradient.mT.contiguous().mT
         for index in reversed(range(len(weights))):
             x, weight = inputs[index], weights[index]
-            found += [gradient.sum(dim=1, keepdim=True), torch.bmm(x.mT, gradient)]
+            learned = ctx.needs_input_grad[2 + 2 * index]  # a critic that an actor learns from is constant
+            found += [gradient.sum(dim=1, keepdim=True), torch.bmm(x.mT, gradient)] if learned else [None, None]
             if index > 0 or ctx.needs_input_grad[1]:
                 gradient = torch.bmm(weight, gradient.mT).mT if wide else torch.bmm(gradient, weight.mT)
             if index > 0:

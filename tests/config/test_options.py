@@ -10,6 +10,7 @@ from typing import Any
 import goals
 import hydra
 import pytest
+from parts import environment_for
 
 from sparserl.config.schema import CONF, ConfigError
 from sparserl.config.validation import compose
@@ -40,7 +41,7 @@ FILES = {
           - override /network: mine
         """,
     "network/mine": "defaults: [mlp]\nhidden: [7]\n",
-    "tuned/dqn-acrobot": "# @package _global_\ntrainer: {total_steps: 1_000_000}\nexperience: {learning_starts: 500_000}\n",
+    "tuned/dqn-acrobot-l0": "# @package _global_\ntrainer: {total_steps: 1_000_000}\nexperience: {learning_starts: 500_000}\n",
     "experiment/mine": """
         # @package _global_
         sweep_name: long
@@ -250,7 +251,8 @@ def test_a_smoke_run_learns_and_evaluates_one_rank(
 
     monkeypatch.setattr(Learner, "update", count)
     monkeypatch.setattr("sparserl.sweeps.loop.draw", lambda folder: folder)
-    overrides = "trainer=smoke", "logger=disk", f"algorithm={algorithm}", f"trainer.num_envs={envs}"
+    chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}"
+    overrides = "trainer=smoke", "logger=disk", *chosen, f"trainer.num_envs={envs}"
     run([compose(*overrides)], [tmp_path], live=False)
     assert len(updates) >= 2
     ranks = [line.split(",")[0] for line in (tmp_path / "lowrank.csv").read_text().splitlines()[1:]]

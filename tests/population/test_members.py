@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,23 @@ SETTINGS = (
 )
 
 
+# short episodes, random actions and noise, and an actor that is due at every second gradient step
+PENDULUM = (
+    "environment=pendulum",
+    "environment.max_episode_steps=40",
+    "experience.learning_starts=60",
+    "experience.train_freq=1",
+)
+NORMALIZED = "algorithm.normalize_observation=true", "algorithm.normalize_reward=true"
+
 # rollouts of 60 transitions, which checkpoints at every 200 steps cut
-SHAPED = {"dqn": ("experience.train_freq=5",), "ppo": ("experience.n_steps=20",)}
+SHAPED = {
+    "dqn": ("experience.train_freq=5",),
+    "ppo": ("experience.n_steps=20",),
+    "ddpg": (*PENDULUM, *NORMALIZED),
+    "td3": (*PENDULUM, *NORMALIZED),
+    "sac": (*PENDULUM, *NORMALIZED),
+}
 
 
 def configs(regularizer: str, algorithm: str = "dqn", number: int = 12) -> list[Config]:
@@ -64,7 +80,7 @@ def same(one: Path, other: Path) -> bool:
     return equal and (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("algorithm", SHAPED)
+@pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
 @pytest.mark.parametrize("regularizer", REGULARIZERS)
 def test_a_member_equals_its_solo_run(regularizer: str, algorithm: str, tmp_path: Path) -> None:
     members = configs(regularizer, algorithm)
@@ -75,18 +91,18 @@ def test_a_member_equals_its_solo_run(regularizer: str, algorithm: str, tmp_path
     assert not same(together[0], together[1]), "members with other seeds must differ, or this test sees nothing"
 
 
-def learned(members: Sequence[Config]) -> tuple[list[State], list[list[dict[str, float]]]]:
-    """The last state of each member and its rows, without what a run leaves on the disk."""
+def learned(members: Sequence[Config], states: Sequence[State] = ()) -> tuple[list[list[State]], list[list[dict[str, float]]]]:
+    """The states of all members at each checkpoint, and the rows of each member, without what a run leaves on the disk."""
     trainer, parts = build(members)
     rows: list[list[dict[str, float]]] = [[] for _ in members]
-    states: list[State] = []
-    for event in trainer.events(parts):
+    snapshots: list[list[State]] = []
+    for event in trainer.events(parts, list(states)):
         if isinstance(event, Row):
             for own, metrics in zip(rows, event.metrics, strict=True):
                 own.append(metrics)
         elif isinstance(event, Snapshot):
-            states = list(event.states)
-    return states, rows
+            snapshots.append(deepcopy(event.states))
+    return snapshots, rows
 
 
 def equal(one: State, other: State) -> bool:
@@ -100,18 +116,23 @@ def equal(one: State, other: State) -> bool:
     return bool(one == other) or (one != one and other != other)
 
 
+@pytest.mark.parametrize("algorithm", sorted(SHAPED.keys() - {"dqn"}))
 @pytest.mark.parametrize("regularizer", ["none", "l0"])
-def test_sixteen_members_of_ppo_equal_their_solo_runs(regularizer: str) -> None:
+def test_sixteen_members_equal_their_solo_runs_and_go_on_from_a_checkpoint(regularizer: str, algorithm: str) -> None:
     """Everything that a checkpoint keeps, and every row: 16 members fill a vector register, which 12 do not."""
-    members = [member | {"trainer": member["trainer"] | {"total_steps": 300}} for member in configs(regularizer, "ppo", 16)]
-    states, rows = learned(members)
-    for index, member in enumerate(members):
-        (alone,), (its,) = learned([member])
-        assert equal(states[index], alone)
-        assert equal(rows[index], its)
+    members = [member | {"trainer": member["trainer"] | {"total_steps": 300}} for member in configs(regularizer, algorithm, 16)]
+    (first, last), rows = learned(members)
+    for index in (0, 7, 15):
+        (_, alone), its = learned([members[index]])
+        assert equal(last[index], alone[0])
+        assert equal(rows[index], its[0])
     if regularizer == "l0":
-        assert states[0]["learner"]["gates_active"], "gates must be active, or this test sees less than it says"
-    assert not equal(states[0], states[1])
+        assert last[0]["learner"]["gates_active"], "gates must be active, or this test sees less than it says"
+    assert not equal(last[0], last[1])
+    (resumed,), later = learned(members[:3], first[:3])
+    for index in range(3):
+        assert equal(resumed[index], last[index])
+        assert equal(later[index], rows[index][-len(later[index]) :])
 
 
 def test_a_member_equals_its_solo_run_beside_other_regularizers(tmp_path: Path) -> None:

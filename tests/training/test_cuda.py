@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from multiruns import begin, outcome, sweep, wait_for
-from parts import make_learner, modules, random_batches
+from parts import environment_for, make_learner, modules, random_batches
 from torch import Tensor
 
 from sparserl.loading import load_policy
@@ -27,10 +27,10 @@ GATES = ("regularizer.delay_steps=5", "regularizer.ramp_steps=5", "regularizer.f
 UPDATES, MEMBERS = 40, 8
 
 
-def trained(device: str, overrides: Sequence[str], members: int = MEMBERS) -> dict[str, Tensor]:
+def trained(device: str, overrides: Sequence[str], members: int = MEMBERS, algorithm: str = "dqn") -> dict[str, Tensor]:
     """The weights of the first members after some gradient steps, each on the same batches as ever."""
     learner = make_learner(*overrides, f"device={device}", members=members)
-    for step, batch in enumerate(random_batches(UPDATES, MEMBERS, size=64)):
+    for step, batch in enumerate(random_batches(UPDATES, MEMBERS, 64, algorithm)):
         learner.begin_rollout(step)
         learner.update({name: values[:members].to(device) for name, values in batch.items()}, env_step=step)
     return {name: tensor.detach().cpu() for name, tensor in learner.weights["policy"].items()}
@@ -44,8 +44,9 @@ def test_gradient_steps_are_the_cpus(algorithm: str, regularizer: str) -> None:
     Where a gradient is nearly zero its sign is a matter of rounding, and Adam makes a whole step of a sign: one weight in a
     thousand may be a few steps off (on an H100 it was one in 80,640, by a third of a step).
     """
-    overrides = [f"algorithm={algorithm}", f"regularizer={regularizer}", *(GATES if regularizer == "l0" else ())]
-    on_cpu, on_gpu = trained("cpu", overrides), trained("cuda", overrides)
+    chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}", f"regularizer={regularizer}"
+    overrides = [*chosen, *(GATES if regularizer == "l0" else ())]
+    on_cpu, on_gpu = (trained(device, overrides, algorithm=algorithm) for device in ("cpu", "cuda"))
     for name, tensor in on_cpu.items():
         difference = (on_gpu[name] - tensor).abs()
         assert difference.max() < 5e-3

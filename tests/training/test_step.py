@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import as_kind, make_learner, modules, random_batches
+from parts import as_kind, environment_for, make_learner, modules, random_batches
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,7 +28,8 @@ def learner_of(algorithm: str, regularizer: str) -> Learner:
     """With gates, if any, that are active, and gradients that are clipped."""
     on = ACTIVE if regularizer != "none" else ()
     clipped = "algorithm.max_grad_norm=0.5", "network.hidden=[13,7]"
-    learner = make_learner(f"algorithm={algorithm}", f"regularizer={regularizer}", *on, *clipped, members=MEMBERS)
+    chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}", f"regularizer={regularizer}"
+    learner = make_learner(*chosen, *on, *clipped, members=MEMBERS)
     learner.begin_rollout(0)
     return learner
 
@@ -82,7 +83,7 @@ def again(learner: Learner, arguments: tuple[Any, ...]) -> tuple[LearnerState, M
 def test_a_step_on_a_copy_of_what_it_was_given_gives_the_same_bits(algorithm: str, regularizer: str) -> None:
     learner = learner_of(algorithm, regularizer)
     arguments = recorded(learner)
-    first, second = random_batches(2, MEMBERS, size=64)
+    first, second = random_batches(2, MEMBERS, 64, algorithm)
     metrics = learner.update(first, env_step=10)
     after_first = copy.deepcopy(learner.state)
     learner.update(second, env_step=20)  # what happens since must not be seen by the copies
@@ -129,7 +130,7 @@ def test_no_value_of_a_tensor_decides_what_a_step_does(algorithm: str, regulariz
     """So it can be traced, and compiled; also while gates are fixed and after a member was stopped."""
     learner = learner_of(algorithm, regularizer)
     arguments = recorded(learner)
-    batches = random_batches(2, MEMBERS, size=64)
+    batches = random_batches(2, MEMBERS, 64, algorithm)
     batches[0]["reward"][1, 0] = torch.nan
     batches[0]["advantage"][1, 0] = torch.nan
     for step, batch in enumerate(batches):

@@ -1,0 +1,147 @@
+"""What the actor-critics that learn from replay share: DDPG, TD3 and SAC.
+
+An actor, ``policy``, and one or two critics, all networks apart. Actions are in [-1, 1] here, and within the bounds of the
+environment outside. The names say the time: ``q_tm1`` is a value at the state where an action was taken, ``q_t`` at the next.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sparserl.algorithms.base import Algorithm, Objective
+from sparserl.fields import Fraction, OpenFraction, Positive, Steps
+from sparserl.networks.base import Network
+from sparserl.optimizers import Optimizer
+from sparserl.policies.deterministic import Squash
+from sparserl.population.members import Population
+from sparserl.population.random import MemberRng
+from sparserl.schedules import Schedule
+from sparserl.types import Action, Batch, Layers, Spec, Time, Weights
+
+
+@dataclass(frozen=True)
+class OffPolicyActorCritic(Algorithm):
+    """The keys are described in ``conf/algorithm/ddpg.yaml``."""
+
+    network: Network
+    gamma: Fraction
+    actor_learning_rate: Annotated[Schedule, Ge(0)]
+    critic_learning_rate: Annotated[Schedule, Ge(0)]
+    tau: OpenFraction
+    random_steps: Steps
+    max_grad_norm: Positive | None
+    optimizer: Optimizer
+
+    actions = "continuous"
+
+    critics: ClassVar[tuple[str, ...]] = ("critic_1", "critic_2")
+
+    def bind(self, spec: Spec) -> Algorithm:
+        if spec.discrete_actions is not None:
+            raise ValueError("its actions are vectors, and those of the environment are discrete")
+        return super().bind(spec)
+
+    # ------------------------------------------------------------ components
+
+    @property
+    def actor_outputs(self) -> int:
+        """How many numbers the actor's network gives."""
+        return len(self.spec.action_low)
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        return dict.fromkeys(("policy", *self.critics), self.network)
+
+    def input_shape(self, component: str) -> tuple[int, ...]:
+        """Critics see an action beside the observation."""
+        observation = self.spec.observation_shape
+        return (math.prod(observation) + len(self.spec.action_low),) if component in self.critics else observation
+
+    @property
+    def learning_rates(self) -> dict[str, Schedule]:
+        return {"policy": self.actor_learning_rate} | dict.fromkeys(self.critics, self.critic_learning_rate)
+
+    @property
+    def targets(self) -> dict[str, str]:
+        return {f"target_{critic}": critic for critic in self.critics}
+
+    def init(self, members: Population) -> Weights:
+        generators = members.generators("init")
+        outputs = {"policy": self.actor_outputs} | dict.fromkeys(self.critics, 1)
+        fresh = {c: self.network.init(self.input_shape(c), number, generators) for c, number in outputs.items()}
+        targets = {t: {name: tensor.clone() for name, tensor in fresh[c].items()} for t, c in self.targets.items()}
+        return fresh | targets | self.fresh_statistics(members)
+
+    def update_targets(self, weights: Weights, time: Time) -> Weights:
+        """After each gradient step targets move by ``tau``."""
+        return {t: {"": torch.lerp(weights[t][""], weights[c][""], self.tau)} for t, c in self.targets.items()}
+
+    # ------------------------------------------------------------ acting
+
+    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
+        """Uniformly random actions for ``random_steps``, then what the policy explores."""
+        if step < self.random_steps:
+            action = 2 * rng.uniform(observation.shape[1], len(self.spec.action_low)) - 1
+        else:
+            action = self.explore(self.actor(weights["policy"], self.network_input(weights, observation)), rng)
+        return Action(self.spec.scale_action(action))
+
+    def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
+        return self.spec.scale_action(self.mode(self.actor(weights["policy"], self.network_input(weights, observation))))
+
+    def policy_module(self, weights: Weights) -> nn.Module:
+        return nn.Sequential(super().policy_module(weights), Squash(self.spec))
+
+    def actor(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
+        """The outputs of the actor's network."""
+        return self.network(layers, observation)
+
+    @abstractmethod
+    def explore(self, outputs: Float[Tensor, "member env out"], rng: MemberRng) -> Float[Tensor, "member env action"]:
+        """The actions in training."""
+
+    @abstractmethod
+    def mode(self, outputs: Float[Tensor, "member batch out"]) -> Float[Tensor, "member batch action"]:
+        """The actions in evaluation."""
+
+    # ------------------------------------------------------------ learning
+
+    def q(
+        self, layers: Layers, observation: Float[Tensor, "member batch *obs"], action: Float[Tensor, "member batch action"]
+    ) -> Float[Tensor, "member batch"]:
+        """What one critic says of actions."""
+        return self.network(layers, torch.cat([observation.flatten(2), action], dim=-1)).squeeze(-1)
+
+    def lowest_q(
+        self,
+        weights: Weights,
+        critics: tuple[str, ...],
+        observation: Float[Tensor, "member batch *obs"],
+        action: Float[Tensor, "member batch action"],
+    ) -> Float[Tensor, "member batch"]:
+        """The lowest value of several critics (Fujimoto et al. 2018), whose own weights no gradient reaches."""
+        values = [self.q({name: t.detach() for name, t in weights[c].items()}, observation, action) for c in critics]
+        return values[0] if len(values) == 1 else torch.minimum(*values)
+
+    def critic_objective(self, weights: Weights, batch: Batch, target_tm1: Float[Tensor, "member batch"]) -> Objective:
+        """The mean squared error of each critic, added up."""
+        observation = self.network_input(weights, batch["observation"])
+        action = self.spec.unscale_action(batch["action"])
+        q_tm1 = [self.q(weights[critic], observation, action) for critic in self.critics]
+        loss = sum(((q - target_tm1).square().mean(dim=1) for q in q_tm1[1:]), (q_tm1[0] - target_tm1).square().mean(dim=1))
+        q_value = q_tm1[0].detach()
+        metrics = {"td_error": (target_tm1 - q_value).abs().mean(dim=1), "q_value": q_value.mean(dim=1)}
+        return Objective(loss, self.critics, metrics)
+
+    def bootstrapped(self, weights: Weights, batch: Batch, v_t: Float[Tensor, "member batch"]) -> Float[Tensor, "member batch"]:
+        """The target of the critics, from the value after each step. A truncated episode goes on unseen."""
+        return self.learned_reward(weights, batch["reward"]) + self.gamma * (1 - batch["terminated"]) * v_t

@@ -1,0 +1,35 @@
+"""Acting by a network whose outputs, squashed by tanh, are actions in [-1, 1]."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sparserl.types import Spec
+
+
+def unit_action(outputs: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
+    """The action of outputs, in [-1, 1]."""
+    return torch.tanh(outputs)
+
+
+def perturbed(action: Float[Tensor, "*batch action"], noise: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
+    """An action in [-1, 1] with noise added, as far as it stays there."""
+    return (action + noise).clamp(-1, 1)
+
+
+class Squash(nn.Module):
+    """From the first outputs of a network to actions within the bounds of an environment."""
+
+    middle: Tensor
+    half_range: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+        self.register_buffer("middle", (low + high) / 2)
+        self.register_buffer("half_range", (high - low) / 2)
+
+    def forward(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "batch action"]:
+        return self.middle + self.half_range * unit_action(outputs[..., : len(self.middle)])

@@ -149,14 +149,15 @@ def test_success_cannot_be_the_objective_without_goals() -> None:
     assert smoke(0, "objective=success_rate")["objective"] == "success_rate"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experience", ["hindsight", "replay"])
 def test_hindsight_learns_to_flip_bits_and_replay_does_not(experience: str) -> None:
     """Andrychowicz et al. 2017, section 3.1: with 10 bits the reward is never seen, unless what was reached is made a goal."""
     settings = (
         "environment=gymnasium", "environment.id=goals:BitFlip-v0", "+environment.arguments.bits=10",
         f"experience={experience}", "regularizer=none", "logger=disk", "network.hidden=[64]",
-        "trainer.total_steps=10000", "trainer.num_envs=4", "trainer.log_every=10000", "trainer.eval_every=10000",
-        "trainer.checkpoint_every=10000", "trainer.eval_episodes=50", "experience.train_freq=4",
+        "trainer.total_steps=12000", "trainer.num_envs=4", "trainer.log_every=12000", "trainer.eval_every=12000",
+        "trainer.checkpoint_every=12000", "trainer.eval_episodes=50", "experience.train_freq=4",
         "algorithm.epsilon=0.2", "algorithm.gamma=0.98", "algorithm.tau=0.05", "algorithm.target_update_interval=4",
     )  # fmt: skip
     trainer, parts = build([compose(*settings, f"seed={seed}") for seed in (0, 1)])
@@ -164,8 +165,9 @@ def test_hindsight_learns_to_flip_bits_and_replay_does_not(experience: str) -> N
     assert isinstance(last, Finished)
     successes = last.evaluation.successes
     assert successes is not None
-    # of 50 goals one that happens to be met costs an episode a chance of 11 of 1024 states: 5 of them have one of 2e-5
+    # an episode visits 11 of 1024 states at most, so that chance reaches 0.5 of 50 goals in the mean, and 5 with a probability
+    # of 2e-4; in hindsight these two seeds reach 41 and 34
     if experience == "replay":
         assert (successes.sum(dim=1) < 5).all()
     else:
-        assert (successes.sum(dim=1) > 15).all()
+        assert (successes.sum(dim=1) > 20).all()

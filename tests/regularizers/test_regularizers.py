@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from parts import make_regularizer, modules
+from parts import make_regularizer, modules, random_batches
 from torch import Tensor
 
+from sparserl.config.build import build
+from sparserl.config.validation import compose
 from sparserl.networks.base import Matrix
 from sparserl.population.members import Population
 from sparserl.regularizers.base import Penalized, Regularizer, gated
+from sparserl.training.learner import Learner
 from sparserl.types import Gates, Layers, Noise, is_weight
 
 NAMES = modules("regularizers")
@@ -287,3 +290,20 @@ def test_hardening_sets_weights_below_the_threshold_to_exactly_zero(name: str) -
     assert hardened["0.weight"].flatten().tolist() == [0.5, -0.5, 0.0, 0.0, 0.0, 2.0]
     assert hardened["0.bias"] is layers["0.bias"]
     assert torch.equal(changed(name, zero_threshold=0.0).harden(layers, {})["0.weight"], weight)
+
+
+def test_critics_have_a_coefficient_of_their_own_or_the_policys() -> None:
+    """The second member's is null. Penalties of one and the same network differ by just that."""
+    own = "algorithm=sac", "environment=pendulum", "regularizer=l1", "regularizer.scope=all", "regularizer.lambda_c=2"
+    configs = [compose(*own, f"regularizer.lambda_c_critic={value}") for value in ("0.5", "null")]
+    _, parts = build(configs)
+    (cohort,) = parts.cohorts
+    regularizer = cohort.regularizer
+    assert torch.as_tensor(regularizer.coefficient(STEP, deployed=True)).tolist() == [2.0, 2.0]
+    assert torch.as_tensor(regularizer.coefficient(STEP, deployed=False)).tolist() == [0.5, 2.0]
+    learner = Learner(cohort.algorithm.bind(parts.environment.spec()), regularizer, cohort.members)
+    assert learner.covered == ("policy", "critic_1", "critic_2")
+    plain = {c: regularizer.penalty(learner.weights[c], {}) for c in learner.covered}
+    row = learner.update(random_batches(1, 2, 16, "sac")[0], env_step=STEP)
+    for component, expected in (("policy", [2.0, 2.0]), ("critic_1", [0.5, 2.0]), ("critic_2", [0.5, 2.0])):
+        torch.testing.assert_close(row[f"penalty/{component}"], torch.tensor(expected) * plain[component])

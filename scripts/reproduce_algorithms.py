@@ -1,0 +1,76 @@
+"""Every algorithm on the environments that it is known for: dense policies, and sparse ones beside them.
+
+Trains cell by cell in outputs/algorithms/: a cell is a pair of an algorithm and an environment, with its shipped settings.
+Started again, it goes on where it was. After each cell the rows of all runs, tables and a figure go to results/algorithms/.
+
+    python scripts/reproduce_algorithms.py                     # all cells, days on one core
+    python scripts/reproduce_algorithms.py --only pendulum     # those whose name contains a text
+    python scripts/reproduce_algorithms.py --list
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+SWEEP = "algorithms"
+RESULTS = Path("results") / SWEEP
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The jobs of one multirun."""
+
+    algorithm: str
+    environment: str
+    regularizers: str
+    seeds: int
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm}-{self.environment}-{self.regularizers}"
+
+    def command(self) -> list[str]:
+        """What a user would type."""
+        chosen = f"algorithm={self.algorithm}", f"environment={self.environment}", f"regularizer={self.regularizers}"
+        sweep = f"seed=range({self.seeds})", f"sweep_name={SWEEP}", "logger=disk"
+        return ["-m", "sparserl.train", "-m", *chosen, *sweep, *self.overrides]
+
+
+def dense(algorithm: str, environment: str, seeds: int = 5, *overrides: str) -> Cell:
+    """The control: no regulariser."""
+    return Cell(algorithm, environment, "none", seeds, overrides)
+
+
+CELLS = [
+    *(dense(algorithm, "pendulum") for algorithm in ("ddpg", "sac", "td3")),
+    *(dense(algorithm, "fetch_reach", 3) for algorithm in ("sac", "ddpg")),
+    *(dense(algorithm, environment) for environment in ("cartpole", "acrobot", "lunar_lander") for algorithm in ("ppo", "dqn")),
+    *(dense("ppo", environment, 3) for environment in ("hopper", "half_cheetah")),
+    # the first tenth of what is published
+    *(dense(algorithm, "half_cheetah", 3, "trainer.total_steps=100_000") for algorithm in ("td3", "sac")),
+]
+
+
+def main() -> None:
+    """Train the chosen cells, and keep the rows of each as soon as it is finished."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", default="", metavar="TEXT", help="the cells whose name contains it")
+    parser.add_argument("--list", action="store_true", help="print the names of all cells")
+    arguments = parser.parse_args()
+    for cell in (cell for cell in CELLS if arguments.only in cell.name):
+        if arguments.list:
+            sys.stdout.write(f"{cell.name}: python {' '.join(cell.command())}\n")
+            continue
+        # a member that fails is a row of the table; the other cells are trained all the same
+        subprocess.run([sys.executable, *cell.command()], check=False)
+        report = "-m", "sparserl.report", str(Path("outputs") / SWEEP), "--to", str(RESULTS)
+        subprocess.run([sys.executable, *report], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -232,9 +232,9 @@ ACTIVE = "regularizer=l0", "regularizer.delay_steps=0", "regularizer.initial_ope
 
 def rollouts(learner: Learner, number: int, batch_size: int) -> Iterator[list[Metrics]]:
     """The metrics of each gradient step, a list for each rollout in CartPole."""
-    algorithm, experience = learner.algorithm, Rollout(STEPS, n_epochs=2, batch_size=batch_size)
-    vector, exploration, step = CartPole(500).open(MEMBERS.generators("environment"), ENVS), MEMBERS.rng("exploration"), 0
-    experience.begin(MEMBERS)
+    algorithm, experience, cartpole = learner.algorithm, Rollout(STEPS, n_epochs=2, batch_size=batch_size), CartPole(500)
+    vector, exploration, step = cartpole.open(MEMBERS.generators("environment"), ENVS), MEMBERS.rng("exploration"), 0
+    experience.begin(MEMBERS, cartpole.spec(), cartpole.relabel)
     observation = vector.reset()
     for _ in range(number):
         learner.begin_rollout(step)

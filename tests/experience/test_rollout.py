@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparserl.environments.cartpole import CartPole
 from sparserl.experience.rollout import Rollout
 from sparserl.population.members import Population
 from sparserl.population.state import split, stack
@@ -22,9 +23,13 @@ def transition(members: int, envs: int, step: int) -> Transition:
     return {"action": name, "observation": torch.stack([name, -name], dim=-1).float(), "reward": name.float()}
 
 
+def begin(experience: Rollout, members: Population) -> None:
+    experience.begin(members, CartPole(500).spec(), CartPole(500).relabel)
+
+
 def rollout(members: Population, n_steps: int = 6, n_epochs: int = 2, batch_size: int = 5) -> Rollout:
     experience = Rollout(n_steps, n_epochs, batch_size)
-    experience.begin(members)
+    begin(experience, members)
     return experience
 
 
@@ -140,6 +145,6 @@ def test_a_rollout_goes_on_from_its_state_in_any_order_of_members(before: int) -
 def test_beginning_again_forgets_everything() -> None:
     experience = rollout(Population((0,)), n_steps=3)
     experience.extend(transition(1, 2, 0))
-    experience.begin(Population((0,)))
+    begin(experience, Population((0,)))
     assert experience.rollout_begins
     assert collected(experience, 1, 2, range(4, 7))[0]["action"].min() >= 4 * BASE

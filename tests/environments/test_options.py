@@ -7,6 +7,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from parts import modules
 
 from sparserl.config.schema import CONF, ConfigError
 from sparserl.config.validation import compose
@@ -73,17 +74,22 @@ def test_an_environment_is_what_its_documentation_says_and_takes_steps(name: str
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("algorithm", sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml")))
 @pytest.mark.parametrize("name", SPECS)
-def test_what_fits_trains(algorithm: str, name: str, tmp_path: Path) -> None:
-    settings = (f"algorithm={algorithm}", f"environment={name}", "trainer=smoke", "logger=disk", "trainer.num_envs=2")
+def test_what_fits_trains_under_every_regularizer_and_what_does_not_is_one_sentence(
+    algorithm: str, name: str, tmp_path: Path
+) -> None:
+    settings = f"algorithm={algorithm}", f"environment={name}", "trainer=smoke", "logger=disk", "trainer.num_envs=2"
+    has, other = ("discrete", "continuous") if SPECS[name].discrete_actions else ("continuous", "discrete")
+    refusal = f"algorithm={algorithm} is for {other} actions, but those of environment={name} are {has}"
     try:
-        config = compose(*settings)
+        configs = [compose(*settings, f"regularizer={regularizer}") for regularizer in modules("regularizers")]
     except ConfigError as error:
-        if "actions" not in str(error):
+        if str(error) != refusal:
             raise
-        pytest.skip(str(error))
-    (result,) = run([config], [tmp_path])
-    assert (result.status, result.env_steps, result.environment) == ("done", 400, name)
-    assert (result.success_rate is None) == (SPECS[name].goal_size is None)
+        return
+    results = run(configs, [tmp_path / str(number) for number in range(len(configs))])
+    for result in results:
+        assert (result.status, result.env_steps, result.environment) == ("done", 400, name)
+        assert (result.success_rate is None) == (SPECS[name].goal_size is None)
 
 
 @pytest.mark.slow

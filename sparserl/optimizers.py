@@ -1,4 +1,4 @@
-"""How a gradient moves tensors: the contract, and Adam. Named in YAML by ``_target_``."""
+"""How a gradient moves tensors: the contract, Adam and RMSprop. Named in YAML by ``_target_``."""
 
 from __future__ import annotations
 
@@ -87,3 +87,27 @@ class Adam(Optimizer):
             eps=self.eps,
             maximize=False,
         )
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman and Hinton 2012), as torch computes it: without momentum, and not centred."""
+
+    alpha: Annotated[float, Ge(0), Lt(1)] = 0.99
+    """Decay of the average of the square of the gradient."""
+    eps: Positive = 1e-5
+    """Added to the root of that average."""
+
+    def init(self, values: Float[Tensor, "member number"]) -> Moments:
+        return {"square_avg": torch.zeros_like(values), "step": torch.zeros((), device=values.device)}
+
+    def step(
+        self,
+        values: Float[Tensor, "member number"],
+        gradient: Float[Tensor, "member number"],
+        moments: Moments,
+        learning_rate: float,
+    ) -> None:
+        average = moments["square_avg"].mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
+        values.addcdiv_(gradient, average.sqrt().add_(self.eps), value=-learning_rate)
+        moments["step"].add_(1)

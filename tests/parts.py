@@ -83,6 +83,7 @@ def random_batches(count: int, members: int, size: int, algorithm: str = "dqn") 
             "action": spec.random_action(uniform(spec.action_draws)),
             "reward": uniform(),
             "terminated": (uniform() < 0.1).float(),
+            "value": 2 * uniform(),
             "log_prob": torch.log(0.1 + 0.8 * uniform()),
             "advantage": 2 * uniform() - 1,
             "return": 2 * uniform(),

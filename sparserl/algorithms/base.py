@@ -50,8 +50,8 @@ class Objective:
 class Algorithm(ABC):
     """What a trainer, a learner and an experience need of every algorithm."""
 
-    actions: ClassVar[str]
-    """``discrete`` or ``continuous``: the action spaces it is made for."""
+    actions: ClassVar[tuple[Literal["discrete", "continuous"], ...]]
+    """The action spaces it is made for."""
 
     gate_noise: ClassVar[Literal["gradient_step", "rollout"]] = "gradient_step"
     """When a new sample of the gates is drawn while they are active. ``gradient_step``: at each, and acting goes without noise.

@@ -42,7 +42,7 @@ class DQN(Algorithm):
     max_grad_norm: Positive | None
     optimizer: Optimizer
 
-    actions = "discrete"
+    actions = ("discrete",)
 
     def bind(self, spec: Spec) -> Algorithm:
         if spec.discrete_actions is None:

@@ -41,7 +41,7 @@ class OffPolicyActorCritic(Algorithm):
     max_grad_norm: Positive | None
     optimizer: Optimizer
 
-    actions = "continuous"
+    actions = ("continuous",)
 
     critics: ClassVar[tuple[str, ...]] = ("critic_1", "critic_2")
 

@@ -1,150 +1,74 @@
 """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347).
 
-With details of Huang et al. 2022 (The 37 implementation details of PPO): advantages are normalised in each minibatch, the
-gradients of actor and critic are clipped by one norm, and eps of Adam is 1e-5.
+With details of Huang et al. 2022 (The 37 implementation details of PPO): weights start orthogonal, advantages are normalised in
+each minibatch, the gradients of actor and critic are clipped by one norm, and eps of Adam is 1e-5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparserl.algorithms.base import REWARDS, Algorithm, Objective
-from sparserl.fields import Fraction, NonNegative, Positive
-from sparserl.networks.base import Network
-from sparserl.optimizers import Optimizer
-from sparserl.policies import categorical
+from sparserl.algorithms.base import Objective
+from sparserl.algorithms.on_policy import OnPolicyActorCritic
+from sparserl.fields import Positive
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import Schedule
-from sparserl.types import Action, Batch, Rollout, Spec, Time, Weights
+from sparserl.types import Batch, Time, Weights
+
+EARLY_STOP = "early_stop"
+"""The component that holds, for each member, the environment step of the rollout whose learning it ended before its end."""
+
+KL_FACTOR = 1.5
+"""How often ``target_kl`` the divergence may be, as in Stable-Baselines3."""
 
 
 @dataclass(frozen=True)
-class PPO(Algorithm):
-    """An actor, ``policy``, and a critic, apart from each other. The keys are described in ``conf/algorithm/ppo.yaml``."""
+class PPO(OnPolicyActorCritic):
+    """The keys are described in ``conf/algorithm/ppo.yaml``."""
 
-    network: Network
-    gamma: Fraction
-    gae_lambda: Fraction
-    learning_rate: Annotated[Schedule, Ge(0)]
     clip_range: Annotated[Schedule, Ge(0)]
-    ent_coef: NonNegative
-    vf_coef: NonNegative
-    normalize_advantage: bool
-    max_grad_norm: Positive | None
-    optimizer: Optimizer
-
-    actions = "discrete"
-    gate_noise = "rollout"
-
-    def bind(self, spec: Spec) -> Algorithm:
-        if spec.discrete_actions is None:
-            raise ValueError("PPO needs discrete actions")
-        return super().bind(spec)
-
-    @property
-    def acting(self) -> tuple[str, ...]:
-        return (*self.policy, "critic", *[REWARDS] * self.normalize_reward)
-
-    @property
-    def networks(self) -> Mapping[str, Network]:
-        return {"policy": self.network, "critic": self.network}
-
-    @property
-    def learning_rates(self) -> dict[str, Schedule]:
-        return {"policy": self.learning_rate, "critic": self.learning_rate}
+    clip_range_vf: Annotated[Schedule | None, Ge(0)]
+    target_kl: Positive | None
 
     def init(self, members: Population) -> Weights:
-        generators = members.generators("init")
-        assert self.spec.discrete_actions is not None
-        outputs = {"policy": self.spec.discrete_actions, "critic": 1}
-        return {
-            c: self.network.init(self.spec.observation_shape, number, generators) for c, number in outputs.items()
-        } | self.fresh_statistics(members)
-
-    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
-        """Sample from the policy. What a rollout needs of log-probabilities and values, ``prepare`` computes at once."""
-        logits = self.network(weights["policy"], self.network_input(weights, observation))
-        return Action(categorical.sample(logits, rng.uniform(*logits.shape[1:])))
-
-    def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
-        return categorical.mode(self.network(weights["policy"], self.network_input(weights, observation)))
-
-    def value(self, weights: Weights, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch"]:
-        """The critic's estimate of the discounted return."""
-        return self.network(weights["critic"], self.network_input(weights, observation)).squeeze(-1)
-
-    def prepare(self, weights: Weights, rollout: Rollout) -> Batch:
-        """Add ``log_prob`` of the actions, ``advantage`` and ``return`` (the target of the critic)."""
-        batch = super().prepare(weights, rollout)
-        shape = rollout["reward"].shape
-        v_tm1 = self.value(weights, batch["observation"])
-        v_t = self.value(weights, batch["next_observation"])
-        advantage = generalized_advantage(
-            self.learned_reward(weights, batch["reward"]).view(shape),
-            v_tm1.view(shape),
-            v_t.view(shape),
-            rollout["terminated"],
-            rollout["truncated"],
-            self.gamma,
-            self.gae_lambda,
-        ).flatten(1)
-        log_prob = categorical.log_prob(
-            self.network(weights["policy"], self.network_input(weights, batch["observation"])), batch["action"]
-        )
-        learned = {name: batch[name] for name in ("observation", "action")}
-        return learned | {"log_prob": log_prob, "advantage": advantage, "return": advantage + v_tm1}
+        fresh = super().init(members)
+        if self.target_kl is not None:
+            fresh[EARLY_STOP] = {"step": torch.full((members.size, 1), -1)}
+        return fresh
 
     def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         """The clipped surrogate (equation 7), the squared error of the critic and the entropy bonus (equation 9)."""
-        logits = self.network(weights["policy"], self.network_input(weights, batch["observation"]))
-        log_ratio = categorical.log_prob(logits, batch["action"]) - batch["log_prob"]
-        ratio, advantage, clip_range = log_ratio.exp(), batch["advantage"], self.clip_range(time.step)
-        if self.normalize_advantage and advantage.shape[1] > 1:
-            advantage = (advantage - advantage.mean(dim=1, keepdim=True)) / (advantage.std(dim=1, keepdim=True) + 1e-8)
+        log_prob, value, entropy = self.evaluated(weights, batch)
+        log_ratio = log_prob - batch["log_prob"]
+        ratio, advantage, clip_range = log_ratio.exp(), self.advantage(batch), self.clip_range(time.step)
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
         policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean(dim=1)
-        value_loss = (self.value(weights, batch["observation"]) - batch["return"]).square().mean(dim=1)
-        entropy = categorical.entropy(logits).mean(dim=1)
+        if self.clip_range_vf is not None:
+            limit = self.clip_range_vf(time.step)
+            value = batch["value"] + (value - batch["value"]).clamp(-limit, limit)
+        value_loss = (value - batch["return"]).square().mean(dim=1)
+        loss, metrics = self.weighted(policy_loss, value_loss, entropy)
         with torch.no_grad():
-            metrics = {
-                "policy_loss": policy_loss.detach(),
-                "value_loss": value_loss.detach(),
-                "entropy": entropy.detach(),
-                # Schulman's estimate of the divergence from the policy that acted, which is never below 0
-                "approx_kl": (ratio - 1 - log_ratio).mean(dim=1),
-                "clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(dim=1),
-            }
-        loss = policy_loss - self.ent_coef * entropy + self.vf_coef * value_loss
-        return {"policy": Objective(loss, ("policy", "critic"), metrics)}
+            # Schulman's estimate of the divergence from the policy that acted, which is never below 0
+            approx_kl = (ratio - 1 - log_ratio).mean(dim=1)
+            metrics |= {"approx_kl": approx_kl, "clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(dim=1)}
+        objective = Objective(loss, tuple(self.networks), metrics)
+        return {"policy": objective if self.target_kl is None else self._stopped_early(objective, weights, time)}
 
-
-def generalized_advantage(
-    reward: Float[Tensor, "member time env"],
-    v_tm1: Float[Tensor, "member time env"],
-    v_t: Float[Tensor, "member time env"],
-    terminated: Float[Tensor, "member time env"],
-    truncated: Float[Tensor, "member time env"],
-    gamma: float,
-    gae_lambda: float,
-) -> Float[Tensor, "member time env"]:
-    """Exponentially weighted sums of TD errors (Schulman et al. 2016, arXiv 1506.02438, equation 16).
-
-    ``v_tm1`` and ``v_t`` are the values before and after each step. A terminated episode has no value after it. A truncated one
-    would have gone on, so its value counts, but no TD error of what follows does: that belongs to another episode.
-    """
-    delta = reward + gamma * (1 - terminated) * v_t - v_tm1
-    decay = gamma * gae_lambda * (1 - torch.maximum(terminated, truncated))
-    advantage = torch.zeros_like(delta)
-    following = torch.zeros_like(delta[:, 0])
-    for time in reversed(range(delta.shape[1])):
-        following = delta[:, time] + decay[:, time] * following
-        advantage[:, time] = following
-    return advantage
+    def _stopped_early(self, objective: Objective, weights: Weights, time: Time) -> Objective:
+        """Members leave a rollout, whose minibatches all have one ``time.step``, where the policy has moved too far."""
+        assert self.target_kl is not None
+        stopped: Tensor = weights[EARLY_STOP]["step"]
+        too_far = objective.metrics["approx_kl"].unsqueeze(1) > KL_FACTOR * self.target_kl
+        stopped = torch.where(too_far, time.step, stopped)
+        active: Bool[Tensor, "member"] = (stopped != time.step).squeeze(1)
+        ended: Float[Tensor, "member"] = (~active).float()
+        metrics = objective.metrics | {"stopped_early": ended}
+        return Objective(objective.loss, objective.updates, metrics, active, {EARLY_STOP: {"step": stopped}})

@@ -177,8 +177,8 @@ def _check_fields(path: str, cls: type, values: dict[str, Any]) -> Config:
 
 def _check_value(path: str, hint: Any, value: Any) -> Any:
     contract = _contract(hint)
-    if contract is None:
-        return _check_plain(path, hint, value)
+    if contract is None or (value is None and type(None) in _options(hint)):
+        return _check_plain(path, hint, value) if contract is None else None
     if contract is Schedule and isinstance(value, int | float) and not isinstance(value, bool):
         value = {"_target_": f"{Constant.__module__}.{Constant.__name__}", "value": value}
     if not isinstance(value, dict):
@@ -306,9 +306,9 @@ def check(config: Config) -> None:
         spec: Spec = parts["environment"].spec()
     algorithm: Algorithm = parts["algorithm"]
     kind = "continuous" if spec.discrete_actions is None else "discrete"
-    if algorithm.actions != kind:
+    if kind not in algorithm.actions:
         raise ConfigError(
-            f"algorithm={config['names']['algorithm']} is for {algorithm.actions} actions, "
+            f"algorithm={config['names']['algorithm']} is for {' or '.join(algorithm.actions)} actions, "
             f"but those of environment={config['names']['environment']} are {kind}"
         )
     with errors_of("algorithm", config):

@@ -23,7 +23,7 @@ class Rollout(Experience):
 
     n_steps: Count
     n_epochs: Count
-    batch_size: Count
+    batch_size: Count | None
 
     def begin(self, members: Population, spec: Spec, relabel: Relabel) -> None:
         self._rng = members.rng("minibatches")
@@ -37,7 +37,7 @@ class Rollout(Experience):
         self._steps.append(transition)
 
     def batches(self, prepare: Prepare) -> Iterator[Batch]:
-        """The last minibatch of an epoch is smaller where ``batch_size`` does not divide the rollout."""
+        """The last minibatch of an epoch is smaller where ``batch_size`` does not divide the rollout; None is its size."""
         if len(self._steps) < self.n_steps:
             return
         steps, self._steps = self._steps, []
@@ -46,7 +46,7 @@ class Rollout(Experience):
         size = next(iter(batch.values())).shape[1]
         for _ in range(self.n_epochs):
             order = self._rng.uniform(size).argsort(dim=1, stable=True)
-            for index in order.split(self.batch_size, dim=1):
+            for index in order.split(self.batch_size or size, dim=1):
                 yield {name: _rows(values, index) for name, values in batch.items()}
 
     def state_dict(self) -> State:

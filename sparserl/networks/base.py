@@ -44,8 +44,11 @@ class Network(ABC):
     """A frozen dataclass whose fields are the keys of ``conf/network/<name>.yaml``."""
 
     @abstractmethod
-    def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators) -> Layers:
-        """Fresh weights of every member, each drawn from its own generator."""
+    def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators, gain: float = 1.0) -> Layers:
+        """Fresh weights of every member, each drawn from its own generator.
+
+        ``gain`` scales those of the last layer where their norm does not depend on the number of inputs alone.
+        """
 
     @abstractmethod
     def __call__(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
@@ -54,6 +57,19 @@ class Network(ABC):
     @abstractmethod
     def structure(self, observation_shape: tuple[int, ...]) -> Structure:
         """Which tensors of its layers are weights, and which feeds which."""
+
+    @property
+    def features(self) -> int:
+        """How many numbers ``trunk`` gives. Raises ValueError where the network has no hidden layer."""
+        raise ValueError(f"network: {type(self).__name__} cannot be split into a trunk and heads")
+
+    def trunk(self) -> Network:
+        """All but the last layer, with the activation after it: what several heads may share. To be made with ``features``."""
+        raise ValueError(f"network: {type(self).__name__} cannot be split into a trunk and heads")
+
+    def head(self) -> Network:
+        """The last layer, of ``features``."""
+        raise ValueError(f"network: {type(self).__name__} cannot be split into a trunk and heads")
 
     @abstractmethod
     def module(self, layers: Layers) -> nn.Module:

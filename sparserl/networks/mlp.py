@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -37,12 +37,24 @@ class MLP(Network):
 
     hidden: Sequence[Count]
     activation: Literal["relu", "tanh"]
+    initialization: Literal["uniform", "orthogonal"] = "uniform"
 
-    def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators) -> Layers:
-        """Weights and biases uniform within 1/sqrt(inputs), as torch.nn.Linear draws them."""
+    activates_output: ClassVar[bool] = False
+
+    def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators, gain: float = 1.0) -> Layers:
+        """``uniform``: weights and biases within 1/sqrt(inputs), as torch.nn.Linear draws them, whatever the gain.
+
+        ``orthogonal``: matrices whose rows or columns, whichever are fewer, are orthogonal and of norm sqrt(2), in the last
+        layer ``gain`` (Saxe et al. 2014, arXiv 1312.6120; the gains are those of Huang et al. 2022); biases are 0.
+        """
         sizes = (math.prod(observation_shape), *self.hidden, outputs)
         layers: Layers = {}
         for index, (inputs, units) in enumerate(pairwise(sizes)):
+            if self.initialization == "orthogonal":
+                norm = math.sqrt(2) if index < len(self.hidden) else gain
+                layers[f"{index}.weight"] = norm * _orthogonal(generators.normal(inputs, units))
+                layers[f"{index}.bias"] = torch.zeros_like(layers[f"{index}.weight"][:, :1])
+                continue
             bound = 1 / math.sqrt(inputs)
             for name, rows in (("weight", inputs), ("bias", 1)):
                 layers[f"{index}.{name}"] = (2 * generators.uniform(rows, units) - 1) * bound
@@ -55,8 +67,8 @@ class MLP(Network):
         numbered = range(len(self.hidden) + 1)
         parameters = [layers[f"{index}.{name}"] for index in numbered for name in ("weight", "bias")]
         if not torch.is_grad_enabled():
-            return _run(self.activation, x, parameters)[-1].contiguous()
-        y: Tensor = Perceptron.apply(self.activation, x, *parameters)  # type: ignore[no-untyped-call]
+            return _run(self.activation, self.activates_output, x, parameters)[-1].contiguous()
+        y: Tensor = Perceptron.apply(self.activation, self.activates_output, x, *parameters)  # type: ignore[no-untyped-call]
         return y
 
     def structure(self, observation_shape: tuple[int, ...]) -> Structure:
@@ -75,13 +87,48 @@ class MLP(Network):
                 linear.weight.copy_(weight.T)
                 linear.bias.copy_(bias[0])
             modules.append(linear)
+        if self.activates_output:
+            modules.append(_MODULES[self.activation]())
         return nn.Sequential(*modules)
+
+    @property
+    def features(self) -> int:
+        if not self.hidden:
+            raise ValueError("network.hidden is [], which leaves no trunk to share; give it a layer")
+        return self.hidden[-1]
+
+    def trunk(self) -> Network:
+        return Trunk(self.hidden[:-1], self.activation, self.initialization)
+
+    def head(self) -> Network:
+        return MLP([], self.activation, self.initialization)
+
+
+@dataclass(frozen=True)
+class Trunk(MLP):
+    """A perceptron with an activation after its last layer too."""
+
+    activates_output: ClassVar[bool] = True
+
+
+def _orthogonal(normals: Float[Tensor, "member rows columns"]) -> Float[Tensor, "member rows columns"]:
+    """Each member's matrix with orthonormal rows or columns, uniformly distributed, from standard normal numbers.
+
+    Member by member and in float64: so a member's weights are the same whoever is beside it.
+    """
+    found = []
+    for matrix in normals.cpu().double():
+        wide = matrix.shape[0] < matrix.shape[1]
+        q, r = torch.linalg.qr(matrix.T if wide else matrix)
+        q = q * r.diagonal().sign()
+        found.append(q.T if wide else q)
+    return torch.stack(found).to(normals)
 
 
 def _run(
-    activation: str, x: Float[Tensor, "member batch in"], parameters: Sequence[Tensor]
+    activation: str, activates_output: bool, x: Float[Tensor, "member batch in"], parameters: Sequence[Tensor]
 ) -> list[Float[Tensor, "member batch units"]]:
-    """What each layer gives, after its activation if it is not the last."""
+    """What each layer gives after its activation, which the last one need not have."""
     activate = _IN_PLACE[activation]
     outputs: list[Tensor] = []
     for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
@@ -89,6 +136,8 @@ def _run(
             activate(x)
         x = torch.baddbmm(bias.mT, weight.mT, x.mT).mT if x.shape[1] >= _WIDE else torch.baddbmm(bias, x, weight)
         outputs.append(x)
+    if activates_output:
+        activate(x)
     return outputs
 
 
@@ -100,28 +149,32 @@ class Perceptron(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, activation: str, x: Tensor, *parameters: Tensor) -> Tensor:
-        outputs = _run(activation, x, parameters)
-        ctx.activation = activation
-        ctx.save_for_backward(x, *outputs[:-1], *parameters[::2])
-        return outputs[-1].contiguous()
+    def forward(ctx: Any, activation: str, activates_output: bool, x: Tensor, *parameters: Tensor) -> Tensor:
+        *hidden, y = _run(activation, activates_output, x, parameters)
+        ctx.activation, ctx.activates_output = activation, activates_output
+        y = y.contiguous()
+        ctx.save_for_backward(x, *hidden, *parameters[::2], *[y] * activates_output)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         through = _GRADIENTS[ctx.activation]
         saved = ctx.saved_tensors
-        inputs, weights = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        layers = len(saved) // 2
+        inputs, weights = saved[:layers], saved[layers : 2 * layers]
         found: list[Tensor | None] = []
         wide = gradient.shape[1] >= _WIDE
+        if ctx.activates_output:
+            gradient = through(gradient, saved[-1], grad_input=torch.empty_like(gradient))
         if wide:
             gradient = gradient.mT.contiguous().mT
         for index in reversed(range(len(weights))):
             x, weight = inputs[index], weights[index]
-            learned = ctx.needs_input_grad[2 + 2 * index]  # a critic that an actor learns from is constant
+            learned = ctx.needs_input_grad[3 + 2 * index]  # a critic that an actor learns from is constant
             found += [gradient.sum(dim=1, keepdim=True), torch.bmm(x.mT, gradient)] if learned else [None, None]
-            if index > 0 or ctx.needs_input_grad[1]:
+            if index > 0 or ctx.needs_input_grad[2]:
                 gradient = torch.bmm(weight, gradient.mT).mT if wide else torch.bmm(gradient, weight.mT)
             if index > 0:
                 through(gradient, x, grad_input=gradient)
-        return None, gradient if ctx.needs_input_grad[1] else None, *reversed(found)
+        return None, None, gradient if ctx.needs_input_grad[2] else None, *reversed(found)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparserl.types import Spec
+from sparserl.policies.scale import Scale
 
 
 def unit_action(outputs: Float[Tensor, "*batch action"]) -> Float[Tensor, "*batch action"]:
@@ -19,17 +19,8 @@ def perturbed(action: Float[Tensor, "*batch action"], noise: Float[Tensor, "*bat
     return (action + noise).clamp(-1, 1)
 
 
-class Squash(nn.Module):
+class Squash(Scale):
     """From the first outputs of a network to actions within the bounds of an environment."""
 
-    middle: Tensor
-    half_range: Tensor
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
-        self.register_buffer("middle", (low + high) / 2)
-        self.register_buffer("half_range", (high - low) / 2)
-
     def forward(self, outputs: Float[Tensor, "batch out"]) -> Float[Tensor, "batch action"]:
-        return self.middle + self.half_range * unit_action(outputs[..., : len(self.middle)])
+        return super().forward(unit_action(outputs[..., : len(self.middle)]))

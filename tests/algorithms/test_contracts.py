@@ -57,7 +57,7 @@ class ActorCritic(Algorithm):
     gamma: float = 0.99
     max_grad_norm: float | None = None
     optimizer: Optimizer = ADAM
-    actions = "continuous"
+    actions = ("continuous",)
 
     @property
     def networks(self) -> Mapping[str, Network]:
@@ -275,7 +275,7 @@ class Trunk(Algorithm):
     optimizer: Optimizer = DESCENT
     rate: float = 0.1
 
-    actions = "discrete"
+    actions = ("discrete",)
     policy = ("encoder", "policy")
     acting = ("encoder", "policy")
 

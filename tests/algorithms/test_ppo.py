@@ -13,7 +13,8 @@ from parts import as_kind, make_regularizer
 from torch import Tensor
 
 from sparserl.algorithms.base import Objective
-from sparserl.algorithms.ppo import PPO, generalized_advantage
+from sparserl.algorithms.on_policy import generalized_advantage
+from sparserl.algorithms.ppo import PPO
 from sparserl.config.build import build
 from sparserl.config.validation import compose
 from sparserl.environments.cartpole import CartPole
@@ -88,6 +89,10 @@ def ppo(kind: type[PPO] = PPO, **changes: Any) -> PPO:
         "gae_lambda": 0.5,
         "learning_rate": Constant(0.1),
         "clip_range": Constant(0.2),
+        "clip_range_vf": None,
+        "target_kl": None,
+        "share_trunk": False,
+        "log_std_init": 0.0,
         "ent_coef": 0.0,
         "vf_coef": 0.0,
         "normalize_advantage": False,
@@ -119,7 +124,8 @@ def minibatch(advantage: list[float], returns: float = 0.0) -> Batch:
 
 
 def objective(algorithm: PPO, weights: Weights, batch: Batch, step: int = 0) -> Objective:
-    return algorithm.losses(weights, weights, batch, Time(step, 0, 0), Population((0,)).rng("update"))["policy"]
+    bound = algorithm.bind(Spec((1,), 2))
+    return bound.losses(weights, weights, batch, Time(step, 0, 0), Population((0,)).rng("update"))["policy"]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +172,7 @@ def test_advantages_are_normalised_in_each_members_minibatch() -> None:
     # so weigh them by different actions: action 0 for the last
     batch["action"][:, 3] = 0
     leaf = two["policy"]["0.weight"].requires_grad_()
-    loss = ppo(normalize_advantage=True).losses(two, two, batch, Time(0, 0, 0), members)["policy"].loss
+    loss = ppo(normalize_advantage=True).bind(Spec((1,), 2)).losses(two, two, batch, Time(0, 0, 0), members)["policy"].loss
     assert loss.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
     (slope,) = torch.autograd.grad(loss.sum(), leaf)
     # d ratio / d logit 1 is 1/2 for action 1 and -1/2 for action 0; normalised advantages are (-2, -1, 0, 3) / sqrt(14 / 3)
@@ -177,11 +183,6 @@ def test_advantages_are_normalised_in_each_members_minibatch() -> None:
 def test_one_transition_is_not_normalised() -> None:
     """It has no standard deviation."""
     assert objective(ppo(normalize_advantage=True), example(0.5), minibatch([3.0])).loss.tolist() == pytest.approx([-3.0])
-
-
-def test_continuous_actions_are_refused() -> None:
-    with pytest.raises(ValueError, match="discrete"):
-        ppo().bind(Spec((3,), None, (-1.0,), (1.0,)))
 
 
 def test_prepare_says_what_the_policy_that_acted_thought() -> None:
@@ -196,7 +197,7 @@ def test_prepare_says_what_the_policy_that_acted_thought() -> None:
         "truncated": torch.zeros(1, 2, 2),
     }
     batch = algorithm.prepare(weights, steps)
-    assert batch.keys() == {"observation", "action", "log_prob", "advantage", "return"}
+    assert batch.keys() == {"observation", "action", "log_prob", "value", "advantage", "return"}
     assert batch["observation"].flatten().tolist() == [1.0, 3.0, 1.0, 3.0]
     # sub-environment 0 has values 2, 2, then 10: TD errors 1 + 1 - 2 = 0 and 2 + 5 - 2 = 5
     # sub-environment 1 has values 6, 6, then 14: TD errors 0 + 3 - 6 = -3 and 0 + 7 - 6 = 1

@@ -324,7 +324,7 @@ class Roots(Algorithm):
     max_grad_norm: float | None = None
     optimizer: Optimizer = ADAM
 
-    actions = "discrete"
+    actions = ("discrete",)
 
     @property
     def networks(self) -> Mapping[str, Network]:

@@ -49,7 +49,7 @@ OFF_POLICY = (
     "experience.train_freq=4",
 )
 ON_POLICY = (*COMMON, "algorithm.learning_rate.start=1e-2", "experience.n_steps=16")
-SETTINGS = {"ppo": ON_POLICY}
+SETTINGS = {"ppo": ON_POLICY, "a2c": ON_POLICY}
 """Of algorithms that are not off-policy."""
 
 

@@ -34,7 +34,7 @@ class Pull(Algorithm):
     first: Weights
     pulls: Weights
 
-    actions = "discrete"
+    actions = ("discrete",)
 
     @property
     def networks(self) -> Mapping[str, Network]:

@@ -39,6 +39,7 @@ layers: $(INSTALLED) ## that imports go one way
 
 bench: $(BENCH_INSTALLED) ## speed, beside that of Stable-Baselines3
 	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench_algorithms.py
 	$(BIN)/python scripts/bench_sweeps.py
 
 # torch comes first and at its pinned version: left to a resolver, it may bring gigabytes of CUDA or be fetched twice

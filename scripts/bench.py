@@ -42,6 +42,22 @@ WARM_STEPS = 3_000
 def measure_ours(
     members: int, regularizer: str, envs: int, compiled: bool, seconds: float, device: str = "cpu"
 ) -> dict[str, Any]:
+    """Steps/s, the split of time and the memory of one population of DQN."""
+    moving = "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.lambda_c=1e-3"
+    overrides = (
+        f"regularizer={regularizer}",
+        f"device={device}",
+        f"trainer.num_envs={envs}",
+        f"trainer.compile={str(compiled).lower()}",
+        "experience.learning_starts=1000",
+        "algorithm.epsilon=0.05",
+        "algorithm.learning_rate=2.5e-4",
+        *(moving if regularizer == "l0" else ()),
+    )
+    return population(overrides, members, WARM_STEPS, seconds)
+
+
+def population(overrides: Sequence[str], members: int, warm_steps: int, seconds: float) -> dict[str, Any]:
     """Steps/s, the split of time and the memory of one population; it trains for about ``seconds`` after the warm-up."""
     from sparserl.config.build import build
     from sparserl.config.validation import compose
@@ -50,22 +66,15 @@ def measure_ours(
 
     interrupts.prepare()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    common = (
-        f"regularizer={regularizer}",
-        f"device={device}",
-        f"trainer.num_envs={envs}",
-        f"trainer.compile={str(compiled).lower()}",
+    endless = (
         "logger=disk",
-        "trainer.log_every=500",
+        "trainer.log_every=100",
         "trainer.eval_every=1000000000",
         "trainer.checkpoint_every=1000000000",
         "trainer.total_steps=1000000000",
         "trainer.eval_episodes=1",
-        "experience.learning_starts=1000",
-        "algorithm.epsilon=0.05",
-        "algorithm.learning_rate=2.5e-4",
-    ) + (("regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.lambda_c=1e-3") if regularizer == "l0" else ())
-    trainer, parts = build([compose(*common, f"seed={seed}") for seed in range(members)])
+    )
+    trainer, parts = build([compose(*overrides, *endless, f"seed={seed}") for seed in range(members)])
     spent = dict.fromkeys(PHASES, 0.0)
     started, first, step = 0.0, 0, 0
     for event in trainer.events(parts):
@@ -73,9 +82,9 @@ def measure_ours(
             spent = {phase: spent[phase] + event.seconds.get(phase, 0.0) for phase in PHASES}
         if isinstance(event, Progress):
             step = event.env_step
-            if not started and step >= WARM_STEPS:
+            if not started and step >= warm_steps:
                 started, first = time.perf_counter(), step
-            elif started and step % 500 == 0 and time.perf_counter() - started > seconds:
+            elif started and time.perf_counter() - started > seconds:
                 break
     elapsed = time.perf_counter() - started
     mib = 1 << (20 if sys.platform == "darwin" else 10)  # macOS counts bytes, Linux KiB
@@ -160,24 +169,10 @@ def measure_sweep(members: int, seconds: float) -> dict[str, Any]:
 
 
 def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
-    """Steps/s of Stable-Baselines3 with the same settings."""
+    """Steps/s of Stable-Baselines3's DQN with the same settings."""
     from stable_baselines3 import DQN
-    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
 
-    torch.set_num_threads(1)
-
-    class Stopwatch(BaseCallback):
-        started, first, elapsed = 0.0, 0, 0.0
-
-        def _on_step(self) -> bool:
-            now = time.perf_counter()
-            if not self.started and self.num_timesteps >= WARM_STEPS:
-                self.started, self.first = now, self.num_timesteps
-            self.elapsed = now - self.started if self.started else 0.0
-            return self.elapsed < seconds
-
-    watch = Stopwatch()
     model = DQN(
         "MlpPolicy",
         make_vec_env("CartPole-v1", n_envs=envs),
@@ -188,12 +183,32 @@ def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
         train_freq=max(1, 10 // envs),  # counted in steps of the vector: ten environment steps
         gradient_steps=1,
         target_update_interval=10,  # counted in environment steps: once a gradient step
-        tau=0.01,
+        tau=0.005,
         exploration_initial_eps=0.05,
         exploration_final_eps=0.05,
         policy_kwargs={"net_arch": [120, 84]},
         device="cpu",
     )
+    return peer(model, WARM_STEPS, seconds)
+
+
+def peer(model: Any, warm_steps: int, seconds: float) -> dict[str, Any]:
+    """Steps/s of a model of Stable-Baselines3, which learns for about ``seconds`` after the warm-up."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    torch.set_num_threads(1)
+
+    class Stopwatch(BaseCallback):
+        started, first, elapsed = 0.0, 0, 0.0
+
+        def _on_step(self) -> bool:
+            now = time.perf_counter()
+            if not self.started and self.num_timesteps >= warm_steps:
+                self.started, self.first = now, self.num_timesteps
+            self.elapsed = now - self.started if self.started else 0.0
+            return self.elapsed < seconds
+
+    watch = Stopwatch()
     model.learn(10**9, callback=watch)
     return {"steps_per_second": (watch.num_timesteps - watch.first) / watch.elapsed}
 
@@ -243,9 +258,9 @@ def pin(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def in_a_process(core: int, **arguments: Any) -> dict[str, Any]:
-    """Run one measurement pinned to one core."""
-    command = [sys.executable, __file__, "--measure", json.dumps(arguments)]
+def in_a_process(core: int, script: str = __file__, **arguments: Any) -> dict[str, Any]:
+    """Run one measurement of a script pinned to one core."""
+    command = [sys.executable, script, "--measure", json.dumps(arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command,

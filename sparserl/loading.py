@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,9 @@ def _build(node: Any) -> Any:
 
 _OURS = f"{__name__.partition('.')[0]}."
 
+_OF_ROBOTICS = re.compile(r"gymnasium_robotics:[\w-]+")
+"""Environments of the package that the extra ``robotics`` installs, which has to be imported by its name."""
+
 
 class UntrustedError(ValueError):
     """What in a file would run code that is not sparserl's, in one sentence with the remedy."""
@@ -113,8 +117,13 @@ def check(path: str, node: Any) -> None:
             check(f"{path}.{index}", item)
     # A resolved config has no interpolation; OmegaConf would make parts of one that are nowhere in the file. And of what an
     # environment is given, Gymnasium imports what stands before a colon.
-    elif isinstance(node, str) and ("${" in node or (path.startswith("environment.") and ":" in node)):
+    elif isinstance(node, str) and ("${" in node or (path.startswith("environment.") and _imports(path, node))):
         raise _untrusted(path, node)
+
+
+def _imports(path: str, value: str) -> bool:
+    """Whether Gymnasium would import a module that is not of sparserl's dependencies."""
+    return ":" in value and not (path == "environment.id" and _OF_ROBOTICS.fullmatch(value))
 
 
 def find_class(target: Any) -> type:

@@ -31,7 +31,8 @@ Noise: TypeAlias = dict[str, Tensor]
 Transition: TypeAlias = dict[str, Tensor]
 """One step of every sub-environment, ``[member, env, ...]``: ``observation``, ``action``, ``reward``,
 ``next_observation`` (what followed, also where the episode ended), ``terminated`` and ``truncated`` (0 or 1), and
-whatever else an algorithm's Action carries (``log_prob``, ``value``)."""
+whatever else an algorithm's Action carries (``log_prob``, ``value``) or a goal environment gives (``achieved_goal``,
+``success``)."""
 
 Batch: TypeAlias = dict[str, Tensor]
 """The fields of Transition for sampled steps, ``[member, batch, ...]``."""
@@ -43,6 +44,9 @@ Metrics: TypeAlias = dict[str, Tensor]
 
 Rollout: TypeAlias = dict[str, Tensor]
 """The fields of Transition for consecutive steps, ``[member, time, env, ...]``."""
+
+Relabel: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""An environment's ``relabel``: from achieved and desired goals ``[..., goal]`` to reward and terminated ``[...]``."""
 
 Prepare: TypeAlias = Callable[[Rollout], Batch]
 """An algorithm's ``prepare`` with the present weights already given: from a rollout to what losses need."""
@@ -86,7 +90,8 @@ class Spec:
 
     ``discrete_actions`` is the number of actions, or None where actions are vectors between ``action_low`` and
     ``action_high``. Observations are ``observation_dtype``: float32, or uint8 for images. ``max_episode_steps`` is after how
-    many steps an episode is truncated, where that is known.
+    many steps an episode is truncated, where that is known. The last ``goal_size`` numbers of an observation are the desired
+    goal; None says that there are no goals.
     """
 
     observation_shape: tuple[int, ...]
@@ -95,6 +100,7 @@ class Spec:
     action_high: tuple[float, ...] = ()
     observation_dtype: torch.dtype = torch.float32
     max_episode_steps: int | None = None
+    goal_size: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain containers for a policy's file."""

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from sparserl import load_policy, play
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose, read_back
+from sparserl.loading import UntrustedError, check
 from sparserl.runs import checkpoint
 from sparserl.runs.files import POLICY_METADATA, read_json, read_policy, write_json
 from sparserl.sweeps.loop import run
@@ -174,6 +175,25 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(folder / "path")])
     line = [sys.executable, "-m", "sparserl.train", *arguments]
     return subprocess.run(line, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_trusted"),
+    [
+        ("gymnasium_robotics:FetchReach-v4", True),
+        ("gymnasium_robotics:evil:FetchReach-v4", False),
+        ("gymnasium_robotics.evil:FetchReach-v4", False),
+        ("evil:FetchReach-v4", False),
+    ],
+)
+def test_of_modules_that_register_environments_only_that_of_an_extra_needs_no_trust(name: str, is_trusted: bool) -> None:
+    """Without it a run of environment=fetch_reach could not be resumed or played."""
+    config = {"environment": {"id": name}}
+    if is_trusted:
+        check("", config)
+    else:
+        with pytest.raises(UntrustedError, match=r"environment\.id is"):
+            check("", config)
 
 
 def test_a_part_of_ones_own_needs_no_trust_on_the_command_line(trace: Path) -> None:

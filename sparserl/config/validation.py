@@ -28,12 +28,14 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, errors_of
 from sparserl.config.schema import CONF, Config, ConfigError, PartError, Schema
+from sparserl.environments.base import Environment
+from sparserl.experience.base import Experience
 from sparserl.loading import check as check_untrusted
 from sparserl.loading import find_class
 from sparserl.population.members import Population
@@ -130,6 +132,8 @@ def to_plain(config: DictConfig) -> Config:
 
 def interpolation_error(error: OmegaConfBaseException) -> str:
     """The line of OmegaConf's message that says what went wrong."""
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing and has no default; set it with {error.full_key}=VALUE"
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).split("\n")[0])
 
 
@@ -309,8 +313,26 @@ def check(config: Config) -> None:
         )
     with errors_of("algorithm", config):
         algorithm.bind(spec)
+    if config["objective"] == "success_rate" and spec.goal_size is None:
+        chosen = config["names"]["environment"]
+        raise ConfigError(f"objective is 'success_rate', but environment={chosen} has no goals; choose another objective")
+    _check_goals(config, parts["environment"], spec, parts["experience"])
     if config["trainer"]["compile"] and not _has_compiler():
         raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
+
+
+def _check_goals(config: Config, environment: Environment, spec: Spec, experience: Experience) -> None:
+    """That an experience which relabels goals has an environment that can."""
+    if not experience.needs_goals:
+        return
+    if spec.goal_size is None:
+        name, chosen = type(experience).__name__, config["names"]["environment"]
+        raise ConfigError(
+            f"experience is {name}, which is for goals, but environment={chosen} has none; choose experience=replay"
+        )
+    with errors_of("environment", config):
+        goal = torch.zeros(1, spec.goal_size)
+        environment.relabel(goal, goal)
 
 
 def _check_steps(config: Config) -> None:

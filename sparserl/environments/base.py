@@ -44,6 +44,9 @@ class Outcome:
     failures: Mapping[int, str] = field(default_factory=dict)
     """Of each member that had a sub-environment fail in this step, one sentence that says how. Rewards of a failed
     sub-environment are nan, and each of its episodes is one step long."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of goal environments: the ``achieved_goal [member, env, goal]`` that belongs to ``next_observation``, and
+    ``success [member, env]``: 0 or 1, or nan where the environment does not say."""
 
 
 class VectorEnvironment(ABC):
@@ -98,6 +101,15 @@ class Environment(ABC):
     @abstractmethod
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         """``envs`` sub-environments for each member that ``generators`` has one for."""
+
+    def relabel(
+        self, achieved: Float[Tensor, "*batch goal"], desired: Float[Tensor, "*batch goal"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        """The reward, and whether the episode is terminated (0 or 1), of a step that achieved one goal and desired another.
+
+        Depends on nothing else. Raises NotImplementedError where there are no goals.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no goals")
 
     def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
         """One sub-environment by itself, to be looked at: what it shows and does is what members meet.

@@ -10,6 +10,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from sparserl.environments.observations import ACHIEVED, goal_size
+
 Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 
 IDLE = "idle"
@@ -18,14 +20,17 @@ IDLE = "idle"
 FAILURE, LIMITED = "failure", "limited"
 """What ``info`` may hold: the sentence of a failure, once; and True where the step limit cut the episode."""
 
+SUCCESS = "success"
+"""What ``info`` holds beside the achieved goal after each step of a goal environment: 0 or 1, nan where it does not say."""
+
 
 class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
     """Checks all that an environment gives, so that a vector can store it, and catches all that it raises.
 
     After its first failure the environment is left alone: each step gives an observation of zeros and a reward of nan, and
-    terminates. A reward that is nan or infinite is a number and passed on. The environment's own ``info`` is dropped: its
-    values need not fit those of other environments. ``limit`` is the step limit where it is not the environment's own, which
-    a wrapper inside enforces.
+    terminates. A reward that is nan or infinite is a number and passed on. Of the environment's own ``info`` only what goals
+    need is kept: its values need not fit those of other environments. ``limit`` is the step limit where it is not the
+    environment's own, which a wrapper inside enforces.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], name: str, limit: int | None) -> None:
@@ -34,6 +39,8 @@ class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         self._steps = 0
         self._idle = self._failed = False
         self._zeros = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
+        size = goal_size(env)
+        self._no_goal: dict[str, Any] = {} if size is None else {ACHIEVED: np.zeros(size, np.float32), SUCCESS: math.nan}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         self._steps, self._idle = 0, IDLE in (options or {})
@@ -47,17 +54,17 @@ class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
 
     def step(self, action: Any) -> Step:
         if self._idle:
-            return self._zeros, 0.0, False, False, {}
+            return self._zeros, 0.0, False, False, self._no_goal
         if self._failed:
-            return self._zeros, math.nan, True, False, {}
+            return self._zeros, math.nan, True, False, self._no_goal
         self._steps += 1
         try:
-            observation, reward, terminated, truncated, _ = self.env.step(action)
-            checked = self._observation(observation), _number(reward)
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            checked, kept = (self._observation(observation), _number(reward)), self._goal(info)
             ended, cut = _flag("terminated", terminated), _flag("truncated", truncated)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (as above)
-            return self._zeros, math.nan, True, False, self._fail(f"in step {self._steps} of an episode", error)
-        return *checked, ended, cut, {LIMITED: True} if cut and not ended and self._steps >= self._limit else {}
+            return self._zeros, math.nan, True, False, self._no_goal | self._fail(f"in step {self._steps} of an episode", error)
+        return *checked, ended, cut, kept | ({LIMITED: True} if cut and not ended and self._steps >= self._limit else {})
 
     def close(self) -> None:
         """Close the environment. What that raises changes no result, and must not keep others from being closed."""
@@ -69,16 +76,29 @@ class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         text = " ".join(traceback.format_exception_only(error)[-1].split())  # whatever str(error) does
         return {FAILURE: f"{self._name} failed {where}: {text}"}
 
+    def _goal(self, info: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of ``info``: in a goal environment the achieved goal, and whether that is a success."""
+        if not self._no_goal:
+            return {}
+        success = info.get("is_success", info.get("success"))
+        known = math.nan if success is None else float(_flag("is_success", success))
+        return {ACHIEVED: _fitting("achieved goal", info[ACHIEVED], self._no_goal[ACHIEVED]), SUCCESS: known}
+
     def _observation(self, given: Any) -> np.ndarray:
-        array, dtype = np.asarray(given), self._zeros.dtype
-        if array.shape == self._zeros.shape and array.dtype == dtype:
-            return array
-        if array.shape != self._zeros.shape:
-            raise ValueError(f"its observation has the shape {array.shape}, not {self._zeros.shape}")
-        if not np.can_cast(array.dtype, dtype, "same_kind"):
-            raise TypeError(f"its observation is of {array.dtype}, not {dtype}")
-        with np.errstate(over="ignore"):  # beyond the range of float32 it is inf
-            return array.astype(dtype, copy=False)
+        return _fitting("observation", given, self._zeros)
+
+
+def _fitting(name: str, given: Any, like: np.ndarray) -> np.ndarray:
+    """``given`` as an array of the shape and type of another; raises ValueError and TypeError where it does not fit."""
+    array, dtype = np.asarray(given), like.dtype
+    if array.shape == like.shape and array.dtype == dtype:
+        return array
+    if array.shape != like.shape:
+        raise ValueError(f"its {name} has the shape {array.shape}, not {like.shape}")
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise TypeError(f"its {name} is of {array.dtype}, not {dtype}")
+    with np.errstate(over="ignore"):  # beyond the range of float32 it is inf
+        return array.astype(dtype, copy=False)
 
 
 def _number(reward: Any) -> float:

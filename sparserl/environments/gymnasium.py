@@ -1,11 +1,11 @@
-"""Any environment registered with Gymnasium whose observations are arrays and whose actions are discrete or a box."""
+"""Any environment registered with Gymnasium whose observations can be one array and whose actions are discrete or a box."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import gymnasium
@@ -14,10 +14,12 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TimeLimit
+from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.environments.base import BrokenEnvironmentError, Environment, Outcome, VectorEnvironment
-from sparserl.environments.containment import FAILURE, IDLE, LIMITED, Contained
+from sparserl.environments.containment import FAILURE, IDLE, LIMITED, SUCCESS, Contained
+from sparserl.environments.observations import ACHIEVED, DESIRED, as_array, goal_size
 from sparserl.environments.vectors import Vectorization, vectorize
 from sparserl.fields import Count
 from sparserl.population.random import Generators
@@ -52,7 +54,22 @@ class Gymnasium(Environment):
 
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         vector = vectorize(self.contained, len(generators) * envs, self.vectorization, self.id)
-        return VectorGymnasium(vector, generators, envs, self.spec().observation_dtype)
+        return VectorGymnasium(vector, generators, envs, self.spec())
+
+    def relabel(
+        self, achieved: Float[Tensor, "*batch goal"], desired: Float[Tensor, "*batch goal"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        """By the environment's own ``compute_reward``, and its ``compute_terminated`` where it has one."""
+        size = self.spec().goal_size
+        if size is None:
+            return super().relabel(achieved, desired)
+        env, dtype = _goal_environment(self)
+        rows = [goals.reshape(-1, size).cpu().numpy().astype(dtype) for goals in (achieved, desired)]
+        reward = _of_each(env.compute_reward, *rows)
+        terminated = _of_each(env.compute_terminated, *rows) if hasattr(env, "compute_terminated") else np.zeros_like(reward)
+        shape = achieved.shape[:-1]
+        as_tensor = partial(torch.as_tensor, dtype=torch.float32, device=achieved.device)
+        return as_tensor(reward).view(shape), as_tensor(terminated).view(shape)
 
     def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
         return _Seeded(self._make(render_mode=render_mode)[0], generators)
@@ -73,7 +90,7 @@ class Gymnasium(Environment):
         if env.spec.max_episode_steps is None:
             env = TimeLimit(env, STEP_LIMIT)
         limit = self.max_episode_steps or own or STEP_LIMIT
-        return env, None if limit == own else limit
+        return as_array(env), None if limit == own else limit
 
     def contained(self) -> gymnasium.Env[Any, Any]:
         """A new environment whose faults stay its own. Raises like ``spec``."""
@@ -87,17 +104,37 @@ def _spec(environment: Gymnasium) -> Spec:
         return spec_of(env, environment.id)
 
 
+@cache
+def _goal_environment(environment: Gymnasium) -> tuple[Any, Any]:
+    """An environment to compute rewards with, and the type of its goals."""
+    env = environment.contained().unwrapped
+    return env, env.observation_space[DESIRED].dtype  # type: ignore[index]  # a Dict, since it has goals
+
+
+def _of_each(compute: Callable[..., Any], achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
+    """What ``compute`` gives for each row. Not every environment's is written for many at once: those are asked row by row."""
+    try:
+        together = np.asarray(compute(achieved, desired, {}), np.float32)
+    except Exception:  # noqa: BLE001 (what is wrong with a single row, too, is raised below)
+        together = None
+    if together is not None and together.shape == achieved.shape[:1]:
+        return together
+    return np.array([float(compute(*row, {})) for row in zip(achieved, desired, strict=True)], np.float32)
+
+
 def spec_of(env: gymnasium.Env[Any, Any], name: str) -> Spec:
     """What an environment shows and accepts. Raises ValueError, in a sentence, where that is not supported."""
     observations, actions = env.observation_space, env.action_space
     if not isinstance(observations, spaces.Box):
-        raise ValueError(f"the observations of {name} are {observations}; arrays (Box) are needed")
+        needed = "arrays (Box), discrete ones or a Dict of these"
+        raise ValueError(f"the observations of {name} are {' '.join(str(observations).split())}; {needed} are needed")
     limit = env.spec.max_episode_steps if env.spec else None
     dtype = torch.uint8 if observations.dtype == np.uint8 else torch.float32
     if isinstance(actions, spaces.Discrete) and actions.start == 0:
-        return Spec(observations.shape, int(actions.n), observation_dtype=dtype, max_episode_steps=limit)
+        return Spec(observations.shape, int(actions.n), (), (), dtype, limit, goal_size(env))
     if isinstance(actions, spaces.Box) and len(actions.shape) == 1 and actions.is_bounded():
-        return Spec(observations.shape, None, tuple(actions.low.tolist()), tuple(actions.high.tolist()), dtype, limit)
+        low, high = tuple(actions.low.tolist()), tuple(actions.high.tolist())
+        return Spec(observations.shape, None, low, high, dtype, limit, goal_size(env))
     raise ValueError(f"the actions of {name} are {actions}; Discrete from 0 or a bounded vector (Box) is needed")
 
 
@@ -119,9 +156,10 @@ def _seed(generator: torch.Generator) -> int:
 class VectorGymnasium(VectorEnvironment):
     """A vector of Gymnasium's, of contained environments; every episode is seeded anew from its member's generator."""
 
-    def __init__(self, vector: VectorEnv[Any, Any, Any], generators: Generators, envs: int, dtype: torch.dtype) -> None:
+    def __init__(self, vector: VectorEnv[Any, Any, Any], generators: Generators, envs: int, spec: Spec) -> None:
         super().__init__(generators, envs)
-        self._vector, self._dtype = vector, dtype
+        self._vector, self._dtype = vector, spec.observation_dtype
+        self._extras = () if spec.goal_size is None else (ACHIEVED, SUCCESS)
         self._failures: dict[int, str] = {}  # that no step has told of yet
 
     def reset(self) -> Tensor:
@@ -137,9 +175,11 @@ class VectorGymnasium(VectorEnvironment):
         if ended.any():
             following = self._tensor(self._restart(ended) if self.autoreset else self._idle(ended), self._dtype)
         failures, self._failures = self._failures, {}
+        extras = {name: self._tensor(info[name]) for name in self._extras}
         with np.errstate(over="ignore"):  # beyond the range of float32 it is inf
             rewards = self._tensor(reward)
-        return Outcome(following, next_observation, rewards, self._tensor(terminated), self._tensor(truncated), failures)
+        ends = self._tensor(terminated), self._tensor(truncated)
+        return Outcome(following, next_observation, rewards, *ends, failures, extras)
 
     def close(self) -> None:
         self._vector.close()

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 from sparserl.population.members import Population
 from sparserl.population.state import State
-from sparserl.types import Batch, Prepare, Transition
+from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
 
 
 class Experience(ABC):
     """A dataclass whose fields are the keys of ``conf/experience/<name>.yaml``."""
+
+    needs_goals: ClassVar[bool] = False
+    """Whether it is for environments with goals only."""
 
     @property
     def rollout_begins(self) -> bool:
@@ -23,8 +27,11 @@ class Experience(ABC):
         return False
 
     @abstractmethod
-    def begin(self, members: Population) -> None:
-        """Be empty, and draw from the generators of these members from now on."""
+    def begin(self, members: Population, spec: Spec, relabel: Relabel) -> None:
+        """Be empty, and draw from the generators of these members from now on.
+
+        ``spec`` and ``relabel`` are their environment's. Raises ValueError where that has no goals and they are needed.
+        """
 
     @abstractmethod
     def extend(self, transition: Transition) -> None:

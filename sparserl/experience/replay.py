@@ -12,14 +12,14 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 from sparserl.experience.base import Experience
 from sparserl.fields import Count, Steps
 from sparserl.population.members import Population
 from sparserl.population.state import State
-from sparserl.types import Batch, Prepare, Transition
+from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
 
 ALIGNMENT = 8
 """Bytes: the widest number that there is."""
@@ -52,7 +52,7 @@ class Replay(Experience):
     learning_starts: Steps
     train_freq: Count
 
-    def begin(self, members: Population) -> None:
+    def begin(self, members: Population, spec: Spec, relabel: Relabel) -> None:
         self._rng = members.rng("replay")
         self._offsets = torch.arange(members.size, device=members.device).unsqueeze(1) * self.buffer_size
         self._fields: dict[str, Field] = {}
@@ -107,10 +107,15 @@ class Replay(Experience):
 
     def _sample(self) -> Batch:
         self._store()
-        index = (self._rng.uniform(self.batch_size) * self.size).long()
+        return self._columns_of(self._rows(self._draw()))
+
+    def _draw(self) -> Int64[Tensor, "member batch"]:
+        """Which rows of each member's ring are sampled."""
+        return (self._rng.uniform(self.batch_size) * self.size).long()
+
+    def _rows(self, index: Int64[Tensor, "member batch"]) -> UInt8[Tensor, "member batch byte"]:
         flat = (index + self._offsets).view(-1)
-        rows = self._ring.flatten(0, 1).index_select(0, flat).view(*index.shape, -1)
-        return self._columns_of(rows)
+        return self._ring.flatten(0, 1).index_select(0, flat).view(*index.shape, -1)
 
     def _columns_of(self, rows: UInt8[Tensor, "member row byte"]) -> dict[str, Tensor]:
         return {name: field.of(rows) for name, field in self._fields.items()}

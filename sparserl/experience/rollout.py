@@ -11,7 +11,7 @@ from sparserl.experience.base import Experience
 from sparserl.fields import Count
 from sparserl.population.members import Population
 from sparserl.population.state import State
-from sparserl.types import Batch, Prepare, Transition
+from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Rollout(Experience):
     n_epochs: Count
     batch_size: Count | None
 
-    def begin(self, members: Population) -> None:
+    def begin(self, members: Population, spec: Spec, relabel: Relabel) -> None:
         self._rng = members.rng("minibatches")
         self._steps: list[Transition] = []
 

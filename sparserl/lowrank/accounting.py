@@ -79,7 +79,9 @@ class DecomposedPolicy:
                 products[name] = as_weight(left @ right, self._structure[name], weight.shape)
         return products
 
-    def row(self, rank: Rank, returns: Float[Tensor, "episode"], retention: float | None) -> RankRow:
+    def row(
+        self, rank: Rank, returns: Float[Tensor, "episode"], success_rate: float | None, retention: float | None
+    ) -> RankRow:
         """The line of lowrank.csv for a rank at which the policy had these returns."""
         cut, shapes = self.cut(rank), [decomposition.shape for decomposition in self._decompositions]
         sizes = [stored(*shape, kept) for shape, kept in zip(shapes, cut, strict=True)]
@@ -87,6 +89,7 @@ class DecomposedPolicy:
             rank=rank,
             return_mean=float(returns.mean()),
             return_std=float(returns.std()) if len(returns) > 1 else None,
+            success_rate=success_rate,
             episodes=len(returns),
             retention=retention,
             compression=1 - sum(sizes) / sum(stored(*shape, None) for shape in shapes),

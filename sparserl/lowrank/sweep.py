@@ -94,6 +94,14 @@ class Swept:
 
 
 @dataclass(frozen=True)
+class Played:
+    """What the episodes of one network gave."""
+
+    returns: Float[Tensor, "episode"]
+    success_rate: float | None
+
+
+@dataclass(frozen=True)
 class Stage:
     """Where networks are played: the policies of a population, cut."""
 
@@ -104,16 +112,16 @@ class Stage:
     episodes: int
     check_interrupt: Callable[[], object]
 
-    def play(self, candidates: Iterable[Candidate], stream: str) -> dict[Candidate, Float[Tensor, "episode"]]:
-        """The returns of each network on the episodes of ``stream``. Equal networks are played once."""
+    def play(self, candidates: Iterable[Candidate], stream: str) -> dict[Candidate, Played]:
+        """What each network gives on the episodes of ``stream``. Equal networks are played once."""
         distinct = list(dict.fromkeys(candidates))
-        returns: list[Tensor] = []
+        played: list[Played] = []
         size = max(1, SUB_ENVIRONMENTS // self.episodes)
         for start in range(0, len(distinct), size):
-            returns += self._play(distinct[start : start + size], stream)
-        return dict(zip(distinct, returns, strict=True))
+            played += self._play(distinct[start : start + size], stream)
+        return dict(zip(distinct, played, strict=True))
 
-    def _play(self, candidates: Sequence[Candidate], stream: str) -> Float[Tensor, "network episode"]:
+    def _play(self, candidates: Sequence[Candidate], stream: str) -> list[Played]:
         """As one population, in which each network is a member."""
         device = next(iter(joined(self.weights, self.algorithm.policy).values())).device
         members = torch.tensor([member for member, _ in candidates], device=device)
@@ -125,7 +133,9 @@ class Stage:
 
         evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream, self.check_interrupt)
         with closing(evaluator):
-            return evaluator(lambda seen, rows: self.algorithm.deterministic_action(rows_of(weights, rows), seen)).returns
+            found = evaluator(lambda seen, rows: self.algorithm.deterministic_action(rows_of(weights, rows), seen))
+        rates = [None] * len(candidates) if found.successes is None else found.successes.mean(dim=1).tolist()
+        return [Played(returns, rate) for returns, rate in zip(found.returns, rates, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -153,18 +163,18 @@ class Sweep:
         def candidate(member: int, rank: Rank) -> Candidate:
             return member, policies[member].cut(rank)
 
-        def scales(returns: Mapping[Candidate, Tensor], stream: str) -> list[Scale]:
+        def scales(played: Mapping[Candidate, Played], stream: str) -> list[Scale]:
             random = random_returns(environment, self.episodes, stream, check_interrupt=check_interrupt)
-            return [Scale(random, returns[candidate(member, "full")]) for member in range(size)]
+            return [Scale(random, played[candidate(member, "full")].returns) for member in range(size)]
 
         # rank by rank, not member by member: low ranks fail early, and what plays together ends with its longest episode
-        returns = stage.play([candidate(member, rank) for rank in ranks for member in range(size)], EVALUATION)
+        played = stage.play([candidate(member, rank) for rank in ranks for member in range(size)], EVALUATION)
         tables: list[list[RankRow]] = []
-        for member, (policy, scale) in enumerate(zip(policies, scales(returns, EVALUATION), strict=True)):
+        for member, (policy, scale) in enumerate(zip(policies, scales(played, EVALUATION), strict=True)):
             # a rank at which every layer stays whole is "full" under another name
             distinct = [rank for rank in ranks if rank == "full" or policy.cut(rank) != policy.cut("full")]
-            played = {rank: returns[candidate(member, rank)] for rank in distinct}
-            tables.append([policy.row(rank, its, scale.retention(its)) for rank, its in played.items()])
+            its = {rank: played[candidate(member, rank)] for rank in distinct}
+            tables.append([policy.row(k, at.returns, at.success_rate, scale.retention(at.returns)) for k, at in its.items()])
 
         chosen = [select(rows, self.retention) for rows in tables]
         if not any(chosen):
@@ -177,7 +187,7 @@ class Sweep:
         for member, (row, scale) in enumerate(zip(chosen, scales(again, CONFIRMATION), strict=True)):
             selected = None
             if row:
-                confirmed = again[candidate(member, row.rank)]
+                confirmed = again[candidate(member, row.rank)].returns
                 selected = Selected(row.rank, row.compression, float(confirmed.mean()), scale.retention(confirmed))
             swept.append(Swept(tables[member], policies[member].spectrum(), selected))
         return swept

@@ -65,6 +65,7 @@ def _summary(runs: Sequence[Run]) -> Row:
         "return_low": low,
         "return_high": high,
         "return_random": mean("return_random"),
+        "success_rate": mean("success_rate"),
         "sparsity": mean("sparsity"),
         "nonzero_weights": mean("nonzero_weights"),
         "policy_weights": mean("policy_weights"),
@@ -127,6 +128,7 @@ def _cells(row: dict[Any, Any], settings: Sequence[str]) -> dict[str, str]:
         "seeds": f"{row['seeds']}: {row['seed_list']}" if row["seeds"] else "0",
         "return": f"{shown('return_mean', '.1f')}{ends}",
         "random": shown("return_random", ".1f"),
+        "success": shown("success_rate", ".1%"),
         "sparsity": shown("sparsity", ".1%"),
         "weights left": " of ".join(format(row[key], ".0f") for key in ("nonzero_weights", "policy_weights") if key in row)
         or "-",

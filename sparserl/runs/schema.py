@@ -52,12 +52,16 @@ class Result:
     zero_threshold: float
     network: str
     num_envs: int
+    vectorization: str
+    """How sub-environments take a step: sync, threads, processes, or batched where the environment computes them as one."""
     backend: str
     device: str
     env_steps: int
     return_mean: float | None
     return_std: float | None
     return_random: float | None
+    success_rate: float | None
+    """Of goal environments: the share of these episodes whose last step was a success."""
     episodes: int
     sparsity: float
     expected_sparsity: float | None
@@ -91,6 +95,7 @@ class RankRow:
     rank: Rank
     return_mean: float | None
     return_std: float | None
+    success_rate: float | None
     episodes: int
     retention: float | None
     compression: float

@@ -97,7 +97,7 @@ class Recorder:
         self._folder.policy(
             layers, {"config": self._identity, "spec": algorithm.spec.as_json(), "versions": provenance.versions()}
         )
-        returns = event.evaluation.returns[self._member]
+        returns, successes = event.evaluation.returns[self._member], event.evaluation.successes
         seen = {name: float(value[row]) for name, value in observe(learner).items()}
         numbers = torch.cat([weight.flatten() for weight in regularized(layers).values()])
         self._result = Result(
@@ -113,12 +113,14 @@ class Recorder:
             zero_threshold=config["regularizer"]["zero_threshold"],
             network=config["names"]["network"],
             num_envs=config["trainer"]["num_envs"],
+            vectorization=config["environment"].get("vectorization", "batched"),
             backend="compiled" if config["trainer"]["compile"] else "eager",
             device=device,
             env_steps=event.env_step,
             return_mean=float(returns.mean()),
             return_std=float(returns.std()) if len(returns) > 1 else None,
             return_random=float(random.mean()),
+            success_rate=None if successes is None else float(successes[self._member].mean()),
             episodes=len(returns),
             sparsity=seen["sparsity/exact"],
             expected_sparsity=seen.get("sparsity/expected"),

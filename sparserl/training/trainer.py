@@ -128,7 +128,7 @@ class Trainer:
         group = LearnerGroup(algorithm, learners)
         group.start_from(start)
         exploration = members.rng("exploration")
-        experience.begin(members)
+        experience.begin(members, spec, parts.environment.relabel)
         with (
             closing(parts.environment.open(members.generators("environment"), self.num_envs)) as vector,
             closing(
@@ -176,6 +176,7 @@ class Trainer:
                     "truncated": torch.ones_like(outcome.truncated) if snapshot_due else outcome.truncated,
                     "action": taken,
                     **action.extras,
+                    **outcome.extras,
                 }
                 experience.extend(transition)
                 group.observe(transition)

@@ -217,7 +217,7 @@ def test_the_loss_of_a2c_for_continuous_actions_by_hand() -> None:
 def test_a2c_takes_each_rollout_as_one_batch_once() -> None:
     given = parts("algorithm=a2c", "regularizer=none")
     experience, spec = given.experience, given.environment.spec()
-    experience.begin(given.members)
+    experience.begin(given.members, spec, given.environment.relabel)
     algorithm = given.algorithm.bind(spec)
     weights, rng = algorithm.init(given.members), given.members.rng("exploration")
     sizes = []

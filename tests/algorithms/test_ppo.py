@@ -240,7 +240,7 @@ def rollouts(
     """The metrics of each gradient step, a list for each rollout."""
     algorithm, experience = learner.algorithm, Rollout(STEPS, n_epochs, batch_size)
     vector, exploration, step = environment.open(MEMBERS.generators("environment"), ENVS), MEMBERS.rng("exploration"), 0
-    experience.begin(MEMBERS)
+    experience.begin(MEMBERS, environment.spec(), environment.relabel)
     observation = vector.reset()
     for _ in range(number):
         learner.begin_rollout(step)

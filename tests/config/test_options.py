@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import goals
+import hydra
 import pytest
-import yaml
 from parts import environment_for
 
-from sparserl.config.schema import CONF
+from sparserl.config.schema import CONF, ConfigError
 from sparserl.config.validation import compose
 from sparserl.runs.files import read_json
 from sparserl.sweeps.loop import run
@@ -134,6 +135,61 @@ def test_each_job_of_a_multirun_has_what_its_own_options_choose(sweep: Sweep) ->
     }
 
 
+# ---------------------------------------------------------------- environments with goals
+
+
+def unresolved(*overrides: str) -> Any:
+    """The experience that these overrides choose, also where the algorithm is not for the environment's actions."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("train", list(overrides))["experience"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        (["environment=fetch_reach"], "Hindsight"),
+        (["environment=fetch_reach", "trainer=smoke"], "Hindsight"),
+        # both choose: PPO learns from rollouts wherever it acts
+        (["environment=fetch_reach", "algorithm=ppo"], "Rollout"),
+        (["algorithm=ppo", "environment=fetch_reach"], "Rollout"),
+        (["environment=fetch_reach", "experience=replay"], "Replay"),
+        (["experience=replay", "environment=fetch_reach"], "Replay"),
+        (["environment=fetch_reach", "algorithm=ppo", "experience=hindsight"], "Hindsight"),
+        (["environment=cartpole"], "Replay"),
+    ],
+    ids=" ".join,
+)
+def test_goals_choose_hindsight_unless_the_algorithm_or_the_command_line_chooses(overrides: list[str], kind: str) -> None:
+    """Needs `environment` before `algorithm` in the defaults list: of two overrides the later option's holds."""
+    assert unresolved(*overrides)["_target_"].endswith(f".{kind}")
+
+
+def test_hindsight_without_goals_is_refused_before_training() -> None:
+    with pytest.raises(ConfigError, match=r"experience is Hindsight.*environment=cartpole has none; choose experience=replay"):
+        compose("experience=hindsight")
+
+
+def test_an_environment_that_cannot_relabel_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute_reward(*_: Any) -> float:
+        raise KeyError("needs its info")
+
+    monkeypatch.setattr(goals.Line, "compute_reward", compute_reward)
+    with pytest.raises(ConfigError, match="environment=gymnasium: KeyError: 'needs its info'"):
+        compose("experience=hindsight", "environment=gymnasium", "environment.id=goals:Line-v0")
+
+
+# ---------------------------------------------------------------- any environment
+
+
+def test_an_environment_without_its_id_fails_by_itself_in_one_sentence(sweep: Sweep) -> None:
+    sentence = "environment.id is missing and has no default; set it with environment.id=VALUE"
+    with pytest.raises(ConfigError) as caught:
+        compose("environment=gymnasium")
+    assert str(caught.value) == sentence
+    configs = sweep("environment=gymnasium,cartpole", "trainer=smoke")
+    assert [config["names"]["environment"] for config in configs] == ["cartpole"]
+
+
 # ---------------------------------------------------------------- trainer=smoke
 
 
@@ -176,9 +232,9 @@ def test_smoke_is_a_multiple_of_the_sub_environments(envs: int, total: int) -> N
 
 @pytest.mark.parametrize("experience", sorted(path.stem for path in (CONF / "experience").glob("*.yaml")))
 def test_every_experience_has_limits(experience: str) -> None:
-    limits = yaml.safe_load((CONF / "limits" / f"smoke-{experience}.yaml").read_text())
-    options = yaml.safe_load((CONF / "experience" / f"{experience}.yaml").read_text())
-    assert limits["experience"].keys() <= options.keys()
+    long, short = unresolved(f"experience={experience}"), unresolved(f"experience={experience}", "trainer=smoke")
+    assert short.keys() == long.keys()
+    assert short["batch_size"] < long["batch_size"]
 
 
 @pytest.mark.parametrize("envs", [1, 64])

@@ -190,7 +190,7 @@ def test_a_missing_package_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(gymnasium, "make", make)
     with pytest.raises(ModuleNotFoundError, match=f"LunarLander-v3 needs a package that is not installed: {remedy}"):
-        Gymnasium("LunarLander-v3", extra, {}).spec()
+        Gymnasium("LunarLander-v3", extra, {}, at_once=7).spec()  # not asked for before
 
 
 class Strange(gymnasium.Env):
@@ -216,8 +216,7 @@ TWO = gymnasium.spaces.Discrete(2)
 @pytest.mark.parametrize(
     ("observations", "actions", "said"),
     [
-        (gymnasium.spaces.Discrete(3), TWO, "observations"),
-        (gymnasium.spaces.Dict({"a": BOX}), TWO, "observations"),
+        (gymnasium.spaces.Tuple([BOX]), TWO, "observations"),
         (BOX, gymnasium.spaces.MultiDiscrete([2, 2]), "actions"),
         (BOX, gymnasium.spaces.Box(-1, 1, (2, 2)), "actions"),
         # the numbers of its actions are 1 and 2, ours are 0 and 1
@@ -225,7 +224,7 @@ TWO = gymnasium.spaces.Discrete(2)
         # there is no uniform policy on it, so no return to compare with
         (BOX, gymnasium.spaces.Box(-np.inf, np.inf, (2,)), "actions"),
     ],
-    ids=["discrete observations", "dictionaries", "several actions", "matrices", "actions from 1", "unbounded"],
+    ids=["tuples", "several actions", "matrices", "actions from 1", "unbounded"],
 )
 def test_spaces_that_do_not_fit_are_refused(
     strange: Callable[..., Gymnasium], observations: gymnasium.Space, actions: gymnasium.Space, said: str
@@ -237,9 +236,8 @@ def test_spaces_that_do_not_fit_are_refused(
 # ---------------------------------------------------------------- keys
 
 
-@pytest.mark.parametrize("name", ["acrobot", "pendulum", "lunar_lander"])
-def test_defaults_are_those_of_the_config(name: str) -> None:
-    written = yaml.safe_load((CONF / "environment" / f"{name}.yaml").read_text())
+def test_defaults_are_those_of_the_config() -> None:
+    written = yaml.safe_load((CONF / "environment" / "gymnasium.yaml").read_text())
     defaults = {
         field.name: field.default for field in dataclasses.fields(Gymnasium) if field.default is not dataclasses.MISSING
     }

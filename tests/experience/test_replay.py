@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sparserl.environments.cartpole import CartPole
 from sparserl.experience.replay import Replay
 from sparserl.population.members import Population
 from sparserl.population.state import split, stack
@@ -29,9 +30,13 @@ def transition(members: int, envs: int, step: int) -> Transition:
     }
 
 
+def begin(experience: Replay, members: Population) -> None:
+    experience.begin(members, CartPole(500).spec(), CartPole(500).relabel)
+
+
 def replay(members: Population, capacity: int, batch_size: int, learning_starts: int = 0, train_freq: int = 1) -> Replay:
     experience = Replay(capacity, batch_size, learning_starts, train_freq)
-    experience.begin(members)
+    begin(experience, members)
     return experience
 
 
@@ -266,7 +271,7 @@ def test_a_replay_goes_on_from_its_state_in_any_order_of_members(
 def test_beginning_again_forgets_everything() -> None:
     experience = replay(population(1), 10, 64)
     experience.extend(transition(1, 3, 0))
-    experience.begin(population(1))
+    begin(experience, population(1))
     assert experience.size == 0
     assert due(experience) == []
     experience.extend(transition(1, 3, 5))

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparserl.environments.cartpole import CartPole
 from sparserl.experience.rollout import Rollout
 from sparserl.population.members import Population
 from sparserl.population.state import split, stack
@@ -22,9 +23,13 @@ def transition(members: int, envs: int, step: int) -> Transition:
     return {"action": name, "observation": torch.stack([name, -name], dim=-1).float(), "reward": name.float()}
 
 
-def rollout(members: Population, n_steps: int = 6, n_epochs: int = 2, batch_size: int = 5) -> Rollout:
+def begin(experience: Rollout, members: Population) -> None:
+    experience.begin(members, CartPole(500).spec(), CartPole(500).relabel)
+
+
+def rollout(members: Population, n_steps: int = 6, n_epochs: int = 2, batch_size: int | None = 5) -> Rollout:
     experience = Rollout(n_steps, n_epochs, batch_size)
-    experience.begin(members)
+    begin(experience, members)
     return experience
 
 
@@ -47,13 +52,16 @@ def collected(experience: Rollout, members: int, envs: int, steps: range) -> lis
     envs=st.integers(1, 4),
     n_steps=st.integers(1, 6),
     n_epochs=st.integers(1, 3),
-    batch_size=st.integers(1, 30),
+    batch_size=st.integers(1, 30) | st.none(),
 )
 @settings(deadline=None, max_examples=60)
-def test_each_epoch_has_every_transition_once(members: int, envs: int, n_steps: int, n_epochs: int, batch_size: int) -> None:
+def test_each_epoch_has_every_transition_once(
+    members: int, envs: int, n_steps: int, n_epochs: int, batch_size: int | None
+) -> None:
     experience = rollout(Population(tuple(range(members))), n_steps, n_epochs, batch_size)
     batches = collected(experience, members, envs, range(n_steps))
     rows = n_steps * envs
+    batch_size = batch_size or rows  # None is all at once
     sizes = [batch_size] * (rows // batch_size) + [rows % batch_size] * (rows % batch_size > 0)
     assert [batch["action"].shape[1] for batch in batches] == sizes * n_epochs
     for epoch in range(n_epochs):
@@ -140,6 +148,6 @@ def test_a_rollout_goes_on_from_its_state_in_any_order_of_members(before: int) -
 def test_beginning_again_forgets_everything() -> None:
     experience = rollout(Population((0,)), n_steps=3)
     experience.extend(transition(1, 2, 0))
-    experience.begin(Population((0,)))
+    begin(experience, Population((0,)))
     assert experience.rollout_begins
     assert collected(experience, 1, 2, range(4, 7))[0]["action"].min() >= 4 * BASE

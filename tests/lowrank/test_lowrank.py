@@ -234,7 +234,7 @@ def test_accounting_counts_what_a_factored_policy_holds_and_does(k: Any, tmp_pat
     module = load_policy(saved(tmp_path, layers), rank=None if k == "full" else k)
     counted = Counted(module)
     module(normal(1, 4))
-    row = decomposed(layers).row(k, RETURNS, None)
+    row = decomposed(layers).row(k, RETURNS, None, None)
     matrices = [tensor for name, tensor in module.named_parameters() if name.endswith("weight")]
     assert row.parameters == sum(matrix.numel() for matrix in matrices)
     assert row.bytes == sum(matrix.numel() * matrix.element_size() for matrix in matrices)
@@ -248,7 +248,7 @@ def test_a_kernel_is_stored_once_and_applied_at_each_position(k: Any) -> None:
     module = nn.Sequential(nn.Conv2d(3, 16, 4, stride=2, padding=1), nn.Flatten(), nn.Linear(16 * 8 * 9, 5))
     layers = {"0.weight": module[0].weight.detach(), "1.weight": module[2].weight.detach().T}
     structure = {"0.weight": Matrix("kernel", ("1.weight",), positions=8 * 9), "1.weight": Matrix("linear")}
-    row = DecomposedPolicy(layers, structure).row(k, RETURNS, None)
+    row = DecomposedPolicy(layers, structure).row(k, RETURNS, None, None)
     cut = module if k == "full" else factored(module, k)
     counted = Counted(cut)
     cut(normal(1, 3, 16, 18))
@@ -266,7 +266,7 @@ def test_a_matrix_below_the_cut_stores_its_numerical_rank() -> None:
     policy = decomposed(layers)
     assert policy.largest_rank == 11
     ranks: list[Rank] = [1, 2, 3, 11, 12, 600, "full"]
-    assert [policy.row(k, RETURNS, None).parameters for k in ranks] == [50, 100, 100, 100, 100, 100, 600]
+    assert [policy.row(k, RETURNS, None, None).parameters for k in ranks] == [50, 100, 100, 100, 100, 100, 600]
     assert policy.cut(2) == policy.cut(11) == policy.cut(12) == (2,)
 
 
@@ -280,7 +280,7 @@ def test_a_higher_rank_never_compresses_more(sizes: list[tuple[int, int]], seed:
     }
     policy = decomposed(layers)
     ranks: list[Rank] = [*range(1, 14), "full"]
-    rows = [policy.row(k, RETURNS, None) for k in ranks]
+    rows = [policy.row(k, RETURNS, None, None) for k in ranks]
     compressions = [row.compression for row in rows]
     assert compressions == sorted(compressions, reverse=True)
     assert compressions[-1] == 0
@@ -310,10 +310,10 @@ def test_energy_is_that_of_all_layers_and_one_at_full_rank() -> None:
     first[0, 0], first[1, 1], first[2, 2], second[0, 0] = 4.0, 2.0, 1.0, 3.0
     policy = decomposed({"0.weight": first, "1.weight": second})
     ranks: list[Rank] = [1, 2, 3, 4, "full"]
-    energies = [policy.row(k, RETURNS, None).energy for k in ranks]
+    energies = [policy.row(k, RETURNS, None, None).energy for k in ranks]
     assert energies == pytest.approx([(16 + 9) / 30, (20 + 9) / 30, 1, 1, 1])
     assert energies[-1] == 1.0
-    assert decomposed({"0.weight": torch.zeros(10, 10)}).row(1, RETURNS, None).energy == 1.0
+    assert decomposed({"0.weight": torch.zeros(10, 10)}).row(1, RETURNS, None, None).energy == 1.0
 
 
 def test_the_spectrum_is_of_the_hardened_weights() -> None:

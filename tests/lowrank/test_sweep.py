@@ -108,7 +108,7 @@ def test_the_ranks_are_in_increasing_order_and_each_once(ranks: Any, largest: in
 
 
 def row(rank: Rank, retention: float | None) -> RankRow:
-    return RankRow(rank, 0.0, 0.0, 1, retention, 0.0, 0, 0, 0, 0, 0.0)
+    return RankRow(rank, 0.0, 0.0, None, 1, retention, 0.0, 0, 0, 0, 0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_a_run_leaves_its_ranks_and_its_spectrum(tmp_path: Path) -> None:
     for folder, result in zip(folders, results, strict=True):
         rows = lines(folder / "lowrank.csv")
         assert list(rows[0]) == [
-            "rank", "return_mean", "return_std", "episodes", "retention", "compression",
+            "rank", "return_mean", "return_std", "success_rate", "episodes", "retention", "compression",
             "parameters", "bytes", "macs", "csr_bytes", "energy",
         ]  # fmt: skip
         assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5", "full"]

@@ -141,6 +141,15 @@ def test_a_row_says_what_was_learned_kept_and_saved(tmp_path: Path) -> None:
     assert (row["compression"], row["retention"], row["return_lowrank"]) == (pytest.approx(0.2), pytest.approx(0.99), 100)
 
 
+def test_the_share_of_successes_is_a_column_where_some_run_has_one(tmp_path: Path) -> None:
+    made_up(tmp_path / "a", environment="cartpole")
+    assert "success_rate" not in table(tmp_path)
+    assert "success" not in tables.cells(table(tmp_path))[0]
+    made_up(tmp_path / "b", seed=0, environment="fetch_reach", success_rate=0.5)
+    made_up(tmp_path / "c", seed=1, environment="fetch_reach", success_rate=1.0)
+    assert [row["success"] for row in tables.cells(table(tmp_path))] == ["-", "75.0%"]
+
+
 def test_runs_without_a_result_are_counted_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     made_up(tmp_path / "good", seed=0, return_mean=100.0)

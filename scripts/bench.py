@@ -183,7 +183,7 @@ def measure_sb3(envs: int, seconds: float) -> dict[str, Any]:
         train_freq=max(1, 10 // envs),  # counted in steps of the vector: ten environment steps
         gradient_steps=1,
         target_update_interval=10,  # counted in environment steps: once a gradient step
-        tau=0.005,
+        tau=0.01,
         exploration_initial_eps=0.05,
         exploration_final_eps=0.05,
         policy_kwargs={"net_arch": [120, 84]},

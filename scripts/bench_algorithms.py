@@ -44,7 +44,7 @@ TASKS = {
     "dqn": Task(
         "cartpole", "CartPole-v1", 16, 3000, ("experience.learning_starts=1000", "algorithm.epsilon=0.05"), 10, (120, 84),
         {"learning_starts": 1000, "batch_size": 128, "train_freq": 1, "gradient_steps": 1, "target_update_interval": 10,
-         "tau": 0.005, "exploration_initial_eps": 0.05, "exploration_final_eps": 0.05},
+         "tau": 0.01, "exploration_initial_eps": 0.05, "exploration_final_eps": 0.05},
     ),
     "ppo": Task(
         "cartpole", "CartPole-v1", 16, 2048, ("network.hidden=[64,64]", "trainer.num_envs=4"), 4, (64, 64),

@@ -51,7 +51,7 @@ model = DQN(
     learning_rate=lambda left: 1e-3 * left, buffer_size=500_000, learning_starts=steps // 100, batch_size=128,
     train_freq=max(1, 10 // envs), gradient_steps=1,  # counted in steps of the vector: ten environment steps
     target_update_interval=10, tau=0.01,  # counted in environment steps: once a gradient step
-    exploration_fraction=0.3, exploration_final_eps=0.1, max_grad_norm=float("inf"), policy_kwargs={"net_arch": [120, 84]},
+    exploration_fraction=0.1, exploration_final_eps=0.1, max_grad_norm=float("inf"), policy_kwargs={"net_arch": [120, 84]},
 )
 model.learn(steps)
 print(evaluate_policy(model, make_vec_env("CartPole-v1", n_envs=10, seed=1000 + seed), n_eval_episodes=100)[0])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,23 @@ class Cell:
         return ["-m", "sparserl.train", "-m", *chosen, *sweep, *self.overrides]
 
 
+STRENGTHS = {
+    # the losses of PPO are about 1, those of DQN hundreds, and those of SAC as large as action values
+    "l0": {"dqn": (250.0, 500.0), "ppo": (0.1, 1.0), "sac": (1.0, 10.0)},
+    "l1": {"dqn": (1e-3, 1e-2), "ppo": (1e-5, 1e-4), "sac": (1e-4, 1e-3)},
+    "l2": {"dqn": (1e-3, 1e-2), "ppo": (1e-5, 1e-4), "sac": (1e-4, 1e-3)},
+}
+"""Two values of lambda_c for each regulariser and algorithm; the penalties of l1 and l2 are sums."""
+
+
+def sparse(algorithm: str, environment: str, seeds: int = 3) -> Iterator[Cell]:
+    """Each regulariser at two strengths."""
+    for regularizer, values in STRENGTHS.items():
+        strengths = f"regularizer.lambda_c={','.join(map(str, values[algorithm]))}"
+        reduction = () if regularizer == "l0" else ("regularizer.reduction=sum",)
+        yield Cell(algorithm, environment, regularizer, seeds, (strengths, *reduction))
+
+
 def dense(algorithm: str, environment: str, seeds: int = 5, *overrides: str) -> Cell:
     """The control: no regulariser."""
     return Cell(algorithm, environment, "none", seeds, overrides)
@@ -51,6 +69,9 @@ CELLS = [
     *(dense(algorithm, "fetch_reach", 3) for algorithm in ("sac", "ddpg")),
     *(dense(algorithm, environment) for environment in ("cartpole", "acrobot", "lunar_lander") for algorithm in ("ppo", "dqn")),
     *(dense("ppo", environment, 3) for environment in ("hopper", "half_cheetah")),
+    *(cell for environment in ("cartpole", "acrobot", "lunar_lander") for cell in sparse("ppo", environment)),
+    *sparse("sac", "fetch_reach"),
+    *sparse("sac", "pendulum"),
     # the first tenth of what is published
     *(dense(algorithm, "half_cheetah", 3, "trainer.total_steps=100_000") for algorithm in ("td3", "sac")),
 ]

@@ -29,11 +29,12 @@ from sparserl.training.learner import Learner
 from sparserl.training.metrics import observe
 from sparserl.types import Batch, Spec, Time, Weights
 
+PENDULUM = "environment=pendulum", "environment.max_episode_steps=40", "algorithm.normalize_observation=false"
 FORMS = {
     "discrete": ("environment=cartpole",),
     "trunk": ("environment=cartpole", "algorithm.share_trunk=true"),
-    "continuous": ("environment=pendulum", "environment.max_episode_steps=40"),
-    "continuous-trunk": ("environment=pendulum", "environment.max_episode_steps=40", "algorithm.share_trunk=true"),
+    "continuous": PENDULUM,
+    "continuous-trunk": (*PENDULUM, "algorithm.share_trunk=true"),
 }
 ACTIVE = "regularizer=l0", "regularizer.delay_steps=0", "regularizer.initial_open=0.7", "regularizer.lambda_c=1"
 
@@ -96,7 +97,7 @@ def test_log_std_starts_where_its_key_says_and_is_learned_but_not_counted() -> N
 @forms
 def test_the_deployed_module_acts_as_the_policy_and_its_structure_is_chained(name: str, form: str) -> None:
     normalized = "algorithm.normalize_observation=true"
-    overrides = f"algorithm={name}", "regularizer=none", "network.hidden=[13,7]", normalized, *FORMS[form]
+    overrides = f"algorithm={name}", "regularizer=none", "network.hidden=[13,7]", *FORMS[form], normalized
     learner = make_learner(*overrides, members=3)
     algorithm, weights = learner.algorithm, learner.weights
     weights["policy"]["0.weight" if "trunk" in form else "2.weight"].mul_(300)  # so that some means lie beyond the bounds

@@ -196,7 +196,7 @@ def test_every_algorithm_composes_with_every_environment_or_says_why_not(algorit
 @pytest.mark.parametrize("regularizer", options("regularizer"))
 @pytest.mark.parametrize("algorithm", options("algorithm"))
 def test_every_algorithm_composes_with_every_regularizer(algorithm: str, regularizer: str) -> None:
-    environment = {"discrete": "cartpole", "continuous": "pendulum"}[actions_of(algorithm)]
+    environment = "cartpole" if "discrete" in actions_of(algorithm) else "pendulum"
     chosen = {"algorithm": algorithm, "regularizer": regularizer, "environment": environment}
     config = compose(*(f"{group}={option}" for group, option in chosen.items()))
     assert {group: config["names"][group] for group in chosen} == chosen
@@ -383,11 +383,7 @@ def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     ("overrides", "words"),
     [
         pytest.param(["regularizer.lamda_c=1"], ["regularizer.lamda_c", "lambda_c"], id="mistyped key"),
-        pytest.param(["+trainer.total_step=1"], ["trainer.total_step", "total_steps"], id="appended key"),
-        pytest.param(["trainer.num_envs=many"], ["trainer.num_envs", "many", "integer"], id="wrong type"),
         pytest.param(["algorithm=dqm"], ["algorithm=dqm", "dqn", "double_dqn"], id="unknown option"),
-        pytest.param(["regularizer.beta=0"], ["regularizer.beta", "0", "greater than 0"], id="out of range"),
-        pytest.param(["environment=pendulum"], ["algorithm=dqn", "environment=pendulum", "discrete"], id="continuous actions"),
         pytest.param(
             ["environment=lunar_lander"],
             ["environment=lunar_lander", "pip install 'sparserl[box2d]'"],

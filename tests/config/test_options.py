@@ -253,7 +253,7 @@ def test_a_smoke_run_learns_and_evaluates_one_rank(
     monkeypatch.setattr(Learner, "update", count)
     monkeypatch.setattr("sparserl.sweeps.loop.draw", lambda folder: folder)
     chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}"
-    overrides = "trainer=smoke", "logger=disk", *chosen, f"trainer.num_envs={envs}"
+    overrides = "trainer=smoke", "logger=disk", *chosen, f"trainer.num_envs={envs}", "network.hidden=[16,16]"
     run([compose(*overrides)], [tmp_path], live=False)
     assert len(updates) >= 2
     ranks = [line.split(",")[0] for line in (tmp_path / "lowrank.csv").read_text().splitlines()[1:]]

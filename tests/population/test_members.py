@@ -39,7 +39,7 @@ PENDULUM = (
     "environment=pendulum",
     "environment.max_episode_steps=40",
     "experience.learning_starts=60",
-    "experience.train_freq=1",
+    "experience.train_freq=2",
 )
 NORMALIZED = "algorithm.normalize_observation=true", "algorithm.normalize_reward=true"
 
@@ -89,10 +89,9 @@ def same(one: Path, other: Path) -> bool:
     return equal and (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
 @pytest.mark.parametrize("regularizer", REGULARIZERS)
-def test_a_member_equals_its_solo_run(regularizer: str, algorithm: str, tmp_path: Path) -> None:
-    members = configs(regularizer, algorithm)
+def test_a_member_equals_its_solo_run(regularizer: str, tmp_path: Path) -> None:
+    members = configs(regularizer)
     together = trained(members, tmp_path / "together")
     for index in (0, 5, 11):
         alone = trained([members[index]], tmp_path / f"alone{index}")
@@ -125,13 +124,16 @@ def equal(one: State, other: State) -> bool:
     return bool(one == other) or (one != one and other != other)
 
 
-@pytest.mark.parametrize("algorithm", sorted(SHAPED.keys() - {"dqn"}))
+# what DDPG and TD3 do, SAC does, with more noise
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(name, marks=pytest.mark.slow if name in ("ddpg", "td3") else ()) for name in sorted(SHAPED)]
+)
 @pytest.mark.parametrize("regularizer", ["none", "l0"])
 def test_sixteen_members_equal_their_solo_runs_and_go_on_from_a_checkpoint(regularizer: str, algorithm: str) -> None:
     """Everything that a checkpoint keeps, and every row: 16 members fill a vector register, which 12 do not."""
     members = [member | {"trainer": member["trainer"] | {"total_steps": 300}} for member in configs(regularizer, algorithm, 16)]
     (first, last), rows = learned(members)
-    for index in (0, 7, 15):
+    for index in (0, 15):
         (_, alone), its = learned([members[index]])
         assert equal(last[index], alone[0])
         assert equal(rows[index], its[0])
@@ -141,8 +143,8 @@ def test_sixteen_members_equal_their_solo_runs_and_go_on_from_a_checkpoint(regul
         early = torch.tensor([row.get("policy/stopped_early", 0.0) for own in rows for row in own])
         assert ((early > 0) & (early < 1)).any(), "members must leave a rollout early, or this test sees less than it says"
     assert not equal(last[0], last[1])
-    (resumed,), later = learned(members[:3], first[:3])
-    for index in range(3):
+    (resumed,), later = learned(members[:2], first[:2])
+    for index in range(2):
         assert equal(resumed[index], last[index])
         assert equal(later[index], rows[index][-len(later[index]) :])
 

@@ -241,7 +241,7 @@ def test_an_environment_that_raises_fails_its_own_job_only(
     """Whatever is not a ValueError used to end the sweep before anything was trained; SystemExit even with exit code 0."""
     environment = "environment=acrobot", f"environment.id={module}:Broken-v0", f"+environment.arguments.how={how},none"
     with pytest.raises(SystemExit) as ended:
-        sweep(*environment, "regularizer=none", "trainer.total_steps=100", f"hydra/launcher={launcher}")
+        sweep(*environment, "regularizer=none", "trainer.total_steps=100", "trainer.num_envs=10", f"hydra/launcher={launcher}")
     assert TOLD[how] in str(ended.value)
     assert len(str(ended.value).splitlines()) == 1
     root = tmp_path / "here/outputs/mine"

@@ -139,6 +139,7 @@ def test_killed_in_the_middle_a_sweep_goes_on_where_each_job_was(tmp_path: Path)
     assert outcome(root) == whole
 
 
+@pytest.mark.slow  # a minute: four loops of processes
 def test_killed_in_a_loop_of_several_regularizers_each_job_goes_on_wherever_it_trains(tmp_path: Path) -> None:
     """In the same loop, and a second time each in one of its own."""
     jobs = "regularizer=none,l0,l1,l2", "seed=0", *LONG

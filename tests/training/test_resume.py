@@ -100,7 +100,7 @@ def test_killed_at_random_moments_it_ends_as_if_untouched(seeds: str, whole: Cal
     first = broken / seeds.split(",")[0] / "metrics.jsonl"
     draw = random.Random(0)
     resumed_from = []
-    for kill in range(3):
+    for kill in range(2):
         process = start(broken, seeds)
         wait_for(first, 5 * (kill + 1) + draw.randrange(5))
         time.sleep(draw.uniform(0, 0.15))  # in the middle of whatever comes next: a row, an update, a checkpoint
@@ -109,7 +109,7 @@ def test_killed_at_random_moments_it_ends_as_if_untouched(seeds: str, whole: Cal
         assert process.returncode == -signal.SIGKILL
         resumed_from += [line for line in errors.splitlines() if "going on from step" in line]
     finish(broken, seeds)
-    assert len(resumed_from) == 2, "the second and the third process must have gone on, not started again"
+    assert len(resumed_from) == 1, "the second process must have gone on, not started again"
     for seed in seeds.split(","):
         assert outcome(broken / seed) == outcome(whole(seeds) / seed)
 

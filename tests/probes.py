@@ -279,14 +279,8 @@ class TargetByObservation(ContinuousProbe):
 class UselessContinuousInput(TargetByObservation):
     """TargetByObservation with a second input that carries nothing, as in UselessInput."""
 
-    features = 2
-    useless: ClassVar[int] = 1
-
-    def states(self) -> Tensor:
-        return torch.cartesian_prod(torch.tensor([-1.0, 1.0]), torch.tensor([-0.9, 0.0, 0.9]))
-
-    def first(self, uniforms: Tensor) -> Tensor:
-        return torch.cat([_sign(uniforms[..., :1]), 2 * uniforms[..., 1:] - 1], dim=-1)
+    features = UselessInput.features
+    states, first = UselessInput.states, UselessInput.first
 
 
 @dataclass(frozen=True)

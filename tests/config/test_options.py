@@ -238,7 +238,7 @@ def test_every_experience_has_limits(experience: str) -> None:
     assert short[size] < long[size]
 
 
-@pytest.mark.parametrize("envs", [1, 64])
+@pytest.mark.parametrize("envs", [1, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("algorithm", sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml")))
 def test_a_smoke_run_learns_and_evaluates_one_rank(
     algorithm: str, envs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

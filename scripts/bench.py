@@ -74,7 +74,7 @@ def population(overrides: Sequence[str], members: int, warm_steps: int, seconds:
         "trainer.total_steps=1000000000",
         "trainer.eval_episodes=1",
     )
-    trainer, parts = build([compose(*overrides, *endless, f"seed={seed}") for seed in range(members)])
+    trainer, parts = build([compose(*endless, *overrides, f"seed={seed}") for seed in range(members)])
     spent = dict.fromkeys(PHASES, 0.0)
     started, first, step = 0.0, 0, 0
     for event in trainer.events(parts):

@@ -3,7 +3,7 @@
 Trains cell by cell in outputs/algorithms/: a cell is a pair of an algorithm and an environment, with its shipped settings.
 Started again, it goes on where it was. After each cell the rows of all runs, tables and a figure go to results/algorithms/.
 
-    python scripts/reproduce_algorithms.py                     # all cells, days on one core
+    python scripts/reproduce_algorithms.py                     # all cells
     python scripts/reproduce_algorithms.py --only pendulum     # those whose name contains a text
     python scripts/reproduce_algorithms.py --list
 """
@@ -48,7 +48,7 @@ STRENGTHS = {
     "l1": {"dqn": (1e-3, 1e-2), "ppo": (1e-5, 1e-4), "sac": (1e-4, 1e-3)},
     "l2": {"dqn": (1e-3, 1e-2), "ppo": (1e-5, 1e-4), "sac": (1e-4, 1e-3)},
 }
-"""Two values of lambda_c for each regulariser and algorithm; the penalties of l1 and l2 are sums."""
+"""Two values of lambda_c for each regulariser and algorithm, none of them tuned yet; the penalties of l1 and l2 are sums."""
 
 
 def sparse(algorithm: str, environment: str, seeds: int = 3) -> Iterator[Cell]:

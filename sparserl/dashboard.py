@@ -25,18 +25,8 @@ REGULARIZER = "names.regularizer"
 """The key of the config by which curves are grouped."""
 
 COLUMNS = (
-    *(
-        "algorithm",
-        "environment",
-        "regularizer",
-        "lambda_c",
-        "beta",
-        "seed",
-        "return_mean",
-        "return_std",
-        "return_random",
-        "success_rate",
-    ),
+    *("algorithm", "environment", "regularizer", "lambda_c", "beta", "seed"),
+    *("return_mean", "return_std", "return_random", "success_rate"),
     *("sparsity", "nonzero_weights", "rank", "compression", "return_lowrank", "retention", "csr_bytes", "status"),
 )
 """Of the table of runs: fields of result.json."""

@@ -39,7 +39,7 @@ class DDPG(OffPolicyActorCritic):
         self, noise_free: Weights, next_observation: Float[Tensor, "member batch *obs"], rng: MemberRng
     ) -> Float[Tensor, "member batch action"]:
         """The target policy's action in the next state."""
-        return self.mode(self.actor(noise_free["target_policy"], next_observation))
+        return self.mode(self.network(noise_free["target_policy"], next_observation))
 
     def actor_is_due(self, time: Time) -> bool:
         """Whether actor and targets move at this gradient step."""
@@ -55,7 +55,7 @@ class DDPG(OffPolicyActorCritic):
         objectives = {"critic": self.critic_objective(weights, batch, target_tm1)}
         if self.actor_is_due(time):
             observation = self.network_input(weights, batch["observation"])
-            action = self.mode(self.actor(weights["policy"], observation))
+            action = self.mode(self.network(weights["policy"], observation))
             value = self.lowest_q(weights, self.critics[:1], observation, action).mean(dim=1)
             objectives["policy"] = Objective(-value, ("policy",))
         return objectives

@@ -30,7 +30,7 @@ from sparserl.types import Action, Batch, Layers, Spec, Time, Weights
 
 @dataclass(frozen=True)
 class OffPolicyActorCritic(Algorithm):
-    """The keys are described in ``conf/algorithm/ddpg.yaml``."""
+    """The keys are described in ``conf/algorithm/shared/off_policy.yaml``."""
 
     network: Network
     gamma: Fraction
@@ -92,18 +92,14 @@ class OffPolicyActorCritic(Algorithm):
         if step < self.random_steps:
             action = 2 * rng.uniform(observation.shape[1], len(self.spec.action_low)) - 1
         else:
-            action = self.explore(self.actor(weights["policy"], self.network_input(weights, observation)), rng)
+            action = self.explore(self.network(weights["policy"], self.network_input(weights, observation)), rng)
         return Action(self.spec.scale_action(action))
 
     def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
-        return self.spec.scale_action(self.mode(self.actor(weights["policy"], self.network_input(weights, observation))))
+        return self.spec.scale_action(self.mode(self.network(weights["policy"], self.network_input(weights, observation))))
 
     def policy_module(self, weights: Weights) -> nn.Module:
         return nn.Sequential(super().policy_module(weights), Squash(self.spec))
-
-    def actor(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
-        """The outputs of the actor's network."""
-        return self.network(layers, observation)
 
     @abstractmethod
     def explore(self, outputs: Float[Tensor, "member env out"], rng: MemberRng) -> Float[Tensor, "member env action"]:

@@ -32,7 +32,7 @@ GAINS = {"encoder": math.sqrt(2), "policy": 0.01, "critic": 1.0}
 
 @dataclass(frozen=True)
 class OnPolicyActorCritic(Algorithm):
-    """The keys are described in ``conf/algorithm/ppo.yaml``."""
+    """The keys are described in ``conf/algorithm/shared/on_policy.yaml``."""
 
     network: Network
     share_trunk: bool

@@ -58,10 +58,10 @@ class SAC(OffPolicyActorCritic):
         temperature = log_temperature.detach().exp()
         with torch.no_grad():
             next_observation = self.network_input(weights, batch["next_observation"])
-            a_t, log_prob_t = squashed_gaussian.sample(self.actor(noise_free["policy"], next_observation), normals[:, 0])
+            a_t, log_prob_t = squashed_gaussian.sample(self.network(noise_free["policy"], next_observation), normals[:, 0])
             q_t = self.lowest_q(weights, tuple(f"target_{critic}" for critic in self.critics), next_observation, a_t)
             target_tm1 = self.bootstrapped(weights, batch, q_t - temperature * log_prob_t)
-        action, log_prob = squashed_gaussian.sample(self.actor(weights["policy"], observation), normals[:, 1])
+        action, log_prob = squashed_gaussian.sample(self.network(weights["policy"], observation), normals[:, 1])
         value = self.lowest_q(weights, self.critics, observation, action)
         entropy = -log_prob.detach().mean(dim=1)
         target_entropy = -len(self.spec.action_low) if self.target_entropy is None else self.target_entropy

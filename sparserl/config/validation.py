@@ -177,8 +177,10 @@ def _check_fields(path: str, cls: type, values: dict[str, Any]) -> Config:
 
 def _check_value(path: str, hint: Any, value: Any) -> Any:
     contract = _contract(hint)
-    if contract is None or (value is None and type(None) in _options(hint)):
-        return _check_plain(path, hint, value) if contract is None else None
+    if contract is None:
+        return _check_plain(path, hint, value)
+    if value is None and type(None) in _options(hint):
+        return None
     if contract is Schedule and isinstance(value, int | float) and not isinstance(value, bool):
         value = {"_target_": f"{Constant.__module__}.{Constant.__name__}", "value": value}
     if not isinstance(value, dict):

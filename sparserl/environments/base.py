@@ -107,9 +107,9 @@ class Environment(ABC):
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """The reward, and whether the episode is terminated (0 or 1), of a step that achieved one goal and desired another.
 
-        Depends on nothing else. Raises NotImplementedError where there are no goals.
+        Depends on nothing else. Raises ValueError where there are no goals.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no goals")
+        raise ValueError(f"{type(self).__name__} has no goals")
 
     def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
         """One sub-environment by itself, to be looked at: what it shows and does is what members meet.

@@ -106,7 +106,7 @@ def undescribed(path: Path) -> list[str]:
     """
     lines = path.read_text().splitlines()
     if lines[0] == "# @package _global_":
-        own = takewhile(lambda line: line[:1] in ("", " "), lines[lines.index(f"{path.parent.name}:") + 1 :])
+        own = takewhile(lambda line: line[:1] in ("", " "), lines[lines.index(f"{path.relative_to(CONF).parts[0]}:") + 1 :])
         lines = textwrap.dedent("\n".join(own)).splitlines()
     content = yaml.safe_load("\n".join(lines))
     inherited = {key for parent in parents(path) for key in keys_of(parent)}
@@ -132,11 +132,13 @@ def is_sentence(comment: str) -> bool:
 
 
 def parents(path: Path) -> list[Path]:
-    """The options of the same group that a file inherits from."""
+    """The files of the same group that a file inherits from: options, and what several of them share."""
     if path.parent == CONF:  # there the defaults list chooses groups
         return []
     defaults = (yaml.safe_load(path.read_text()) or {}).get("defaults", [])
-    return [path.with_stem(entry.partition("@")[0]) for entry in defaults if isinstance(entry, str) and entry != "_self_"]
+    return [
+        path.parent / f"{entry.partition('@')[0]}.yaml" for entry in defaults if isinstance(entry, str) and entry != "_self_"
+    ]
 
 
 def keys_of(path: Path) -> set[str]:
@@ -144,7 +146,8 @@ def keys_of(path: Path) -> set[str]:
 
 
 def test_every_key_is_described_by_a_sentence() -> None:
-    files = [CONF / "train.yaml", *(CONF / group / f"{option}.yaml" for group, option in OPTIONS)]
+    files = [CONF / "train.yaml", *(path for group in GROUPS for path in (CONF / group).rglob("*.yaml"))]
+    assert CONF / "algorithm/shared/on_policy.yaml" in files
     missing = {str(path.relative_to(CONF)): undescribed(path) for path in files}
     assert {path: keys for path, keys in missing.items() if keys} == {}
 

@@ -220,7 +220,7 @@ def test_relabelling_gives_what_the_environment_gave(kind: str) -> None:
 
 @pytest.mark.parametrize("environment", [CartPole(500), Gymnasium("Acrobot-v1", None, {})], ids=["CartPole", "Acrobot"])
 def test_without_goals_there_is_nothing_to_relabel(environment: Environment) -> None:
-    with pytest.raises(NotImplementedError, match="has no goals"):
+    with pytest.raises(ValueError, match="has no goals"):
         environment.relabel(torch.zeros(1, 2), torch.zeros(1, 2))
 
 

@@ -21,11 +21,13 @@ class Matrix:
     ``feeds``: the weights whose inputs its outputs become; none for the last. An output may feed several neighbouring inputs: a
     channel feeds all its positions.
     ``positions``: at how many places of one observation it is applied, a kernel's output positions.
+    ``activation``: what its outputs, which are hidden units, go through (``relu``, ``tanh``); None for those of a network.
     """
 
     kind: Literal["linear", "kernel"]
     feeds: tuple[str, ...] = ()
     positions: int = 1
+    activation: Literal["relu", "tanh"] | None = None
 
     def renamed(self, component: str) -> Matrix:
         """The same among several components."""

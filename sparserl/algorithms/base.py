@@ -86,6 +86,8 @@ class Algorithm(ABC):
             raise ValueError("algorithm.normalize_observation is true, but observations are images; set it to false")
         bound = copy.copy(self)
         object.__setattr__(bound, "spec", spec)
+        for component in bound.networks:
+            bound.structure(component)  # raises ValueError where the network cannot read what it is given
         return bound
 
     @property
@@ -215,7 +217,7 @@ class Algorithm(ABC):
         structure: Structure = {}
         parts = [(c, self.structure(c)) for c in self.policy if c in self.networks]
         for component, its in parts:
-            structure |= {f"{component}/{name}": matrix.renamed(component) for name, matrix in its.items()}
+            structure |= {f"{component}/{name}": matrix.renamed(f"{component}/") for name, matrix in its.items()}
         for (component, its), (following, next_) in pairwise(parts):
             for name, matrix in its.items():
                 if not matrix.feeds:

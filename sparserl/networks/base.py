@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,9 +27,9 @@ class Matrix:
     feeds: tuple[str, ...] = ()
     positions: int = 1
 
-    def renamed(self, component: str) -> Matrix:
-        """The same among several components."""
-        return replace(self, feeds=tuple(f"{component}/{name}" for name in self.feeds))
+    def renamed(self, prefix: str) -> Matrix:
+        """The same where the names of all weights have a prefix."""
+        return replace(self, feeds=tuple(prefix + name for name in self.feeds))
 
     def feeding(self, names: tuple[str, ...]) -> Matrix:
         """The same with other weights after it."""
@@ -43,9 +43,12 @@ Structure: TypeAlias = dict[str, Matrix]
 class Network(ABC):
     """A frozen dataclass whose fields are the keys of ``conf/network/<name>.yaml``."""
 
+    exact: ClassVar[bool]
+    """Whether what a member gives and learns is the same beside any others, bit for bit on a CPU, or but for rounding."""
+
     @abstractmethod
     def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators, gain: float = 1.0) -> Layers:
-        """Fresh weights of every member, each drawn from its own generator.
+        """Fresh weights of every member, each drawn from its own generator. A bias is ``[member, 1, outputs]``.
 
         ``gain`` scales those of the last layer where their norm does not depend on the number of inputs alone.
         """
@@ -56,7 +59,10 @@ class Network(ABC):
 
     @abstractmethod
     def structure(self, observation_shape: tuple[int, ...]) -> Structure:
-        """Which tensors of its layers are weights, and which feeds which."""
+        """Which tensors of its layers are weights, and which feeds which.
+
+        Raises ValueError, in a sentence for the user, where the network cannot read observations of this shape.
+        """
 
     @property
     def features(self) -> int:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from sparserl import normalization
@@ -135,11 +135,11 @@ class Algorithm(ABC):
         """Fresh weights of every component."""
 
     @abstractmethod
-    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
+    def act(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
         """Choose actions for training, exploring. ``step``: environment steps that each member has taken."""
 
     @abstractmethod
-    def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
+    def deterministic_action(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"]) -> Tensor:
         """The action to be evaluated: no exploration, and no per-member values. The rank sweep plays a member at many ranks."""
 
     def prepare(self, weights: Weights, rollout: Rollout) -> Batch:
@@ -197,8 +197,8 @@ class Algorithm(ABC):
         return self.normalize_observation or self.normalize_reward
 
     def network_input(
-        self, weights: Weights, observation: Float[Tensor, "member batch *obs"]
-    ) -> Float[Tensor, "member batch *obs"]:
+        self, weights: Weights, observation: Shaped[Tensor, "member batch *obs"]
+    ) -> Shaped[Tensor, "member batch *obs"]:
         """An observation as networks see it."""
         if not self.normalize_observation:
             return observation

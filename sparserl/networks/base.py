@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from sparserl.population.random import Generators
@@ -54,7 +54,9 @@ class Network(ABC):
         """
 
     @abstractmethod
-    def __call__(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
+    def __call__(
+        self, layers: Layers, observation: Float[Tensor, "member batch *obs"] | UInt8[Tensor, "member batch *obs"]
+    ) -> Float[Tensor, "member batch out"]:
         """Run every member's network on its own batch."""
 
     @abstractmethod

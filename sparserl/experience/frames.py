@@ -106,7 +106,9 @@ class Frames(Replay):
             if needed[member] > len(ring):
                 ring = _longer(ring, max(needed[member], len(ring) + len(ring) // SPARE), int(seen[member]))
                 self._rings[member] = ring
-            ring[numbers[member, is_new[member]] % len(ring)] = planes[member, is_new[member]]
+            rows = is_new[member].view(-1).nonzero().view(-1)
+            places = numbers[member].flatten().index_select(0, rows) % len(ring)
+            ring.index_copy_(0, places, planes[member].flatten(0, 1).index_select(0, rows))
 
     def _oldest_needed(self, numbers: Int64[Tensor, "member env plane"]) -> Int64[Tensor, "member"]:
         """The lowest number of a plane that some transition still has after a step whose planes have these ``numbers``.
@@ -128,7 +130,9 @@ class Frames(Replay):
         return {"observation": planes[:, :, :-1], "next_observation": planes[:, :, 1:]} | batch
 
     def _planes_of(self, numbers: Int64[Tensor, "member _batch plane"]) -> UInt8[Tensor, "member _batch plane height width"]:
-        return torch.stack([ring[its % len(ring)] for ring, its in zip(self._rings, numbers, strict=True)])
+        flat = numbers.flatten(1)
+        found = [ring.index_select(0, its % len(ring)) for ring, its in zip(self._rings, flat, strict=True)]
+        return torch.stack(found).view(*numbers.shape, *found[0].shape[1:])
 
     # ------------------------------------------------------------ checkpoints
 

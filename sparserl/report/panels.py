@@ -141,7 +141,7 @@ def gates(axes: Axes, run: Run) -> None:
 def spectrum(axes: Axes, run: Run, raw: Weights | None) -> None:
     """Singular values by layer: of the raw weights ``raw``, dashed, and of the hardened ones that spectrum.csv has.
 
-    Raw ones that hardening left as they were are left out. The effective rank stands beside the largest that the layer can have,
+    Raw ones that hardening left as they were are left out. The effective rank is of the largest that the layer can have,
     the number of its singular values: a layer of few outputs, as the last one is, has a low rank whatever was learned.
     """
     hardened: dict[str, list[float]] = {}

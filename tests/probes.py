@@ -11,8 +11,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from copy import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import gymnasium
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -331,6 +333,57 @@ class VectorTogether(VectorEnvironment):
 def two_features(observation: Tensor) -> Tensor:
     """``[..., feature]`` as members of Together see it."""
     return torch.nn.functional.pad(observation, (0, 2 - observation.shape[-1]))
+
+
+class Motion(gymnasium.Env[Any, Any]):
+    """Images of a bar that moves to the left or to the right by one pixel, over the edge to the other side.
+
+    An observation is the last two planes, the older one first; the first plane of an episode is shown twice, and then nothing
+    is to be gained. The next step ends the episode, with a reward of 1 for action 1 where the bar moved to the right and action
+    0 where it moved to the left, and of -1 otherwise. No plane by itself says where the bar came from.
+
+    Q(standing, a) = discount for both actions, Q(moved, .) = (1, -1) to the left and (-1, 1) to the right.
+    """
+
+    SIDE: ClassVar[int] = 4
+    observation_space = gymnasium.spaces.Box(0, 255, (2, SIDE, SIDE), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.at, self.moved, self.direction = int(self.np_random.integers(self.SIDE)), False, int(self.np_random.integers(2))
+        self.planes = [self.plane(self.at)] * 2
+        return np.stack(self.planes), {}
+
+    @classmethod
+    def plane(cls, at: int) -> np.ndarray:
+        """The bar at a place."""
+        plane = np.zeros((cls.SIDE, cls.SIDE), np.uint8)
+        plane[:, at % cls.SIDE] = 255
+        return plane
+
+    def step(self, action: Any) -> Any:
+        reward = (1.0 if action == self.direction else -1.0) if self.moved else 0.0
+        self.at += 2 * self.direction - 1
+        self.planes = [self.planes[1], self.plane(self.at)]
+        ended, self.moved = self.moved, True
+        return np.stack(self.planes), reward, ended, False, {}
+
+    @classmethod
+    def states(cls) -> tuple[Tensor, Tensor]:
+        """Where an action is taken: observations ``[state, plane, row, column]``, and the direction: -1, 1, or 0 at first."""
+        shown = [(at, direction) for at in range(cls.SIDE) for direction in (-1, 0, 1)]
+        images = np.stack([np.stack([cls.plane(at - direction), cls.plane(at)]) for at, direction in shown])
+        return torch.from_numpy(images), torch.tensor([direction for _, direction in shown])
+
+    @classmethod
+    def q_values(cls, discount: float) -> Tensor:
+        """What an algorithm must learn at ``states``: the optimal action values ``[state, action]``."""
+        direction = cls.states()[1].unsqueeze(1).float()
+        return torch.where(direction == 0, discount, direction * torch.tensor([-1.0, 1.0]))
+
+
+gymnasium.register("Motion-v0", entry_point=Motion)
 
 
 def _sign(uniforms: Tensor) -> Tensor:

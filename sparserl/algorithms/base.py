@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from sparserl import normalization
@@ -86,6 +86,8 @@ class Algorithm(ABC):
             raise ValueError("algorithm.normalize_observation is true, but observations are images; set it to false")
         bound = copy.copy(self)
         object.__setattr__(bound, "spec", spec)
+        for component in bound.networks:
+            bound.structure(component)  # raises ValueError where the network cannot read what it is given
         return bound
 
     @property
@@ -133,11 +135,11 @@ class Algorithm(ABC):
         """Fresh weights of every component."""
 
     @abstractmethod
-    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
+    def act(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
         """Choose actions for training, exploring. ``step``: environment steps that each member has taken."""
 
     @abstractmethod
-    def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
+    def deterministic_action(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"]) -> Tensor:
         """The action to be evaluated: no exploration, and no per-member values. The rank sweep plays a member at many ranks."""
 
     def prepare(self, weights: Weights, rollout: Rollout) -> Batch:
@@ -195,8 +197,8 @@ class Algorithm(ABC):
         return self.normalize_observation or self.normalize_reward
 
     def network_input(
-        self, weights: Weights, observation: Float[Tensor, "member batch *obs"]
-    ) -> Float[Tensor, "member batch *obs"]:
+        self, weights: Weights, observation: Shaped[Tensor, "member batch *obs"]
+    ) -> Shaped[Tensor, "member batch *obs"]:
         """An observation as networks see it."""
         if not self.normalize_observation:
             return observation
@@ -215,7 +217,7 @@ class Algorithm(ABC):
         structure: Structure = {}
         parts = [(c, self.structure(c)) for c in self.policy if c in self.networks]
         for component, its in parts:
-            structure |= {f"{component}/{name}": matrix.renamed(component) for name, matrix in its.items()}
+            structure |= {f"{component}/{name}": matrix.renamed(f"{component}/") for name, matrix in its.items()}
         for (component, its), (following, next_) in pairwise(parts):
             for name, matrix in its.items():
                 if not matrix.feeds:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sparserl.algorithms.base import Objective
@@ -36,7 +36,7 @@ class DDPG(OffPolicyActorCritic):
         return deterministic.unit_action(outputs)
 
     def next_action(
-        self, noise_free: Weights, next_observation: Float[Tensor, "member batch *obs"], rng: MemberRng
+        self, noise_free: Weights, next_observation: Shaped[Tensor, "member batch *obs"], rng: MemberRng
     ) -> Float[Tensor, "member batch action"]:
         """The target policy's action in the next state."""
         return self.mode(self.network(noise_free["target_policy"], next_observation))

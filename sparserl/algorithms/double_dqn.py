@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sparserl.algorithms.dqn import DQN
@@ -17,7 +17,7 @@ class DoubleDQN(DQN):
     """DQN but for one line: the online network chooses the next action, the target network says what it is worth."""
 
     def next_value(
-        self, weights: Weights, noise_free: Weights, next_observation: Float[Tensor, "member batch *obs"]
+        self, weights: Weights, noise_free: Weights, next_observation: Shaped[Tensor, "member batch *obs"]
     ) -> Float[Tensor, "member batch"]:
         """The target network's value of the online network's choice (equation 4)."""
         a_t = q_values.greedy(self.network(noise_free["policy"], next_observation))

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Le
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -67,15 +67,15 @@ class DQN(Algorithm):
         target = {name: tensor.clone() for name, tensor in layers.items()}
         return {"policy": layers, "target_policy": target} | self.fresh_statistics(members)
 
-    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
+    def act(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
         q = self.network(weights["policy"], self.network_input(weights, observation))
         return Action(q_values.epsilon_greedy(q, self.epsilon(step), rng.uniform(observation.shape[1], 2)))
 
-    def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
+    def deterministic_action(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"]) -> Tensor:
         return q_values.greedy(self.network(weights["policy"], self.network_input(weights, observation)))
 
     def next_value(
-        self, weights: Weights, noise_free: Weights, next_observation: Float[Tensor, "member batch *obs"]
+        self, weights: Weights, noise_free: Weights, next_observation: Shaped[Tensor, "member batch *obs"]
     ) -> Float[Tensor, "member batch"]:
         """The value of the state that followed: that of the target network's best action (Mnih et al. 2015, algorithm 1)."""
         q_target_t = self.network(weights["target_policy"], next_observation)

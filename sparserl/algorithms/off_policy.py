@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sparserl.algorithms.base import Algorithm, Objective
@@ -87,7 +87,7 @@ class OffPolicyActorCritic(Algorithm):
 
     # ------------------------------------------------------------ acting
 
-    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
+    def act(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
         """Uniformly random actions for ``random_steps``, then what the policy explores."""
         if step < self.random_steps:
             action = 2 * rng.uniform(observation.shape[1], len(self.spec.action_low)) - 1
@@ -95,7 +95,7 @@ class OffPolicyActorCritic(Algorithm):
             action = self.explore(self.network(weights["policy"], self.network_input(weights, observation)), rng)
         return Action(self.spec.scale_action(action))
 
-    def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
+    def deterministic_action(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"]) -> Tensor:
         return self.spec.scale_action(self.mode(self.network(weights["policy"], self.network_input(weights, observation))))
 
     def policy_module(self, weights: Weights) -> nn.Module:
@@ -112,7 +112,7 @@ class OffPolicyActorCritic(Algorithm):
     # ------------------------------------------------------------ learning
 
     def q(
-        self, layers: Layers, observation: Float[Tensor, "member batch *obs"], action: Float[Tensor, "member batch action"]
+        self, layers: Layers, observation: Shaped[Tensor, "member batch *obs"], action: Float[Tensor, "member batch action"]
     ) -> Float[Tensor, "member batch"]:
         """What one critic says of actions."""
         return self.network(layers, torch.cat([observation.flatten(2), action], dim=-1)).squeeze(-1)
@@ -121,7 +121,7 @@ class OffPolicyActorCritic(Algorithm):
         self,
         weights: Weights,
         critics: tuple[str, ...],
-        observation: Float[Tensor, "member batch *obs"],
+        observation: Shaped[Tensor, "member batch *obs"],
         action: Float[Tensor, "member batch action"],
     ) -> Float[Tensor, "member batch"]:
         """The lowest value of several critics (Fujimoto et al. 2018), whose own weights no gradient reaches."""

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sparserl.algorithms.base import REWARDS, Algorithm
@@ -99,28 +99,28 @@ class OnPolicyActorCritic(Algorithm):
     # ------------------------------------------------------------ what networks give
 
     def head_input(
-        self, weights: Weights, observation: Float[Tensor, "member batch *obs"]
-    ) -> Float[Tensor, "member batch *features"]:
+        self, weights: Weights, observation: Shaped[Tensor, "member batch *obs"]
+    ) -> Shaped[Tensor, "member batch *features"]:
         """What policy and critic are given: the features of the trunk, if they share one, or an observation."""
         seen = self.network_input(weights, observation)
         return self.networks["encoder"](weights["encoder"], seen) if self.share_trunk else seen
 
     def policy_outputs(
-        self, weights: Weights, given: Float[Tensor, "member batch *features"]
+        self, weights: Weights, given: Shaped[Tensor, "member batch *features"]
     ) -> Float[Tensor, "member batch out"]:
         """What the distribution of actions is made of."""
         return self.networks["policy"](weights["policy"], given)
 
-    def value(self, weights: Weights, given: Float[Tensor, "member batch *features"]) -> Float[Tensor, "member batch"]:
+    def value(self, weights: Weights, given: Shaped[Tensor, "member batch *features"]) -> Float[Tensor, "member batch"]:
         """The critic's estimate of the discounted return."""
         return self.networks["critic"](weights["critic"], given).squeeze(-1)
 
-    def act(self, weights: Weights, observation: Float[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
+    def act(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"], step: int, rng: MemberRng) -> Action:
         """Sample from the policy. What a rollout needs of log-probabilities and values, ``prepare`` computes at once."""
         outputs = self.policy_outputs(weights, self.head_input(weights, observation))
         return self.distribution.sample(outputs, weights["policy"], rng)
 
-    def deterministic_action(self, weights: Weights, observation: Float[Tensor, "member env *obs"]) -> Tensor:
+    def deterministic_action(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"]) -> Tensor:
         return self.distribution.mode(self.policy_outputs(weights, self.head_input(weights, observation)))
 
     # ------------------------------------------------------------ learning

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sparserl.algorithms.ddpg import DDPG
@@ -25,7 +25,7 @@ class TD3(DDPG):
     critics = ("critic_1", "critic_2")
 
     def next_action(
-        self, noise_free: Weights, next_observation: Float[Tensor, "member batch *obs"], rng: MemberRng
+        self, noise_free: Weights, next_observation: Shaped[Tensor, "member batch *obs"], rng: MemberRng
     ) -> Float[Tensor, "member batch action"]:
         """The target policy's action with clipped noise: a value that holds near an action, too (equation 14)."""
         action = super().next_action(noise_free, next_observation, rng)

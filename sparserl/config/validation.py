@@ -317,6 +317,8 @@ def check(config: Config) -> None:
     if config["objective"] == "success_rate" and spec.goal_size is None:
         chosen = config["names"]["environment"]
         raise ConfigError(f"objective is 'success_rate', but environment={chosen} has no goals; choose another objective")
+    with errors_of("experience", config):
+        parts["experience"].check(spec)
     _check_goals(config, parts["environment"], spec, parts["experience"])
     if config["trainer"]["compile"] and not _has_compiler():
         raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")

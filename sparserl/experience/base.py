@@ -26,11 +26,16 @@ class Experience(ABC):
         """Whether the next step is the first of a rollout: never where there are none."""
         return False
 
+    def check(self, spec: Spec) -> None:
+        """Raises ValueError, in a sentence for the user, where it cannot keep what such an environment shows."""
+        return
+
     @abstractmethod
     def begin(self, members: Population, spec: Spec, relabel: Relabel) -> None:
         """Be empty, and draw from the generators of these members from now on.
 
-        ``spec`` and ``relabel`` are their environment's. Raises ValueError where that has no goals and they are needed.
+        ``spec`` and ``relabel`` are their environment's. Raises ValueError like ``check``, and where that has no goals and they
+        are needed.
         """
 
     @abstractmethod

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from sparserl.population.random import Generators
@@ -29,9 +29,9 @@ class Matrix:
     positions: int = 1
     activation: Literal["relu", "tanh"] | None = None
 
-    def renamed(self, component: str) -> Matrix:
-        """The same among several components."""
-        return replace(self, feeds=tuple(f"{component}/{name}" for name in self.feeds))
+    def renamed(self, prefix: str) -> Matrix:
+        """The same where the names of all weights have a prefix."""
+        return replace(self, feeds=tuple(prefix + name for name in self.feeds))
 
     def feeding(self, names: tuple[str, ...]) -> Matrix:
         """The same with other weights after it."""
@@ -45,20 +45,28 @@ Structure: TypeAlias = dict[str, Matrix]
 class Network(ABC):
     """A frozen dataclass whose fields are the keys of ``conf/network/<name>.yaml``."""
 
+    exact: ClassVar[bool]
+    """Whether what a member gives and learns is the same beside any others, bit for bit on a CPU, or but for rounding."""
+
     @abstractmethod
     def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators, gain: float = 1.0) -> Layers:
-        """Fresh weights of every member, each drawn from its own generator.
+        """Fresh weights of every member, each drawn from its own generator. A bias is ``[member, 1, outputs]``.
 
         ``gain`` scales those of the last layer where their norm does not depend on the number of inputs alone.
         """
 
     @abstractmethod
-    def __call__(self, layers: Layers, observation: Float[Tensor, "member batch *obs"]) -> Float[Tensor, "member batch out"]:
+    def __call__(
+        self, layers: Layers, observation: Float[Tensor, "member batch *obs"] | UInt8[Tensor, "member batch *obs"]
+    ) -> Float[Tensor, "member batch out"]:
         """Run every member's network on its own batch."""
 
     @abstractmethod
     def structure(self, observation_shape: tuple[int, ...]) -> Structure:
-        """Which tensors of its layers are weights, and which feeds which."""
+        """Which tensors of its layers are weights, and which feeds which.
+
+        Raises ValueError, in a sentence for the user, where the network cannot read observations of this shape.
+        """
 
     @property
     def features(self) -> int:

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from sparserl.fields import Count
 from sparserl.networks.base import Matrix, Network, Structure
+from sparserl.networks.initialization import HIDDEN_NORM, Initialization, fresh_layer
 from sparserl.population.random import Generators
 from sparserl.types import Layers
 
@@ -37,27 +38,19 @@ class MLP(Network):
 
     hidden: Sequence[Count]
     activation: Literal["relu", "tanh"]
-    initialization: Literal["uniform", "orthogonal"] = "uniform"
+    initialization: Initialization = "uniform"
 
+    exact: ClassVar[bool] = True
     activates_output: ClassVar[bool] = False
 
     def init(self, observation_shape: tuple[int, ...], outputs: int, generators: Generators, gain: float = 1.0) -> Layers:
-        """``uniform``: weights and biases within 1/sqrt(inputs), as torch.nn.Linear draws them, whatever the gain.
-
-        ``orthogonal``: matrices whose rows or columns, whichever are fewer, are orthogonal and of norm sqrt(2), in the last
-        layer ``gain`` (Saxe et al. 2014, arXiv 1312.6120; the gains are those of Huang et al. 2022); biases are 0.
-        """
+        """As ``fresh_layer`` says; layers that start orthogonal have the norm sqrt(2), the last one ``gain``."""
         sizes = (math.prod(observation_shape), *self.hidden, outputs)
         layers: Layers = {}
         for index, (inputs, units) in enumerate(pairwise(sizes)):
-            if self.initialization == "orthogonal":
-                norm = math.sqrt(2) if index < len(self.hidden) else gain
-                layers[f"{index}.weight"] = norm * _orthogonal(generators.normal(inputs, units))
-                layers[f"{index}.bias"] = torch.zeros_like(layers[f"{index}.weight"][:, :1])
-                continue
-            bound = 1 / math.sqrt(inputs)
-            for name, rows in (("weight", inputs), ("bias", 1)):
-                layers[f"{index}.{name}"] = (2 * generators.uniform(rows, units) - 1) * bound
+            norm = HIDDEN_NORM if index < len(self.hidden) else gain
+            weight, bias = fresh_layer(self.initialization, generators, inputs, units, norm)
+            layers |= {f"{index}.weight": weight, f"{index}.bias": bias}
         return layers
 
     def __call__(
@@ -111,20 +104,6 @@ class Trunk(MLP):
     """A perceptron with an activation after its last layer too."""
 
     activates_output: ClassVar[bool] = True
-
-
-def _orthogonal(normals: Float[Tensor, "member rows columns"]) -> Float[Tensor, "member rows columns"]:
-    """Each member's matrix with orthonormal rows or columns, uniformly distributed, from standard normal numbers.
-
-    Member by member and in float64: so a member's weights are the same whoever is beside it.
-    """
-    found = []
-    for matrix in normals.cpu().double():
-        wide = matrix.shape[0] < matrix.shape[1]
-        q, r = torch.linalg.qr(matrix.T if wide else matrix)
-        q = q * r.diagonal().sign()
-        found.append(q.T if wide else q)
-    return torch.stack(found).to(normals)
 
 
 def _run(

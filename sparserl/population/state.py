@@ -10,7 +10,8 @@ from torch import Tensor
 
 State = Any
 """Nested dicts and lists for a checkpoint. Each tensor in it has the member axis first, and everything else is common; or, as
-``split`` gives it, it is of one member, and no tensor has that axis."""
+``split`` gives it, it is of one member, and no tensor has that axis. Where members have tensors of different shapes, a tuple
+holds one of each member: of one member it holds one."""
 
 
 def stack(states: Sequence[State]) -> State:
@@ -25,6 +26,8 @@ def stack(states: Sequence[State]) -> State:
         raise ValueError("members of one population disagree on what there is to keep")
     if isinstance(first, Tensor):
         return torch.stack(list(states))
+    if isinstance(first, tuple):
+        return tuple(tensor for state in states for tensor in state)
     if isinstance(first, dict):
         return {key: stack([state[key] for state in states]) for key in first}
     if isinstance(first, list):
@@ -42,6 +45,8 @@ def split(state: State, member: int) -> State:
     """The state of one member, without the member axis and sharing no memory with the population's."""
     if isinstance(state, Tensor):
         return state[member].detach().clone()
+    if isinstance(state, tuple):
+        return (state[member].detach().clone(),)
     if isinstance(state, dict):
         return {key: split(value, member) for key, value in state.items()}
     if isinstance(state, list):

@@ -144,7 +144,8 @@ def gates(axes: Axes, run: Run) -> None:
 def spectrum(axes: Axes, run: Run, raw: Weights | None) -> None:
     """Singular values by layer: of the raw weights ``raw``, dashed, and of the hardened ones that spectrum.csv has.
 
-    Raw ones that hardening left as they were are left out.
+    Raw ones that hardening left as they were are left out. The effective rank is of the largest that the layer can have,
+    the number of its singular values: a layer of few outputs, as the last one is, has a low rank whatever was learned.
     """
     hardened: dict[str, list[float]] = {}
     effective_rank: dict[str, float] = {}
@@ -163,7 +164,8 @@ def spectrum(axes: Axes, run: Run, raw: Weights | None) -> None:
             label = literal(f"layer {layer}: before hardening")
             _spectrum_line(axes, dense[layer], color=colour, linestyle="--", label=label)
         if layer in hardened:
-            label = literal(f"layer {layer}: hardened, effective rank {number(effective_rank[layer], '.1f')}")
+            largest = len(hardened[layer])
+            label = literal(f"layer {layer}: hardened, effective rank {number(effective_rank[layer], '.1f')} of {largest}")
             _spectrum_line(axes, hardened[layer], color=colour, marker=".", markersize=3, label=label)
     axes.set_yscale("log")
     _finish(axes, "Singular values of the weights", "index", "singular value")

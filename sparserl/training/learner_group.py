@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
@@ -111,7 +111,7 @@ class LearnerGroup:
             self._joined[what] = parts, joined
         return joined
 
-    def deterministic_action(self, observation: Float[Tensor, "member env *obs"], rows: slice) -> Tensor:
+    def deterministic_action(self, observation: Shaped[Tensor, "member env *obs"], rows: slice) -> Tensor:
         """The actions of the deployed policies of some members."""
         return self._algorithm.deterministic_action(rows_of(self.deployed(), rows), observation)
 

@@ -21,7 +21,9 @@ from sparserl.config.build import build
 from sparserl.config.validation import compose
 from sparserl.environments.base import Environment
 from sparserl.environments.cartpole import CartPole
+from sparserl.environments.gymnasium import Gymnasium
 from sparserl.experience.rollout import Rollout
+from sparserl.networks.cnn import CNN
 from sparserl.networks.mlp import MLP
 from sparserl.optimizers import Adam
 from sparserl.population.members import Population
@@ -265,7 +267,7 @@ def rollouts(
 
 def learner_of(kind: type[PPO], *overrides: str, environment: Environment = CARTPOLE, **changes: Any) -> Learner:
     settings = {"ent_coef": 0.01, "vf_coef": 0.5, "normalize_advantage": True, "learning_rate": Constant(1e-2)}
-    algorithm = ppo(kind, network=MLP(hidden=[13, 7], activation="tanh"), **(settings | changes))
+    algorithm = ppo(kind, **({"network": MLP(hidden=[13, 7], activation="tanh")} | settings | changes))
     regularizer = make_regularizer(*overrides, members=MEMBERS.size)
     return Learner(algorithm.bind(environment.spec()), regularizer, MEMBERS)
 
@@ -289,6 +291,22 @@ def test_the_ratio_of_the_first_minibatch_is_1(
             assert first[name].abs().max() <= tolerance, name
         if others:
             assert (others[-1]["policy/difference"] > 1e-4).all(), "the policy must have moved, or this test sees nothing"
+
+
+@pytest.mark.parametrize("overrides", [("regularizer=none",), ACTIVE], ids=["none", "l0"])
+@pytest.mark.parametrize("share_trunk", [False, True])
+def test_of_images_the_ratio_of_the_first_minibatch_is_1_but_for_rounding(
+    overrides: tuple[str, ...], share_trunk: bool
+) -> None:
+    """Convolutions of a minibatch need not be rounded as those of a rollout, so the network is not ``exact``."""
+    network = CNN(channels=[8], kernel_sizes=[2], strides=[1], hidden=[16])
+    images = Gymnasium("probes:Motion-v0", None, {})
+    learner = learner_of(Compared, *overrides, environment=images, share_trunk=share_trunk, network=network)
+    for first, *others in rollouts(learner, 2, 50, images):
+        assert not network.exact
+        for name in ("policy/difference", "policy/approx_kl"):
+            assert first[name].abs().max() <= 1e-5, name
+        assert (others[-1]["policy/difference"] > 1e-4).all(), "the policy must have moved, or this test sees nothing"
 
 
 def test_new_noise_at_each_gradient_step_breaks_it() -> None:

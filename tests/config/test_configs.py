@@ -41,9 +41,12 @@ def options(group: str) -> list[str]:
 GROUPS = [field.name for field in dataclasses.fields(Schema) if (CONF / field.name).is_dir()]
 """The groups whose options are parts: others (``experiment``, say) only set keys of these."""
 
+IMAGES = ["environment=gymnasium", "environment.id=probes:Motion-v0"]
+
 NEEDED = {
     ("environment", "gymnasium"): ["environment.id=Acrobot-v1"],
     ("experience", "hindsight"): ["environment=gymnasium", "environment.id=goals:Line-v0"],
+    ("network", "cnn"): [*IMAGES, "network.kernel_sizes=[2,2,2]", "network.strides=[1,1,1]"],
 }
 """What some options cannot do without."""
 
@@ -265,6 +268,10 @@ WRONG = [
     (["algorithm.network=null"], ["algorithm.network"]),
     (["network.hidden=[0]"], ["network.hidden", "0", "greater than or equal to 1"]),
     (["network.hidden=64"], ["network.hidden", "64"]),
+    (["network=cnn"], ["algorithm=dqn", "network=cnn", "images", "[4]", "network=mlp"]),
+    (["network=cnn", "network.strides=[1]"], ["network.strides", "[1]", "network.channels", "[32, 64, 64]"]),
+    (["network=cnn", "network.channels=[]"], ["network.channels", "[]", "one or more"]),
+    (["network=cnn", *IMAGES], ["36 x 36 pixels", "[2, 4, 4]", "network.kernel_sizes"]),
     (["experience.buffer_size=0"], ["experience.buffer_size", "0", "greater than or equal to 1"]),
     (["experience.buffer_size=5"], ["experience.buffer_size is 5", "trainer.num_envs, 10"]),
     (["trainer.total_steps=25"], ["trainer.total_steps is 25", "trainer.num_envs, 10", "20 and 30"]),

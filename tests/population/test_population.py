@@ -116,13 +116,15 @@ common = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 
 @st.composite
 def states(draw: st.DrawFn, members: int) -> State:
-    """Any nesting of dictionaries and lists, with tensors [member, ...] and common values at its ends."""
+    """Any nesting of dictionaries and lists; at its ends tensors [member, ...], a tensor of each member, or common values."""
 
     def tensor(shape: list[int]) -> Tensor:
         count = members * int(torch.tensor(shape).prod()) if shape else members
         return torch.arange(count, dtype=torch.float32).view(members, *shape)
 
-    leaves = common | st.lists(st.integers(0, 3), max_size=2).map(tensor)
+    sizes = st.lists(st.integers(0, 4), min_size=members, max_size=members)
+    one_of_each = sizes.map(lambda its: tuple(torch.arange(float(size)) for size in its))
+    leaves = common | st.lists(st.integers(0, 3), max_size=2).map(tensor) | one_of_each
     nested = st.recursive(
         leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
     )
@@ -134,8 +136,8 @@ def same(one: Any, other: Any) -> bool:
         return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
         return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return isinstance(other, list) and len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
     return type(one) is type(other) and bool(one == other)
 
 
@@ -147,12 +149,13 @@ def test_stack_is_the_inverse_of_split(data: st.DataObject, members: int) -> Non
 
 
 def test_split_takes_one_member_and_shares_no_memory() -> None:
-    state = {"weights": torch.arange(6.0).view(3, 2), "steps": 4}
+    state = {"weights": torch.arange(6.0).view(3, 2), "steps": 4, "seen": (torch.ones(1), torch.arange(2.0), torch.ones(0))}
     member = split(state, 1)
-    assert member["weights"].tolist() == [2.0, 3.0]
     assert member["steps"] == 4
     state["weights"].zero_()
+    state["seen"][1].zero_()
     assert member["weights"].tolist() == [2.0, 3.0]
+    assert [tensor.tolist() for tensor in member["seen"]] == [[0.0, 1.0]]
 
 
 @pytest.mark.parametrize(

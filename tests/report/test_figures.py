@@ -104,7 +104,7 @@ def test_gates_and_sparsity_are_shares_by_step(tmp_path: Path) -> None:
 
 def test_spectra_are_those_of_the_raw_and_of_the_hardened_weights(tmp_path: Path) -> None:
     axes = panel(figure(made_up(tmp_path / "run")), "Singular values")
-    before, after = line(axes, "layer policy/0: before"), line(axes, "layer policy/0: hardened, effective rank 1.5")
+    before, after = line(axes, "layer policy/0: before"), line(axes, "layer policy/0: hardened, effective rank 1.5 of 3")
     assert points(before) == [(1, 8.0), (2, 4.0), (3, 2.0)]
     assert points(after) == [(1, 6.0), (2, 3.0)]  # a zero has no place on a logarithmic axis
     assert before.get_color() == after.get_color()

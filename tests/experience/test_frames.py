@@ -1,0 +1,239 @@
+"""Replay that keeps each plane of stacked images once, beside the replay of whole stacks: the same minibatches, bit for bit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sparserl.config.schema import ConfigError
+from sparserl.config.validation import compose
+from sparserl.environments.cartpole import CartPole
+from sparserl.experience.frames import Frames
+from sparserl.experience.replay import Replay
+from sparserl.population.members import Population
+from sparserl.population.state import split, stack
+from sparserl.types import Batch, Rollout, Spec, Transition
+
+SIDES = 3, 2
+FIRST = "copies", "zeros", "others"
+"""What a stack begins with, before its newest plane: copies of that one, zeros, or images of their own."""
+
+
+def begun(kind: type[Replay], members: Population, stack_size: int, buffer_size: int, batch_size: int = 9) -> Replay:
+    experience = kind(buffer_size, batch_size, learning_starts=0, train_freq=2)
+    experience.begin(members, Spec((stack_size, *SIDES), 2, observation_dtype=torch.uint8), CartPole(500).relabel)
+    return experience
+
+
+def never(_: Rollout) -> Batch:
+    raise AssertionError("what is sampled one by one is no rollout to prepare")
+
+
+def due(experience: Replay) -> list[Batch]:
+    return list(experience.batches(never))
+
+
+@dataclass
+class World:
+    """Sub-environments that stack images of noise; episodes end by chance, and sometimes a checkpoint ends all of them."""
+
+    members: int
+    envs: int
+    planes: int
+    first: str
+    ends: float
+    checkpoints: float = 0.1
+
+    def steps(self, number: int, seed: int = 0) -> Iterator[Transition]:
+        draw = torch.Generator().manual_seed(seed)
+
+        def images(*shape: int) -> Tensor:
+            # few values, so that planes are also equal by chance
+            return torch.randint(2, (self.members, self.envs, *shape, *SIDES), dtype=torch.uint8, generator=draw)
+
+        def reset() -> Tensor:
+            stacks = images(self.planes)
+            if self.first == "copies":
+                stacks = stacks[:, :, -1:].expand_as(stacks).clone()
+            elif self.first == "zeros":
+                stacks[:, :, :-1] = 0
+            return stacks
+
+        seen = reset()
+        for step in range(number):
+            following = torch.cat([seen[:, :, 1:], images(1)], dim=2)
+            terminated, truncated = (torch.rand(2, self.members, self.envs, generator=draw) < self.ends / 2).float()
+            checkpoint = float(torch.rand((), generator=draw)) < self.checkpoints
+            truncated = torch.ones_like(truncated) if checkpoint else truncated
+            name = torch.arange(self.members * self.envs).view(self.members, self.envs) + 1000 * step
+            yield {
+                "observation": seen,
+                "next_observation": following,
+                "action": name,
+                "reward": name.float(),
+                "terminated": terminated,
+                "truncated": truncated,
+            }
+            ended = (terminated + truncated > 0).view(self.members, self.envs, 1, 1, 1)
+            seen = torch.where(ended, reset(), following)
+
+
+worlds = st.builds(
+    World,
+    members=st.integers(1, 3),
+    envs=st.integers(1, 4),
+    planes=st.integers(1, 4),
+    first=st.sampled_from(FIRST),
+    ends=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
+
+
+def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name, values in other.items():
+            assert one[name].dtype == values.dtype
+            assert torch.equal(one[name], values), name
+
+
+@given(world=worlds, more=st.integers(0, 20), steps=st.integers(1, 30), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=60)
+def test_minibatches_are_those_of_whole_stacks(world: World, more: int, steps: int, seed: int) -> None:
+    """Also where the ring goes round, episodes are one step long, and several sub-environments take turns in it."""
+    members, size = Population(tuple(range(world.members))), world.envs + more
+    frames, whole = (begun(kind, members, world.planes, size) for kind in (Frames, Replay))
+    for transition in world.steps(steps, seed):
+        for experience in (frames, whole):
+            experience.extend(transition)
+        assert_equal(due(frames), due(whole))
+
+
+@given(world=worlds, more=st.integers(0, 20), before=st.integers(0, 25), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_it_goes_on_from_its_state_in_any_order_of_members(world: World, more: int, before: int, seed: int) -> None:
+    """With the same minibatches and, in the same company, the same states."""
+    seeds, size = tuple(range(5, 5 + world.members)), world.envs + more
+    frames = begun(Frames, Population(seeds), world.planes, size)
+    steps = list(world.steps(before + 12, seed))
+    for transition in steps[:before]:
+        frames.extend(transition)
+        due(frames)
+    kept = [split(frames.state_dict(), member) for member in range(world.members)]
+    resumed = begun(Frames, Population(seeds), world.planes, size)
+    resumed.load_state_dict(stack(kept))
+    swapped = begun(Frames, Population(seeds[::-1]), world.planes, size)
+    swapped.load_state_dict(stack(kept[::-1]))
+    for transition in steps[before:]:
+        frames.extend(transition)
+        resumed.extend(transition)
+        swapped.extend({name: values.flip(0) for name, values in transition.items()})
+        batches = due(frames)
+        assert_equal(due(resumed), batches)
+        assert_equal(due(swapped), [{name: values.flip(0) for name, values in batch.items()} for batch in batches])
+    one, other = frames.state_dict(), resumed.state_dict()
+    assert one["lengths"].tolist() == other["lengths"].tolist()
+    assert all(torch.equal(*both) for both in zip(one["planes"], other["planes"], strict=True))
+
+
+def test_what_a_member_keeps_does_not_depend_on_the_others() -> None:
+    world = World(members=2, envs=2, planes=3, first="copies", ends=0.3)
+    together = begun(Frames, Population((7, 8)), 3, 20)
+    alone = begun(Frames, Population((8,)), 3, 20)
+    for transition in world.steps(40):
+        together.extend(transition)
+        alone.extend({name: values[1:] for name, values in transition.items()})
+        assert_equal([{name: values[1:] for name, values in batch.items()} for batch in due(together)], due(alone))
+    one, other = split(together.state_dict(), 1), split(alone.state_dict(), 0)
+    assert torch.equal(one["lengths"], other["lengths"])
+    assert torch.equal(one["planes"][0], other["planes"][0])
+
+
+# ---------------------------------------------------------------- how much it keeps
+
+
+@pytest.mark.parametrize(
+    ("first", "each"),
+    [
+        # an episode of ten steps shows eleven planes
+        ("copies", 11),
+        # and one of zeros before them
+        ("zeros", 12),
+        # or three of their own
+        ("others", 14),
+    ],
+)
+def test_each_plane_is_kept_once(first: str, each: int) -> None:
+    experience, episodes = begun(Frames, Population((0,)), 4, 1000), 30
+    draw = torch.Generator().manual_seed(0)
+
+    def images(number: int) -> Tensor:
+        return torch.randint(1, 256, (1, 1, number, *SIDES), dtype=torch.uint8, generator=draw)
+
+    for _ in range(episodes):
+        seen = images(4)
+        if first != "others":
+            seen[:, :, :-1] = seen[:, :, -1:] if first == "copies" else 0
+        for _ in range(10):
+            following = torch.cat([seen[:, :, 1:], images(1)], dim=2)
+            zero = torch.zeros(1, 1)
+            names = dict.fromkeys(("action", "reward", "terminated", "truncated"), zero)
+            experience.extend({"observation": seen, "next_observation": following, **names})
+            seen = following
+    state = experience.state_dict()
+    assert state["planes_seen"].tolist() == [episodes * each]
+    assert len(state["planes"][0]) == episodes * each
+    assert not {"observation", "next_observation"} & state["fields"].keys()
+
+
+def test_long_episodes_need_little_more_than_a_plane_for_each_transition() -> None:
+    """One more in 16, which is 0.75 GB of 84 x 84 pixels for 100,000 transitions; the ring stays as long as it was made."""
+    experience = begun(Frames, Population((0,)), 4, 1600)
+    for transition in World(members=1, envs=4, planes=4, first="copies", ends=0.02, checkpoints=0.0).steps(500):
+        experience.extend(transition)
+    assert experience.state_dict()["lengths"].tolist() == [1700]
+
+
+def test_short_episodes_make_the_ring_longer() -> None:
+    """One-step episodes show two planes each."""
+    experience = begun(Frames, Population((0,)), 4, 320)
+    for transition in World(members=1, envs=4, planes=4, first="copies", ends=2.0).steps(400):
+        experience.extend(transition)
+    (length,) = experience.state_dict()["lengths"].tolist()
+    assert 640 <= length <= 640 * 17 / 16
+
+
+# ---------------------------------------------------------------- what it refuses
+
+
+def stepped(seen: Tensor, following: Tensor, reward: float = 0.0) -> None:
+    experience = begun(Frames, Population((0,)), 4, 10)
+    number = torch.full((1, 1), reward)
+    rest = dict.fromkeys(("action", "reward", "terminated", "truncated"), number)
+    experience.extend({"observation": seen, "next_observation": following, **rest})
+
+
+def test_a_step_that_does_not_add_one_plane_at_the_end_is_refused() -> None:
+    planes = torch.arange(1, 7, dtype=torch.uint8).view(1, 1, 6, 1, 1).expand(1, 1, 6, *SIDES)
+    stepped(planes[:, :, :4], planes[:, :, 1:5])
+    for following in (planes[:, :, 2:6], planes[:, :, :4], planes[:, :, 1:5].flip(2)):  # two planes, none, the newest first
+        with pytest.raises(ValueError, match=r"add one plane at the end; choose experience=replay"):
+            stepped(planes[:, :, :4], following)
+    # an environment that failed gives zeros and a reward of nan: its member is stopped, and the others go on
+    stepped(planes[:, :, :4], torch.zeros_like(planes[:, :, :4]), reward=float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shown"),
+    [(["environment=cartpole"], "float32 [4]"), (["environment=gymnasium", "environment.id=goals:Line-v0"], "float32 [5]")],
+)
+def test_what_is_no_stack_of_images_is_refused_before_training(overrides: list[str], shown: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^experience: .*observations are {re.escape(shown)}; choose experience=replay"):
+        compose("experience=frames", *overrides)

@@ -86,6 +86,7 @@ class Algorithm(ABC):
             raise ValueError("algorithm.normalize_observation is true, but observations are images; set it to false")
         bound = copy.copy(self)
         object.__setattr__(bound, "spec", spec)
+        _ = bound.networks  # raises ValueError where one cannot be made
         return bound
 
     @property

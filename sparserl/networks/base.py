@@ -58,6 +58,13 @@ class Network(ABC):
     def structure(self, observation_shape: tuple[int, ...]) -> Structure:
         """Which tensors of its layers are weights, and which feeds which."""
 
+    def for_policy(self, observation_shape: tuple[int, ...], outputs: int) -> Network:
+        """The network of what is deployed, where its sizes depend on what it is given and gives.
+
+        Only sizes differ, so either runs the other's layers. Raises ValueError where it cannot be made.
+        """
+        return self
+
     @property
     def features(self) -> int:
         """How many numbers ``trunk`` gives. Raises ValueError where the network has no hidden layer."""

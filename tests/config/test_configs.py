@@ -43,6 +43,7 @@ GROUPS = [field.name for field in dataclasses.fields(Schema) if (CONF / field.na
 
 NEEDED = {
     ("environment", "gymnasium"): ["environment.id=Acrobot-v1"],
+    ("network", "small_dense"): ["network.weights=1000"],
     ("experience", "hindsight"): ["environment=gymnasium", "environment.id=goals:Line-v0"],
 }
 """What some options cannot do without."""

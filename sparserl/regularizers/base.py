@@ -68,9 +68,21 @@ class Regularizer(ABC):
         """Moves the gates."""
         return Adam()
 
-    def init(self, layers: Layers, structure: Structure) -> Gates:
-        """Fresh gates. ``structure`` says of each weight which weights come after it."""
+    def init(self, layers: Layers, structure: Structure, generators: Generators) -> Gates:
+        """Fresh gates. ``structure`` says of each weight which weights come after it.
+
+        What is random in them is drawn from each member's own generator.
+        """
         return {}
+
+    def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
+        """The gates that a schedule gives after ``step`` environment steps of each member; themselves where nothing is due.
+
+        Called before each gradient step, but under algorithms that learn from rollouts before each rollout, since what acts and
+        what learns from it must be the same policy; and once more when training ends. ``previous_step`` is the ``step`` of the
+        last call, -1 at first.
+        """
+        return gates
 
     def covered_weights(self, layers: Layers, gates: Gates) -> dict[str, int]:
         """How many weights each gate stands for, by the name of the gates."""
@@ -97,8 +109,11 @@ class Regularizer(ABC):
         """The weights without noise: what is evaluated and deployed. ``multipliers`` are those of ``gate_values``."""
         return gated(layers, multipliers)
 
-    def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
-        """Called after each optimiser step, ``step`` environment steps into training: where constraints are restored."""
+    def project(self, layers: Layers, gates: Gates, step: int, pull: Float[Tensor, "member"] | float) -> tuple[Layers, Gates]:
+        """Called after each optimiser step, ``step`` environment steps into training: where constraints are restored.
+
+        ``pull`` is the learning rate of the weights times the coefficient of the penalty: the length of a proximal step.
+        """
         return layers, gates
 
     def gate_values(self, gates: Gates) -> dict[str, Tensor]:

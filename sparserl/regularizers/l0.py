@@ -59,7 +59,7 @@ class L0(Penalized):
     def gate_rate(self, step: int) -> float:
         return self.gate_learning_rate(step) if self.gates_active(step) else 0.0
 
-    def init(self, layers: Layers, structure: Structure) -> Gates:
+    def init(self, layers: Layers, structure: Structure, generators: Generators) -> Gates:
         log_alpha = math.log(self.initial_open / (1 - self.initial_open))
         return {name: torch.full_like(weight, log_alpha) for name, weight in regularized(layers).items()}
 
@@ -88,7 +88,7 @@ class L0(Penalized):
             return {name: hard_sigmoid(log_alpha) for name, log_alpha in gates.items()}
         return {name: hard_sigmoid(log_alpha / _over(self.beta, log_alpha)) for name, log_alpha in gates.items()}
 
-    def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
+    def project(self, layers: Layers, gates: Gates, step: int, pull: Float[Tensor, "member"] | float) -> tuple[Layers, Gates]:
         """log_alpha is kept where its sigmoid still has a slope."""
         if not self.gates_active(step):
             return layers, gates

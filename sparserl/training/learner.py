@@ -21,7 +21,7 @@ from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.parameters import FlatTensors, Parameters
-from sparserl.training.step import CHECKED, FixedGates, GradientStep, LearnerState, Scalars
+from sparserl.training.step import CHECKED, FixedGates, GradientStep, LearnerState, Scalars, replace
 from sparserl.types import Batch, Gates, Metrics, Noise, Rollout, Time, Weights, is_weight
 
 SENTENCE_BYTES = 500
@@ -45,7 +45,10 @@ class Learner:
         self.covered = tuple(
             c for c in self.learned if any(map(is_weight, fresh[c])) and regularizer.covers(c, c in algorithm.policy)
         )
-        self.initial_gates = {c: regularizer.init(fresh[c], algorithm.structure(c)) for c in self.covered}
+        self._gate_generators, self._rng = members.generators("gates"), members.rng("update")
+        self.initial_gates = {
+            c: regularizer.init(fresh[c], algorithm.structure(c), self._gate_generators) for c in self.covered
+        }
         others = fresh.keys() - self.learned - algorithm.targets.keys()
         self.state = LearnerState(
             weights={c: Parameters(fresh[c], algorithm.optimizer) for c in self.learned},
@@ -58,9 +61,9 @@ class Learner:
         self._stopped: list[str | None] = [None] * members.size
         self._step = GradientStep(algorithm, regularizer, self.covered)
         self._compute = torch.compile(self._step) if compiled else self._step
-        self._gate_generators, self._rng = members.generators("gates"), members.rng("update")
         self._noise: dict[str, Noise] = {}  # of the gates as they are active, by component
         self._gates_active = False
+        self._scheduled_at = -1  # the environment steps after which gates were set by their schedule
         self._computed: dict[str, Weights] = {}  # from the state as it is; emptied when that changes
 
     # ------------------------------------------------------------ learning
@@ -73,6 +76,7 @@ class Learner:
     def _draw_noise(self, env_step: int) -> None:
         """Whether gates are active, and the noise under which they run; or what they are fixed at."""
         regularizer, state = self.regularizer, self.state
+        self._schedule_gates(env_step)
         self._gates_active = bool(state.gates) and regularizer.gates_active(env_step)
         self._noise, self._computed = {}, {}
         if self._gates_active:
@@ -80,6 +84,19 @@ class Learner:
             self._noise = {c: regularizer.noise(its.views, self._gate_generators, env_step) for c, its in state.gates.items()}
         elif not state.fixed_gates:
             self._fix_gates()
+
+    @torch.no_grad()
+    def _schedule_gates(self, env_step: int) -> None:
+        """Set the gates that are not active by their schedule, but not in members that were stopped."""
+        previous, self._scheduled_at = self._scheduled_at, env_step
+        for component, its in self.state.gates.items():
+            scheduled = self.regularizer.scheduled(self.state.weights[component].views, its.views, previous, env_step)
+            if replace(its.views, scheduled, self.state.learns):
+                self.state.fixed_gates, self._computed = {}, {}
+
+    def finish(self, env_step: int) -> None:
+        """Called when training ends: gates are set that a schedule has in these last steps."""
+        self._schedule_gates(env_step)
 
     @torch.no_grad()
     def _fix_gates(self) -> None:
@@ -227,6 +244,7 @@ class Learner:
                 for kind, group in groups.items()
             },
             "gates_active": self._gates_active,
+            "scheduled_at": self._scheduled_at,
             "noise": self._noise if self.algorithm.gate_noise == "rollout" else {},
             "gate_generators": self._gate_generators.state_dict(),
             "rng": self._rng.state_dict(),
@@ -237,7 +255,8 @@ class Learner:
     def load_state_dict(self, saved: State) -> None:
         state = self.state
         self._env_step, self._updates = saved["env_step"], saved["updates"]
-        self._gates_active, self._noise = saved["gates_active"], _to(saved["noise"], state.learns.device)
+        self._gates_active, self._scheduled_at = saved["gates_active"], saved["scheduled_at"]
+        self._noise = _to(saved["noise"], state.learns.device)
         for mine, its in ((self.weights, saved["weights"]), (self.gates, saved["gates"])):
             for component in mine.keys() - state.statistics.keys():
                 for name, tensor in mine[component].items():

@@ -45,6 +45,14 @@ def make_regularizer(*overrides: str, members: int = 1) -> Regularizer:
     return cohort.regularizer
 
 
+def immediately(regularizer: str, **changes: int) -> list[str]:
+    """Overrides with which a regulariser acts from the first steps on, also on critics, in whatever way it does."""
+    keys = _compose((f"regularizer={regularizer}",))["regularizer"]
+    begins = {"delay_steps": 0, "ramp_steps": 0, "start_step": 0, "end_step": 20, "update_interval": 1}
+    wanted = begins | {"scope": "all", "target_sparsity": 0.5} | changes
+    return [f"regularizer.{key}={value}" for key, value in wanted.items() if keys.get(key) is not None]
+
+
 def make_learner(*overrides: str, members: int = 1) -> Learner:
     """The one of ``parts``, for its environment."""
     given = parts(*overrides, members=members)

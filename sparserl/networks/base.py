@@ -68,6 +68,13 @@ class Network(ABC):
         Raises ValueError, in a sentence for the user, where the network cannot read observations of this shape.
         """
 
+    def for_policy(self, observation_shape: tuple[int, ...], outputs: int) -> Network:
+        """The network of what is deployed, where its sizes depend on what it is given and gives.
+
+        Only sizes differ, so either runs the other's layers. Raises ValueError where it cannot be made.
+        """
+        return self
+
     @property
     def features(self) -> int:
         """How many numbers ``trunk`` gives. Raises ValueError where the network has no hidden layer."""

@@ -81,12 +81,17 @@ class Regularizer(ABC):
         """Moves the gates."""
         return Adam()
 
-    def init(self, layers: Layers) -> Gates:
-        """Fresh gates."""
+    def init(self, layers: Layers, generators: Generators) -> Gates:
+        """Fresh gates. What is random in them is drawn from each member's own generator."""
         return {}
 
-    def activate(self, layers: Layers, gates: Gates) -> Gates:
-        """The gates to begin with when they become active."""
+    def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
+        """The gates that a schedule gives after ``step`` environment steps of each member; themselves where nothing is due.
+
+        Called before each gradient step, but under algorithms that learn from rollouts before each rollout, since what acts and
+        what learns from it must be the same policy; and once more when training ends. ``previous_step`` is the ``step`` of the
+        last call, -1 at first.
+        """
         return gates
 
     def covered_weights(self, layers: Layers, gates: Gates) -> dict[str, int]:
@@ -121,8 +126,11 @@ class Regularizer(ABC):
         """The weights without noise: what is evaluated and deployed. ``multipliers`` are those of ``gate_values``."""
         return self.apply(layers, multipliers)
 
-    def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
-        """Called after each optimiser step, ``step`` environment steps into training: where constraints are restored."""
+    def project(self, layers: Layers, gates: Gates, step: int, pull: Float[Tensor, "member"] | float) -> tuple[Layers, Gates]:
+        """Called after each optimiser step, ``step`` environment steps into training: where constraints are restored.
+
+        ``pull`` is the learning rate of the weights times the coefficient of the penalty: the length of a proximal step.
+        """
         return layers, gates
 
     def gate_values(self, gates: Gates) -> dict[str, Tensor]:

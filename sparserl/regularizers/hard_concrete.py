@@ -103,7 +103,7 @@ class HardConcrete(Penalized):
 
     # ------------------------------------------------------------ gates
 
-    def init(self, layers: Layers) -> Gates:
+    def init(self, layers: Layers, generators: Generators) -> Gates:
         log_alpha = math.log(self.initial_open / (1 - self.initial_open))
         like = next(iter(layers.values()))
         gates = {name: like.new_full((len(like), *shape), log_alpha) for name, shape in self.shapes(layers).items()}
@@ -148,7 +148,7 @@ class HardConcrete(Penalized):
     def expected_nonzero(self, layers: Layers, gates: Gates) -> Float[Tensor, "member"] | None:
         return self.kept(self.open_probability(gates), layers) if gates else None
 
-    def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
+    def project(self, layers: Layers, gates: Gates, step: int, pull: Float[Tensor, "member"] | float) -> tuple[Layers, Gates]:
         """log_alpha is kept where its sigmoid still has a slope, and the multiplier climbs while too much is stored.
 
         Its ascent (Platt and Barr 1988, Constrained Differential Optimization) goes by the gates without noise, since these

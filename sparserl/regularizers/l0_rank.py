@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.fields import Count
+from sparserl.population.random import Generators
 from sparserl.regularizers.base import member_sums, regularized
 from sparserl.regularizers.hard_concrete import BASIS, HardConcrete, weights_of
 from sparserl.types import Gates, Layers
@@ -39,13 +40,15 @@ class L0Rank(HardConcrete):
     def shapes(self, layers: Layers) -> dict[str, tuple[int, ...]]:
         return {name: (min(matrix.shape[1:]),) for name, matrix in self.matrices(layers).items()}
 
-    def init(self, layers: Layers) -> Gates:
-        gates = super().init(layers)
+    def init(self, layers: Layers, generators: Generators) -> Gates:
+        gates = super().init(layers, generators)
         sides = {name: torch.eye(number[0]).to(layers[name]) for name, number in self.shapes(layers).items()}
         return gates | {f"{name}{BASIS}": its.repeat(len(layers[name]), 1, 1) for name, its in sides.items()}
 
-    def activate(self, layers: Layers, gates: Gates) -> Gates:
-        """The bases become the singular vectors of the shorter side."""
+    def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
+        """When the gates become active, the bases become the singular vectors of the shorter side."""
+        if not self.gates_active(step) or self.gates_active(previous_step):
+            return gates
         bases = {}
         for name, matrix in self.matrices(layers).items():
             finite = torch.nan_to_num(matrix.double(), 0.0, 0.0, 0.0)  # of members that were stopped

@@ -21,7 +21,7 @@ from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.parameters import FlatTensors, Parameters
-from sparserl.training.step import CHECKED, FixedGates, GradientStep, LearnerState, Scalars, like
+from sparserl.training.step import CHECKED, FixedGates, GradientStep, LearnerState, Scalars, replace
 from sparserl.types import Batch, Gates, Layers, Metrics, Noise, Rollout, Time, Weights, is_weight
 
 SENTENCE_BYTES = 500
@@ -45,8 +45,9 @@ class Learner:
         self.covered = tuple(
             c for c in self.learned if any(map(is_weight, fresh[c])) and regularizer.covers(c, c in algorithm.policy)
         )
+        self._gate_generators, self._rng = members.generators("gates"), members.rng("update")
         self.bound = {c: regularizer.bind(algorithm.structure(c)) for c in self.covered}
-        self.initial_gates = {c: its.init(fresh[c]) for c, its in self.bound.items()}
+        self.initial_gates = {c: its.init(fresh[c], self._gate_generators) for c, its in self.bound.items()}
         others = fresh.keys() - self.learned - algorithm.targets.keys()
         self.state = LearnerState(
             weights={c: Parameters(fresh[c], algorithm.optimizer) for c in self.learned},
@@ -59,9 +60,9 @@ class Learner:
         self._stopped: list[str | None] = [None] * members.size
         self._step = GradientStep(algorithm, regularizer, self.bound)
         self._compute = torch.compile(self._step) if compiled else self._step
-        self._gate_generators, self._rng = members.generators("gates"), members.rng("update")
         self._noise: dict[str, Noise] = {}  # of the gates as they are active, by component
         self._gates_active = False
+        self._scheduled_at = -1  # the environment steps after which gates were set by their schedule
         self._computed: dict[str, Weights] = {}  # from the state as it is; emptied when that changes
 
     # ------------------------------------------------------------ learning
@@ -74,10 +75,8 @@ class Learner:
     def _draw_noise(self, env_step: int) -> None:
         """Whether gates are active, and the noise under which they run; or what they are fixed at."""
         regularizer, state = self.regularizer, self.state
-        active = bool(state.gates) and regularizer.gates_active(env_step)
-        if active and not self._gates_active:
-            self._activate_gates()
-        self._gates_active = active
+        self._schedule_gates(env_step)
+        self._gates_active = bool(state.gates) and regularizer.gates_active(env_step)
         self._noise, self._computed = {}, {}
         if self._gates_active:
             state.fixed_gates = {}
@@ -86,13 +85,17 @@ class Learner:
             self._fix_gates()
 
     @torch.no_grad()
-    def _activate_gates(self) -> None:
-        """Give the gates their values to begin with, when they become active."""
-        for component, gates in self.state.gates.items():
-            activated = self.bound[component].activate(self.state.weights[component].views, gates.views)
-            for name, values in activated.items():
-                view = gates.views[name]
-                view.copy_(torch.where(like(self.state.learns, view) > 0, values, view))
+    def _schedule_gates(self, env_step: int) -> None:
+        """Set the gates that are not active by their schedule, but not in members that were stopped."""
+        previous, self._scheduled_at = self._scheduled_at, env_step
+        for component, its in self.state.gates.items():
+            scheduled = self.bound[component].scheduled(self.state.weights[component].views, its.views, previous, env_step)
+            if replace(its.views, scheduled, self.state.learns):
+                self.state.fixed_gates, self._computed = {}, {}
+
+    def finish(self, env_step: int) -> None:
+        """Called when training ends: gates are set that a schedule has in these last steps."""
+        self._schedule_gates(env_step)
 
     @torch.no_grad()
     def _fix_gates(self) -> None:
@@ -240,6 +243,7 @@ class Learner:
                 for kind, group in groups.items()
             },
             "gates_active": self._gates_active,
+            "scheduled_at": self._scheduled_at,
             "noise": self._noise if self.algorithm.gate_noise == "rollout" else {},
             "gate_generators": self._gate_generators.state_dict(),
             "rng": self._rng.state_dict(),
@@ -250,7 +254,8 @@ class Learner:
     def load_state_dict(self, saved: State) -> None:
         state = self.state
         self._env_step, self._updates = saved["env_step"], saved["updates"]
-        self._gates_active, self._noise = saved["gates_active"], _to(saved["noise"], state.learns.device)
+        self._gates_active, self._scheduled_at = saved["gates_active"], saved["scheduled_at"]
+        self._noise = _to(saved["noise"], state.learns.device)
         for mine, its in ((self.weights, saved["weights"]), (self.gates, saved["gates"])):
             for component in mine.keys() - state.statistics.keys():
                 for name, tensor in mine[component].items():

@@ -13,7 +13,7 @@ from sparserl.algorithms.base import Algorithm, Objective
 from sparserl.population.random import MemberRng
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.parameters import FlatTensors, Parameters, clip_scale
-from sparserl.types import Batch, Metrics, Noise, Penalty, Time, Weights
+from sparserl.types import Batch, Layers, Metrics, Noise, Penalty, Time, Weights
 
 LARGEST_RATE = 1e15
 """Beyond any use. At a larger one a step of Adam could itself leave the range of float32, and then a member would have no last
@@ -72,7 +72,7 @@ class LearnerState:
         for component, tensors in changed.items():
             for name, tensor in tensors.items():
                 old = self.statistics[component][name]
-                self.statistics[component][name] = torch.where(like(self.learns, old) > 0, tensor, old)
+                self.statistics[component][name] = torch.where(_like(self.learns, old) > 0, tensor, old)
 
 
 @dataclass(frozen=True)
@@ -205,16 +205,16 @@ class GradientStep:
         for component, its in active.items():
             if component in self.bound:
                 moves = state.learns if its is None else state.learns * its.unsqueeze(1)
-                self._project(state, component, scalars.time.step, moves)
+                self._project(state, component, scalars, moves)
 
-    def _project(self, state: LearnerState, component: str, step: int, moves: Float[Tensor, "member 1"]) -> None:
+    def _project(self, state: LearnerState, component: str, scalars: Scalars, moves: Float[Tensor, "member 1"]) -> None:
         """Restore constraints, but in members that did not move."""
         layers = state.weights[component].views
         gates = state.gates[component].views if component in state.gates else {}
-        for tensors, replacements in zip((layers, gates), self.bound[component].project(layers, gates, step), strict=True):
-            for name, replacement in replacements.items():
-                if replacement is not tensors[name]:
-                    tensors[name].lerp_(replacement, like(moves, replacement))
+        pull = min(scalars.rates[component], LARGEST_RATE) * scalars.penalty[component]
+        projected = self.bound[component].project(layers, gates, scalars.time.step, pull)
+        for tensors, its in zip((layers, gates), projected, strict=True):
+            replace(tensors, its, moves)
 
     def _update_targets(self, state: LearnerState, scalars: Scalars) -> None:
         if not state.targets:
@@ -226,6 +226,14 @@ class GradientStep:
             state.targets[component].buffer.lerp_(tensors[""], state.learns)
 
 
-def like(moves: Float[Tensor, "member 1"], tensor: Shaped[Tensor, "member ..."]) -> Tensor:
+def replace(tensors: Layers, replacements: Layers, moves: Float[Tensor, "member 1"]) -> bool:
+    """Give tensors new values, but not in members where ``moves`` is 0. Returns whether there were any to give."""
+    changed = {name: replacement for name, replacement in replacements.items() if replacement is not tensors[name]}
+    for name, replacement in changed.items():
+        tensors[name].lerp_(replacement, _like(moves, replacement))
+    return bool(changed)
+
+
+def _like(moves: Float[Tensor, "member 1"], tensor: Shaped[Tensor, "member ..."]) -> Tensor:
     """In a shape that broadcasts over ``tensor``, as a weight of lerp_, which is exact where that is 0 or 1."""
     return moves.view(-1, *[1] * (tensor.dim() - 1))

@@ -320,7 +320,7 @@ def test_the_median_gate_is_the_median_of_the_sampled_gates(log_alpha: float, be
 @pytest.mark.parametrize(("initial_open", "log_alpha"), [(0.5, 0.0), (0.9, 2.197), (0.99, 4.595), (0.1, -2.197)])
 def test_gates_start_with_the_opening_that_is_asked_for(initial_open: float, log_alpha: float) -> None:
     layers = layers_of(2)
-    gates = l0((LOUIZOS,) * 2, initial_open=initial_open).init(layers)
+    gates = l0((LOUIZOS,) * 2, initial_open=initial_open).init(layers, generators((0, 1)))
     assert log_alphas(gates).keys() == {"0.weight", "1.weight"}
     for name, gate in log_alphas(gates).items():
         torch.testing.assert_close(gate, torch.full_like(layers[name], log_alpha), rtol=0, atol=1e-3)
@@ -328,7 +328,7 @@ def test_gates_start_with_the_opening_that_is_asked_for(initial_open: float, log
 
 def test_log_alpha_is_kept_within_its_limit_and_weights_are_left() -> None:
     layers, gates = layers_of(1), {"0.weight": torch.tensor([[[-9.0, -3.0, 0.0, 2.9, 3.1]]])}
-    kept, projected = l0(log_alpha_limit=3.0).project(layers, gates, step=0)
+    kept, projected = l0(log_alpha_limit=3.0).project(layers, gates, step=0, pull=0.0)
     assert projected["0.weight"].flatten().tolist() == pytest.approx([-3.0, -3.0, 0.0, 2.9, 3.0])
     assert all(kept[name] is layers[name] for name in layers)
 
@@ -370,7 +370,7 @@ def test_gates_are_active_from_the_delay_to_the_freeze() -> None:
         assert regularizer.gates_active(step) is active
         assert bool(regularizer.noise(gates, generators([0]), step)) is active
         assert (regularizer.gate_rate(step) > 0) is active
-        assert (regularizer.project(layers, gates, step)[1] is not gates) is active
+        assert (regularizer.project(layers, gates, step, 0.0)[1] is not gates) is active
 
 
 class AlwaysActive(L0):

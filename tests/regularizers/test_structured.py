@@ -39,6 +39,11 @@ def bound(name: str, structure: Structure = MLP_STRUCTURE, members: int = 1, **c
     return its
 
 
+def fresh(regularizer: HardConcrete, layers: Layers) -> Gates:
+    members = Population(tuple(range(len(next(iter(layers.values()))))))
+    return regularizer.init(layers, members.generators("gates"))
+
+
 def hardened(regularizer: HardConcrete, layers: Layers, gates: Gates) -> Layers:
     return regularizer.harden(layers, regularizer.multipliers(regularizer.gate_values(gates), gates, layers))
 
@@ -49,7 +54,7 @@ def hardened(regularizer: HardConcrete, layers: Layers, gates: Gates) -> Layers:
 def test_a_closed_unit_has_no_weights_and_no_bias_left() -> None:
     """Unit 2 of the first hidden layer, by hand: its column of the first matrix, its bias, and its row of the second."""
     regularizer, layers = bound("l0_units"), layers_of()
-    gates = regularizer.init(layers)
+    gates = fresh(regularizer, layers)
     assert {name: gate.shape for name, gate in log_alphas(gates).items()} == {"0.weight": (1, 4), "1.weight": (1, 2)}
     gates["0.weight"][0, 2] = SHUT
     without = hardened(regularizer, layers, gates)
@@ -63,7 +68,7 @@ def test_a_closed_unit_has_no_weights_and_no_bias_left() -> None:
 def test_a_half_open_unit_is_halved_where_it_leaves() -> None:
     """log_alpha 0 is a gate of 1/2; what enters stays as it is, or a half would count twice."""
     regularizer, layers = bound("l0_units"), layers_of()
-    gates = regularizer.init(layers)
+    gates = fresh(regularizer, layers)
     gates["0.weight"][0, 1] = 0.0
     without = hardened(regularizer, layers, gates)
     assert torch.equal(without["0.weight"], layers["0.weight"])
@@ -73,7 +78,7 @@ def test_a_half_open_unit_is_halved_where_it_leaves() -> None:
 def test_the_penalty_of_units_is_the_expected_size_of_the_shrunken_network() -> None:
     """Against Monte Carlo: the mean number of weights between open units, over many samples of the gates."""
     regularizer, layers = bound("l0_units", reduction="sum"), layers_of()
-    gates = regularizer.init(layers)
+    gates = fresh(regularizer, layers)
     draw = torch.Generator().manual_seed(0)
     gates |= {name: torch.randn(gate.shape, generator=draw) for name, gate in log_alphas(gates).items()}
     samples = 4000
@@ -91,7 +96,7 @@ def test_a_closed_channel_takes_all_its_positions_along() -> None:
     structure = {"0.weight": Matrix("kernel", ("1.weight",), 4, "relu"), "1.weight": Matrix("linear")}
     layers = {"0.weight": torch.ones(1, 2, 3, 3, 3), "0.bias": torch.ones(1, 1, 2), "1.weight": torch.ones(1, 8, 5)}
     regularizer = bound("l0_units", structure, reduction="sum")
-    gates = regularizer.init(layers)
+    gates = fresh(regularizer, layers)
     gates["0.weight"] = torch.tensor([[OPEN, SHUT]])
     without = hardened(regularizer, layers, gates)
     assert without["0.weight"].flatten(2).sum(dim=2).tolist() == [[27.0, 0.0]]
@@ -106,7 +111,7 @@ def test_units_of_a_trunk_are_closed_where_they_are_entered() -> None:
     trunk = MLP(hidden=[4, 2], activation="relu").trunk()
     layers = trunk.init((3,), 2, Population((0,)).generators("init"))
     regularizer = bound("l0_units", trunk.structure((3,)))
-    gates = regularizer.init(layers)
+    gates = fresh(regularizer, layers)
     assert log_alphas(gates)["1.weight"].shape == (1, 2)
     gates["1.weight"] = torch.tensor([[SHUT, 0.0]])
     observation = torch.randn(1, 8, 3, generator=torch.Generator().manual_seed(0))
@@ -124,7 +129,7 @@ def test_a_weight_is_open_where_its_own_gate_and_both_units_are() -> None:
     shrunken = 12 * 0.4 + 8 * 0.4 * 0.25 + 2 * 0.25
     assert float(regularizer.kept(is_open, layers)) == pytest.approx(expected)
     assert float(regularizer.stored(is_open, layers)) == pytest.approx(expected + 2 * shrunken)
-    gates = regularizer.init(layers)
+    gates = fresh(regularizer, layers)
     gates["0.weight"][0, 2] = gates["1.weight.own"][0, 0, 1] = SHUT
     zeros = {name: (hardened(regularizer, layers, gates)[name] == 0).sum().item() for name in MLP_STRUCTURE}
     assert zeros == {"0.weight": 3, "1.weight": 2 + 1, "2.weight": 0}
@@ -134,7 +139,9 @@ def test_a_weight_is_open_where_its_own_gate_and_both_units_are() -> None:
 
 
 def activated(regularizer: HardConcrete, layers: Layers) -> Gates:
-    return regularizer.activate(layers, regularizer.init(layers))
+    """The gates at the moment at which they become active."""
+    start = regularizer.delay_steps
+    return regularizer.scheduled(layers, fresh(regularizer, layers), start - 1, start)
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (30, 20), (20, 20)])
@@ -219,17 +226,17 @@ def test_a_network_without_anything_to_gate_has_no_gates(name: str) -> None:
 def test_the_multiplier_climbs_while_too_much_is_stored_and_falls_after() -> None:
     """By hand: 22 weights, of which the target of 0.5 leaves 11; all open are 11 too many, half the weights."""
     regularizer, layers = bound("l0", target_sparsity=torch.tensor([0.5]), delay_steps=0, ramp_steps=0), layers_of()
-    gates: dict[str, Tensor] = regularizer.init(layers)
-    _, gates = regularizer.project(layers, gates, step=0)
+    gates: dict[str, Tensor] = fresh(regularizer, layers)
+    _, gates = regularizer.project(layers, gates, step=0, pull=0.0)
     torch.testing.assert_close(gates[MULTIPLIER], torch.tensor([[1 + ASCENT / 2 + DAMPING / 2, 1 + ASCENT / 2]]))
     closed = gates | {name: torch.full_like(gate, SHUT) for name, gate in log_alphas(gates).items()}
-    _, gates = regularizer.project(layers, closed, step=0)
+    _, gates = regularizer.project(layers, closed, step=0, pull=0.0)
     torch.testing.assert_close(gates[MULTIPLIER], torch.tensor([[1 - DAMPING / 2, 1.0]]))
 
 
 def test_a_member_without_a_target_keeps_its_lambda_c() -> None:
     targets = torch.tensor([math.nan, 0.9])
     regularizer, layers = bound("l0", members=2, target_sparsity=targets, delay_steps=0, ramp_steps=0), layers_of(2)
-    _, gates = regularizer.project(layers, regularizer.init(layers), step=0)
+    _, gates = regularizer.project(layers, fresh(regularizer, layers), step=0, pull=0.0)
     assert gates[MULTIPLIER][0].tolist() == [1.0, 1.0]
     assert gates[MULTIPLIER][1, 0] > 1

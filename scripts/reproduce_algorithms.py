@@ -10,37 +10,9 @@ Started again, it goes on where it was. After each cell the rows of all runs, ta
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-SWEEP = "algorithms"
-RESULTS = Path("results") / SWEEP
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The jobs of one multirun."""
-
-    algorithm: str
-    environment: str
-    regularizers: str
-    seeds: int
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return f"{self.algorithm}-{self.environment}-{self.regularizers}"
-
-    def command(self) -> list[str]:
-        """What a user would type."""
-        chosen = f"algorithm={self.algorithm}", f"environment={self.environment}", f"regularizer={self.regularizers}"
-        sweep = f"seed=range({self.seeds})", f"sweep_name={SWEEP}", "logger=disk"
-        return ["-m", "sparserl.train", "-m", *chosen, *sweep, *self.overrides]
-
+from cells import Cell, reproduce
 
 STRENGTHS = {
     # the losses of PPO are about 1, those of DQN hundreds, and those of SAC as large as action values
@@ -77,21 +49,5 @@ CELLS = [
 ]
 
 
-def main() -> None:
-    """Train the chosen cells, and keep the rows of each as soon as it is finished."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", default="", metavar="TEXT", help="the cells whose name contains it")
-    parser.add_argument("--list", action="store_true", help="print the names of all cells")
-    arguments = parser.parse_args()
-    for cell in (cell for cell in CELLS if arguments.only in cell.name):
-        if arguments.list:
-            sys.stdout.write(f"{cell.name}: python {' '.join(cell.command())}\n")
-            continue
-        # a member that fails is a row of the table; the other cells are trained all the same
-        subprocess.run([sys.executable, *cell.command()], check=False)
-        report = "-m", "sparserl.report", str(Path("outputs") / SWEEP), "--to", str(RESULTS)
-        subprocess.run([sys.executable, *report], check=True)
-
-
 if __name__ == "__main__":
-    main()
+    reproduce("algorithms", CELLS, (__doc__ or "").split("\n")[0])

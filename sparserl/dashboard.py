@@ -27,7 +27,8 @@ REGULARIZER = "names.regularizer"
 COLUMNS = (
     *("algorithm", "environment", "regularizer", "lambda_c", "beta", "seed"),
     *("return_mean", "return_std", "return_random", "success_rate"),
-    *("sparsity", "nonzero_weights", "rank", "compression", "return_lowrank", "retention", "csr_bytes", "status"),
+    *("sparsity", "nonzero_weights", "alive_units", "rank", "compression", "return_lowrank", "retention"),
+    *("shrunken_rank", "shrunken_compression", "shrunken_return_mean", "shrunken_retention", "csr_bytes", "status"),
 )
 """Of the table of runs: fields of result.json."""
 
@@ -84,8 +85,15 @@ def workspace(project: str, entity: str, name: str, colours: Mapping[str, str] |
     sections = {
         "Learning curves": curves("train/return", "eval/return_mean"),
         "Sparsity": curves("sparsity/exact", "sparsity/expected", "sparsity/thresholded"),
-        "Return and what it costs": [points("sparsity", "return_mean"), points("compression", "return_lowrank")],
-        "Return by rank": curves("lowrank/return_mean", "lowrank/retention", "lowrank/compression", x="lowrank/rank"),
+        "Return and what it costs": [
+            points("sparsity", "return_mean"),
+            points("compression", "return_lowrank"),
+            points("shrunken_compression", "shrunken_return_mean"),
+        ],
+        "Return by rank": curves(
+            *("lowrank/return_mean", "lowrank/retention", "lowrank/compression", "lowrank/shrunken_return_mean"),
+            x="lowrank/rank",
+        ),
         "Gates": curves("gates/open", "gates/closed", "gates/undecided"),
         "Runs": [wr.RunComparer(diff_only="split")],
     }

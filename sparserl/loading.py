@@ -11,21 +11,23 @@ from typing import Any
 from torch import nn
 
 from sparserl.algorithms.base import Algorithm
+from sparserl.lowrank import shrinking
 from sparserl.lowrank.truncation import factored
 from sparserl.population.members import Population
 from sparserl.population.state import split
-from sparserl.runs.files import components, read_policy
+from sparserl.runs.files import components, joined, read_policy
 from sparserl.training.interrupts import own_defaults
 from sparserl.types import Spec, Weights
 
 
 @own_defaults()
-def load_policy(folder: str | Path, rank: int | None = None, trust: bool = False) -> nn.Module:
+def load_policy(folder: str | Path, rank: int | None = None, shrink: bool = False, trust: bool = False) -> nn.Module:
     """The policy of a finished run without noise: its zeros are zeros.
 
     Called with observations ``[batch, *obs]`` it returns what the algorithm acts by: a value or logit for each discrete action,
     or the action itself. Weights live in ``nn.Linear`` and ``nn.Conv2d`` only. With a ``rank`` the policy is cut at it, as in
     ``lowrank.csv``: there are two layers, without an activation between them, in the place of each one that becomes smaller so.
+    With ``shrink`` hidden units that nothing enters or leaves are removed first, so that layers are smaller.
 
     Raises FileNotFoundError where the run left no policy and ValueError where the rank is below 1, or the file is damaged or
     names a class that is not sparserl's: a file from a stranger runs no code. With ``trust`` such a class is built too, which
@@ -34,12 +36,12 @@ def load_policy(folder: str | Path, rank: int | None = None, trust: bool = False
     if rank is not None and rank < 1:
         raise ValueError(f"rank is {rank}; it must be 1 or more, or None for the whole policy")
     path, description, tensors = read_policy(folder)
-    module = policy_module(path, description, components(tensors), trust)
+    module = policy_module(path, description, components(tensors), trust, shrink)
     return (module if rank is None else factored(module, rank)).eval()
 
 
-def policy_module(path: Path, description: Any, weights: Weights, trust: bool) -> nn.Module:
-    """The module that a policy's file describes, with weights of one member.
+def policy_module(path: Path, description: Any, weights: Weights, trust: bool, shrink: bool = False) -> nn.Module:
+    """The module that a policy's file describes, with weights of one member; ``shrink`` removes units that do nothing.
 
     Raises ValueError where the two do not fit.
     """
@@ -51,7 +53,10 @@ def policy_module(path: Path, description: Any, weights: Weights, trust: bool) -
         given = {c: {name: tensor.shape for name, tensor in layers.items()} for c, layers in weights.items()}
         if given != wanted:
             raise ValueError(f"its tensors are {given}, and those of its network {wanted}")
-        return algorithm.policy_module(weights)
+        if not shrink:
+            return algorithm.policy_module(weights)
+        shrunken = shrinking.shrink(joined(weights, algorithm.policy), algorithm.policy_structure())
+        return shrinking.sliced(algorithm.policy_module(components(shrunken.layers)), shrunken)
     except UntrustedError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

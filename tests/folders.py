@@ -15,10 +15,9 @@ from torch import Tensor
 
 from sparserl.population.state import State
 from sparserl.runs import checkpoint
-from sparserl.runs.files import write_json
+from sparserl.runs.files import joined, write_json
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import RankRow, Result, SingularValue, Status, StatusName
-from sparserl.training.metrics import joined
 from sparserl.types import Spec, Weights
 
 RAW = {"0.weight": torch.diag(torch.tensor([8.0, 4.0, 2.0])), "0.bias": torch.ones(1, 3)}

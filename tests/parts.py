@@ -6,8 +6,9 @@ import dataclasses
 import pkgutil
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -34,6 +35,16 @@ def modules(package: str) -> list[str]:
     return sorted(its.name for its in pkgutil.iter_modules([str(path)]) if (options / f"{its.name}.yaml").exists())
 
 
+def pairs() -> list[Any]:
+    """Every algorithm with every regulariser. All but a choice of them are slow tests: what they have in common is much."""
+    common = {"none", "l0", "l1"}, {"dqn", "ppo"}
+    return [
+        pytest.param(algorithm, name, marks=() if name in common[0] or algorithm in common[1] else pytest.mark.slow)
+        for algorithm in modules("algorithms")
+        for name in modules("regularizers")
+    ]
+
+
 def parts(*overrides: str, members: int = 1) -> Parts:
     """What a population with seeds 0, 1, 2 ... is trained with under these overrides."""
     return build([_compose(overrides) | {"seed": seed} for seed in range(members)])[1]
@@ -43,6 +54,14 @@ def make_regularizer(*overrides: str, members: int = 1) -> Regularizer:
     """The one of ``parts``, which is of all its members."""
     (cohort,) = parts(*overrides, members=members).cohorts
     return cohort.regularizer
+
+
+def immediately(regularizer: str, **changes: int) -> list[str]:
+    """Overrides with which a regulariser acts from the first steps on, also on critics, in whatever way it does."""
+    keys = _compose((f"regularizer={regularizer}",))["regularizer"]
+    begins = {"delay_steps": 0, "ramp_steps": 0, "start_step": 0, "end_step": 20, "update_interval": 1}
+    wanted = begins | {"scope": "all", "target_sparsity": 0.5} | changes
+    return [f"regularizer.{key}={value}" for key, value in wanted.items() if keys.get(key) is not None]
 
 
 def make_learner(*overrides: str, members: int = 1) -> Learner:

@@ -118,8 +118,15 @@ def test_every_question_has_its_panels(spec: dict[str, Any]) -> None:
     assert titles == {
         "Learning curves": ["train/return by env_step", "eval/return_mean by env_step"],
         "Sparsity": [f"sparsity/{kind} by env_step" for kind in ("exact", "expected", "thresholded")],
-        "Return and what it costs": ["return_mean by sparsity", "return_lowrank by compression"],
-        "Return by rank": [f"lowrank/{column} by lowrank/rank" for column in ("return_mean", "retention", "compression")],
+        "Return and what it costs": [
+            "return_mean by sparsity",
+            "return_lowrank by compression",
+            "shrunken_return_mean by shrunken_compression",
+        ],
+        "Return by rank": [
+            f"lowrank/{column} by lowrank/rank"
+            for column in ("return_mean", "retention", "compression", "shrunken_return_mean")
+        ],
         "Gates": [f"gates/{state} by env_step" for state in ("open", "closed", "undecided")],
         "Runs": [None],
     }

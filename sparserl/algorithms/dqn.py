@@ -51,7 +51,8 @@ class DQN(Algorithm):
 
     @property
     def networks(self) -> Mapping[str, Network]:
-        return {"policy": self.network}
+        assert self.spec.discrete_actions is not None
+        return {"policy": self.network.for_policy(self.spec.observation_shape, self.spec.discrete_actions)}
 
     @property
     def learning_rates(self) -> dict[str, Schedule]:
@@ -63,7 +64,8 @@ class DQN(Algorithm):
 
     def init(self, members: Population) -> Weights:
         assert self.spec.discrete_actions is not None
-        layers = self.network.init(self.spec.observation_shape, self.spec.discrete_actions, members.generators("init"))
+        network, generators = self.networks["policy"], members.generators("init")
+        layers = network.init(self.spec.observation_shape, self.spec.discrete_actions, generators)
         target = {name: tensor.clone() for name, tensor in layers.items()}
         return {"policy": layers, "target_policy": target} | self.fresh_statistics(members)
 

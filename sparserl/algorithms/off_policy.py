@@ -59,7 +59,8 @@ class OffPolicyActorCritic(Algorithm):
 
     @property
     def networks(self) -> Mapping[str, Network]:
-        return dict.fromkeys(("policy", *self.critics), self.network)
+        policy = self.network.for_policy(self.input_shape("policy"), self.actor_outputs)
+        return {"policy": policy} | dict.fromkeys(self.critics, self.network)
 
     def input_shape(self, component: str) -> tuple[int, ...]:
         """Critics see an action beside the observation."""
@@ -75,9 +76,9 @@ class OffPolicyActorCritic(Algorithm):
         return {f"target_{critic}": critic for critic in self.critics}
 
     def init(self, members: Population) -> Weights:
-        generators = members.generators("init")
+        generators, networks = members.generators("init"), self.networks
         outputs = {"policy": self.actor_outputs} | dict.fromkeys(self.critics, 1)
-        fresh = {c: self.network.init(self.input_shape(c), number, generators) for c, number in outputs.items()}
+        fresh = {c: networks[c].init(self.input_shape(c), number, generators) for c, number in outputs.items()}
         targets = {t: {name: tensor.clone() for name, tensor in fresh[c].items()} for t, c in self.targets.items()}
         return fresh | targets | self.fresh_statistics(members)
 

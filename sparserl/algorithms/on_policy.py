@@ -71,14 +71,20 @@ class OnPolicyActorCritic(Algorithm):
         return (*self.policy, "critic", *[REWARDS] * self.normalize_reward)
 
     @property
+    def policy_network(self) -> Network:
+        """From an observation to what the distribution of actions is made of; its trunk may be shared."""
+        return self.network.for_policy(self.spec.observation_shape, self.distribution.outputs)
+
+    @property
     def networks(self) -> Mapping[str, Network]:
         if self.share_trunk:
-            return {"encoder": self.network.trunk(), "policy": self.network.head(), "critic": self.network.head()}
-        return {"policy": self.network, "critic": self.network}
+            whole = self.policy_network
+            return {"encoder": whole.trunk(), "policy": whole.head(), "critic": whole.head()}
+        return {"policy": self.policy_network, "critic": self.network}
 
     def input_shape(self, component: str) -> tuple[int, ...]:
         """Heads see the features of the trunk."""
-        return (self.network.features,) if self.share_trunk and component != "encoder" else self.spec.observation_shape
+        return (self.policy_network.features,) if self.share_trunk and component != "encoder" else self.spec.observation_shape
 
     @property
     def learning_rates(self) -> dict[str, Schedule]:
@@ -88,7 +94,7 @@ class OnPolicyActorCritic(Algorithm):
         generators, networks = members.generators("init"), self.networks
         outputs = {"policy": self.distribution.outputs, "critic": 1}
         if self.share_trunk:
-            outputs = {"encoder": self.network.features} | outputs
+            outputs = {"encoder": self.policy_network.features} | outputs
         fresh = {c: networks[c].init(self.input_shape(c), number, generators, GAINS[c]) for c, number in outputs.items()}
         fresh["policy"] |= self.distribution.init(members.size, self.log_std_init)
         return fresh | self.fresh_statistics(members)

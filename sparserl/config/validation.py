@@ -40,11 +40,10 @@ from sparserl.loading import check as check_untrusted
 from sparserl.loading import find_class
 from sparserl.population.members import Population
 from sparserl.population.state import split
-from sparserl.runs.files import read_json
+from sparserl.runs.files import joined, read_json
 from sparserl.runs.schema import Result
 from sparserl.schedules import Constant, Schedule
 from sparserl.terminal import describe
-from sparserl.training.metrics import joined
 from sparserl.types import Spec, Weights
 
 # ---------------------------------------------------------------- resolve: a checked, plain config

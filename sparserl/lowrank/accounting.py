@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparserl.lowrank.shrinking import Shrunken
 from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, break_even
-from sparserl.networks.base import Structure
-from sparserl.runs.schema import Rank, RankRow, SingularValue
+from sparserl.runs.schema import Rank, SingularValue
 from sparserl.types import Layers
 
 Cut: TypeAlias = tuple[int | None, ...]
@@ -36,82 +37,68 @@ def csr_bytes(matrix: Float[Tensor, "out inputs"]) -> int:
     return int((matrix != 0).sum()) * (VALUE_BYTES + INDEX_BYTES) + (len(matrix) + 1) * INDEX_BYTES
 
 
-def dead_units(matrices: Mapping[str, Float[Tensor, "_out _inputs"]], structure: Structure) -> dict[str, int]:
-    """How many outputs of each layer are hidden units without an incoming, or without an outgoing, weight that is not zero.
+@dataclass(frozen=True)
+class Cost:
+    """What the weights of a policy cost in some form."""
 
-    The outputs of a layer that feeds no other are not hidden: there it is 0. A channel is one unit, which may feed several
-    neighbouring inputs of the next layer: its positions.
-    """
-    counts = {}
-    for name, matrix in matrices.items():
-        dead = (matrix == 0).all(dim=1)
-        following = [matrices[other] for other in structure[name].feeds]
-        if following:
-            silent = [(m.reshape(len(m), len(matrix), -1) == 0).all(dim=2).all(dim=0) for m in following]
-            dead = dead | torch.stack(silent).all(dim=0)
-        counts[name] = int(dead.sum()) if following else 0
-    return counts
+    parameters: int
+    """Stored numbers."""
+    compression: float
+    """1 - stored numbers / weights of the whole policy, dense."""
+    macs: int
+    """Multiply-adds of one observation."""
 
 
 class DecomposedPolicy:
     """The matrices of one member's policy, in the order in which they are applied: what they become and cost at each rank."""
 
-    def __init__(self, layers: Layers, structure: Structure) -> None:
-        """``layers`` are without the member axis; ``structure`` says of each weight how it is a matrix."""
-        self._structure = structure
-        self._weights = {name: layers[name] for name in structure}
-        matrices = {name: as_matrix(weight, structure[name]) for name, weight in self._weights.items()}
-        self._decompositions = [Decomposition.of(matrix) for matrix in matrices.values()]
-        self._dead_units = dead_units(matrices, structure)
+    def __init__(self, policy: Shrunken) -> None:
+        """What is removed from ``policy`` counts for nothing; without ``shrink`` nothing is."""
+        self._policy = policy
+        left = {name: policy.left(name) for name in policy.structure}
+        self._indices = {name: (rows.unsqueeze(1), columns) for name, (rows, columns) in left.items()}
+        matrices = {name: as_matrix(policy.layers[name], its)[self._indices[name]] for name, its in policy.structure.items()}
+        self._decompositions = {name: Decomposition.of(matrix) for name, matrix in matrices.items()}
         self.csr_bytes = sum(csr_bytes(matrix) for matrix in matrices.values())
         self.largest_rank = max(break_even(*matrix.shape) for matrix in matrices.values())
         """The largest at which any layer becomes smaller."""
 
     def cut(self, rank: Rank) -> Cut:
-        return tuple(None if rank == "full" else decomposition.cut(rank) for decomposition in self._decompositions)
+        return tuple(None if rank == "full" else its.cut(rank) for its in self._decompositions.values())
 
-    def truncated(self, cut: Cut) -> Layers:
-        """The weights that do not stay whole: the products of the factors that would be shipped."""
+    def layers(self, cut: Cut) -> Layers:
+        """All layers in the sizes of before; of those that do not stay whole the products of the factors that are shipped."""
         products: Layers = {}
-        for (name, weight), decomposition, rank in zip(self._weights.items(), self._decompositions, cut, strict=True):
+        for (name, decomposition), rank in zip(self._decompositions.items(), cut, strict=True):
             if rank is not None:
+                its, weight = self._policy.structure[name], self._policy.layers[name]
                 left, right = decomposition.factors(rank)
-                products[name] = as_weight(left @ right, self._structure[name], weight.shape)
-        return products
+                matrix = as_matrix(torch.zeros_like(weight), its)
+                matrix[self._indices[name]] = (left @ right).to(weight)
+                products[name] = as_weight(matrix, its, weight.shape)
+        return self._policy.layers | products
 
-    def row(
-        self, rank: Rank, returns: Float[Tensor, "episode"], success_rate: float | None, retention: float | None
-    ) -> RankRow:
-        """The line of lowrank.csv for a rank at which the policy had these returns."""
-        cut, shapes = self.cut(rank), [decomposition.shape for decomposition in self._decompositions]
+    def cost(self, rank: Rank) -> Cost:
+        """What is stored and computed at a rank."""
+        cut, structure = self.cut(rank), self._policy.structure
+        shapes = [its.shape for its in self._decompositions.values()]
         sizes = [stored(*shape, kept) for shape, kept in zip(shapes, cut, strict=True)]
-        return RankRow(
-            rank=rank,
-            return_mean=float(returns.mean()),
-            return_std=float(returns.std()) if len(returns) > 1 else None,
-            success_rate=success_rate,
-            episodes=len(returns),
-            retention=retention,
-            compression=1 - sum(sizes) / sum(stored(*shape, None) for shape in shapes),
-            parameters=sum(sizes),
-            bytes=sum(sizes) * VALUE_BYTES,
-            macs=sum(size * its.positions for size, its in zip(sizes, self._structure.values(), strict=True)),
-            csr_bytes=self.csr_bytes,
-            energy=self._energy(cut),
-        )
+        dense = sum(self._policy.layers[name].numel() for name in structure)
+        macs = sum(size * its.positions for size, its in zip(sizes, structure.values(), strict=True))
+        return Cost(sum(sizes), 1 - sum(sizes) / dense, macs)
 
-    def _energy(self, cut: Cut) -> float:
+    def energy(self, rank: Rank) -> float:
         """The share of the squared singular values of all layers that is kept; a layer that stays whole keeps all its own."""
-        squares = [decomposition.singular_values.square() for decomposition in self._decompositions]
-        kept = sum(float(values[:rank].sum()) for values, rank in zip(squares, cut, strict=True))
+        squares = [its.singular_values.square() for its in self._decompositions.values()]
+        kept = sum(float(values[:rank].sum()) for values, rank in zip(squares, self.cut(rank), strict=True))
         total = sum(float(values.sum()) for values in squares)
         return 1.0 if total == 0 else kept / total
 
-    def spectrum(self) -> list[SingularValue]:
-        """The lines of spectrum.csv."""
-        layers = zip(self._weights, self._decompositions, self._dead_units.values(), strict=True)
+    def spectrum(self, alive: Mapping[str, Bool[Tensor, "unit"]]) -> list[SingularValue]:
+        """The lines of spectrum.csv. ``alive`` says which units of each hidden layer do something."""
+        dead = {name: int((~units).sum()) for name, units in alive.items()}
         return [
-            SingularValue(name.removesuffix(".weight"), index, float(value), decomposition.effective_rank, dead)
-            for name, decomposition, dead in layers
-            for index, value in enumerate(decomposition.singular_values, start=1)
+            SingularValue(name.removesuffix(".weight"), index, float(value), its.effective_rank, dead.get(name, 0))
+            for name, its in self._decompositions.items()
+            for index, value in enumerate(its.singular_values, start=1)
         ]

@@ -18,21 +18,27 @@ from torch import Tensor
 from sparserl.algorithms.base import Algorithm
 from sparserl.environments.base import Environment
 from sparserl.fields import Count, OpenFraction
-from sparserl.lowrank.accounting import Cut, DecomposedPolicy
+from sparserl.lowrank.accounting import VALUE_BYTES, Cut, DecomposedPolicy
+from sparserl.lowrank.shrinking import Shrunken, shrink
 from sparserl.lowrank.truncation import as_matrix, break_even
 from sparserl.population.members import Population
 from sparserl.population.state import split
+from sparserl.runs.files import joined
 from sparserl.runs.schema import Rank, RankRow, SingularValue
 from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, random_returns, rows_of
-from sparserl.training.metrics import joined
 from sparserl.types import Weights
 
 SUB_ENVIRONMENTS = 4096
 """At most so many play at once (or one network, if it has more episodes): that bounds the memory, and what stays in a cache
 is played faster."""
 
-Candidate: TypeAlias = tuple[int, Cut]
-"""A member and what its policy is cut to."""
+Form: TypeAlias = Literal["plain", "shrunken"]
+"""The policy as it is, or without the units that do nothing."""
+
+FORMS: tuple[Form, ...] = ("plain", "shrunken")
+
+Candidate: TypeAlias = tuple[int, Form, Cut]
+"""A member, the form of its policy, and what that is cut to."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +67,16 @@ class Scale:
         return float((returns.mean() - random) / (self.full.mean() - random))
 
 
-def select(rows: Sequence[RankRow], retention: float) -> RankRow | None:
-    """Of rows in increasing order of rank, the first from which on all keep at least ``retention``.
+def select(retentions: Mapping[Rank, float | None], retention: float) -> Rank | None:
+    """Of ranks in increasing order, the first from which on all keep at least ``retention``.
 
     The last, ``full``, keeps all, so it is chosen where no rank is good enough. None where nothing was learned.
     """
-    selected = None
-    for row in reversed(rows):
-        if row.retention is None or not row.retention >= retention:  # nan keeps nothing
+    selected: Rank | None = None
+    for rank, kept in reversed(list(retentions.items())):
+        if kept is None or not kept >= retention:  # nan keeps nothing
             break
-        selected = row
+        selected = rank
     return selected
 
 
@@ -86,11 +92,15 @@ class Selected:
 
 @dataclass(frozen=True)
 class Swept:
-    """What the sweep found of one member. ``selected`` is None where nothing was learned that a rank could keep."""
+    """What the sweep found of one member: of its policy, and of that without the units that do nothing.
+
+    ``selected`` and ``shrunken`` are None where nothing was learned that a rank could keep.
+    """
 
     rows: list[RankRow]
     spectrum: list[SingularValue]
     selected: Selected | None
+    shrunken: Selected | None
 
 
 @dataclass(frozen=True)
@@ -103,12 +113,12 @@ class Played:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where networks are played: the policies of a population, cut."""
+    """Where networks are played: the policies of a population, in their forms, cut."""
 
     environment: Environment
     algorithm: Algorithm
     weights: Weights
-    policies: Sequence[DecomposedPolicy]
+    policies: Sequence[Mapping[Form, DecomposedPolicy]]
     episodes: int
     check_interrupt: Callable[[], object]
 
@@ -124,12 +134,12 @@ class Stage:
     def _play(self, candidates: Sequence[Candidate], stream: str) -> list[Played]:
         """As one population, in which each network is a member."""
         device = next(iter(joined(self.weights, self.algorithm.policy).values())).device
-        members = torch.tensor([member for member, _ in candidates], device=device)
+        members = torch.tensor([member for member, *_ in candidates], device=device)
         weights = {c: {name: tensor[members] for name, tensor in layers.items()} for c, layers in self.weights.items()}
         layers = joined(weights, self.algorithm.policy)
-        for row, (member, cut) in enumerate(candidates):
-            for name, truncated in self.policies[member].truncated(cut).items():
-                layers[name][row] = truncated
+        for row, (member, form, cut) in enumerate(candidates):
+            for name, tensor in self.policies[member][form].layers(cut).items():
+                layers[name][row] = tensor
 
         evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream, self.check_interrupt)
         with closing(evaluator):
@@ -156,41 +166,60 @@ class Sweep:
         """
         layers, structure = joined(weights, algorithm.policy), algorithm.policy_structure()
         size = len(next(iter(layers.values())))
-        policies = [DecomposedPolicy(split(layers, member), structure) for member in range(size)]
-        ranks: list[Rank] = [*self.numbers(policies[0].largest_rank), "full"]
+        shrunken = [shrink(split(layers, member), structure) for member in range(size)]
+        policies: list[dict[Form, DecomposedPolicy]] = []
+        for member, its in enumerate(shrunken):
+            policies.append({"plain": DecomposedPolicy(Shrunken(split(layers, member), {}, structure))})
+            if its.changed:
+                policies[-1]["shrunken"] = DecomposedPolicy(its)
+        ranks: list[Rank] = [*self.numbers(policies[0]["plain"].largest_rank), "full"]
         stage = Stage(environment, algorithm, weights, policies, self.episodes, check_interrupt)
 
-        def candidate(member: int, rank: Rank) -> Candidate:
-            return member, policies[member].cut(rank)
+        def candidate(member: int, form: Form, rank: Rank) -> Candidate:
+            known: Form = form if form in policies[member] else "plain"  # where no unit was removed the two are the same
+            return member, known, policies[member][known].cut(rank)
 
         def scales(played: Mapping[Candidate, Played], stream: str) -> list[Scale]:
             random = random_returns(environment, self.episodes, stream, check_interrupt=check_interrupt)
-            return [Scale(random, played[candidate(member, "full")].returns) for member in range(size)]
+            return [Scale(random, played[candidate(member, "plain", "full")].returns) for member in range(size)]
 
         # rank by rank, not member by member: low ranks fail early, and what plays together ends with its longest episode
-        played = stage.play([candidate(member, rank) for rank in ranks for member in range(size)], EVALUATION)
+        everything = [candidate(member, form, rank) for rank in ranks for form in FORMS for member in range(size)]
+        played = stage.play(everything, EVALUATION)
         tables: list[list[RankRow]] = []
-        for member, (policy, scale) in enumerate(zip(policies, scales(played, EVALUATION), strict=True)):
+        selected: list[dict[Form, Rank | None]] = []
+        for member, (forms, scale) in enumerate(zip(policies, scales(played, EVALUATION), strict=True)):
             # a rank at which every layer stays whole is "full" under another name
-            distinct = [rank for rank in ranks if rank == "full" or policy.cut(rank) != policy.cut("full")]
-            its = {rank: played[candidate(member, rank)] for rank in distinct}
-            tables.append([policy.row(k, at.returns, at.success_rate, scale.retention(at.returns)) for k, at in its.items()])
+            distinct = [rank for rank in ranks if rank == "full" or forms["plain"].cut(rank) != forms["plain"].cut("full")]
+            at = {form: {rank: played[candidate(member, form, rank)] for rank in distinct} for form in FORMS}
+            kept = {form: {rank: scale.retention(its.returns) for rank, its in at[form].items()} for form in FORMS}
+            tables.append(
+                [
+                    _row(rank, forms, at["plain"][rank], kept["plain"][rank], at["shrunken"][rank], kept["shrunken"][rank])
+                    for rank in distinct
+                ]
+            )
+            selected.append({form: select(kept[form], self.retention) for form in FORMS})
 
-        chosen = [select(rows, self.retention) for rows in tables]
-        if not any(chosen):
-            return [Swept(rows, policy.spectrum(), None) for rows, policy in zip(tables, policies, strict=True)]
-        wanted: dict[int, Sequence[Rank]] = {member: (row.rank, "full") for member, row in enumerate(chosen) if row}
-        again = stage.play(
-            [candidate(member, rank) for member in range(size) for rank in wanted.get(member, ("full",))], CONFIRMATION
-        )
-        swept = []
-        for member, (row, scale) in enumerate(zip(chosen, scales(again, CONFIRMATION), strict=True)):
-            selected = None
-            if row:
-                confirmed = again[candidate(member, row.rank)].returns
-                selected = Selected(row.rank, row.compression, float(confirmed.mean()), scale.retention(confirmed))
-            swept.append(Swept(tables[member], policies[member].spectrum(), selected))
-        return swept
+        def swept(member: int, found: Mapping[Form, Selected]) -> Swept:
+            spectrum = policies[member]["plain"].spectrum(shrunken[member].alive)
+            return Swept(tables[member], spectrum, found.get("plain"), found.get("shrunken"))
+
+        if not any(rank for its in selected for rank in its.values()):
+            return [swept(member, {}) for member in range(size)]
+        wanted = {(member, form): rank for member, its in enumerate(selected) for form, rank in its.items() if rank}
+        whole = [candidate(member, "plain", "full") for member in range(size)]
+        again = stage.play([candidate(*place, rank) for place, rank in wanted.items()] + whole, CONFIRMATION)
+        results = []
+        for member, scale in enumerate(scales(again, CONFIRMATION)):
+            confirmed: dict[Form, Selected] = {}
+            for form in FORMS:
+                if (rank := wanted.get((member, form))) is not None:
+                    returns = again[candidate(member, form, rank)].returns
+                    cost = policies[member].get(form, policies[member]["plain"]).cost(rank)
+                    confirmed[form] = Selected(rank, cost.compression, float(returns.mean()), scale.retention(returns))
+            results.append(swept(member, confirmed))
+        return results
 
     def numbers(self, largest: int) -> list[int]:
         """The ranks but for ``full``, in increasing order; ``largest`` is the largest at which any layer becomes smaller."""
@@ -216,3 +245,35 @@ class Sweep:
         weights = joined(algorithm.init(Population((0,))), algorithm.policy)
         structure = algorithm.policy_structure()
         return [(len(matrix := as_matrix(weights[name][0], its)), matrix.shape[1]) for name, its in structure.items()]
+
+
+def _row(
+    rank: Rank,
+    forms: Mapping[Form, DecomposedPolicy],
+    plain: Played,
+    retention: float | None,
+    shrunken: Played,
+    shrunken_retention: float | None,
+) -> RankRow:
+    """The line of lowrank.csv for a rank at which the two forms of a policy were played."""
+    cost, shrunken_cost = (forms.get(form, forms["plain"]).cost(rank) for form in FORMS)
+    returns = plain.returns
+    return RankRow(
+        rank=rank,
+        return_mean=float(returns.mean()),
+        return_std=float(returns.std()) if len(returns) > 1 else None,
+        success_rate=plain.success_rate,
+        episodes=len(returns),
+        retention=retention,
+        compression=cost.compression,
+        parameters=cost.parameters,
+        bytes=cost.parameters * VALUE_BYTES,
+        macs=cost.macs,
+        csr_bytes=forms["plain"].csr_bytes,
+        energy=forms["plain"].energy(rank),
+        shrunken_return_mean=float(shrunken.returns.mean()),
+        shrunken_retention=shrunken_retention,
+        shrunken_compression=shrunken_cost.compression,
+        shrunken_parameters=shrunken_cost.parameters,
+        shrunken_macs=shrunken_cost.macs,
+    )

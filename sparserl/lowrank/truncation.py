@@ -30,7 +30,7 @@ def as_weight(matrix: Float[Tensor, "out inputs"], structure: Matrix, shape: Seq
 
 def break_even(rows: int, columns: int) -> int:
     """The largest rank at which two factors hold fewer numbers than the matrix; 0 where even rank 1 does not."""
-    return (rows * columns - 1) // (rows + columns)
+    return (rows * columns - 1) // (rows + columns) if rows * columns else 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Decomposition:
 
     def cut(self, k: int) -> int | None:
         """The rank of this layer where the policy is cut at ``k``; None where its factors would not be smaller than itself."""
+        if not len(self.singular_values):  # nothing is left of it
+            return None
         rank = min(k, self.numerical_rank)
         return rank if rank <= break_even(*self.shape) else None
 

@@ -21,11 +21,13 @@ class Matrix:
     ``feeds``: the weights whose inputs its outputs become; none for the last. An output may feed several neighbouring inputs: a
     channel feeds all its positions.
     ``positions``: at how many places of one observation it is applied, a kernel's output positions.
+    ``activation``: what its outputs, which are hidden units, go through (``relu``, ``tanh``); None for those of a network.
     """
 
     kind: Literal["linear", "kernel"]
     feeds: tuple[str, ...] = ()
     positions: int = 1
+    activation: Literal["relu", "tanh"] | None = None
 
     def renamed(self, prefix: str) -> Matrix:
         """The same where the names of all weights have a prefix."""
@@ -65,6 +67,13 @@ class Network(ABC):
 
         Raises ValueError, in a sentence for the user, where the network cannot read observations of this shape.
         """
+
+    def for_policy(self, observation_shape: tuple[int, ...], outputs: int) -> Network:
+        """The network of what is deployed, where its sizes depend on what it is given and gives.
+
+        Only sizes differ, so either runs the other's layers. Raises ValueError where it cannot be made.
+        """
+        return self
 
     @property
     def features(self) -> int:

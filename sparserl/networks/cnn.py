@@ -137,7 +137,7 @@ class CNN(Network):
         kernels = [f"{CONVOLUTION}{index}.weight" for index in range(len(shapes))]
         following = [*kernels[1:], next(iter(dense))]
         return {
-            name: Matrix("kernel", (after,), positions=height * width)
+            name: Matrix("kernel", (after,), height * width, "relu")
             for name, after, (_, height, width) in zip(kernels, following, shapes, strict=True)
         } | dense
 

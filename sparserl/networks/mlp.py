@@ -65,8 +65,10 @@ class MLP(Network):
         return y
 
     def structure(self, observation_shape: tuple[int, ...]) -> Structure:
-        names = [f"{index}.weight" for index in range(len(self.hidden) + 1)]
-        return {name: Matrix("linear", (following,)) for name, following in pairwise(names)} | {names[-1]: Matrix("linear")}
+        *hidden, last = (f"{index}.weight" for index in range(len(self.hidden) + 1))
+        chained = pairwise((*hidden, last))
+        structure = {name: Matrix("linear", (following,), activation=self.activation) for name, following in chained}
+        return structure | {last: Matrix("linear", activation=self.activation if self.activates_output else None)}
 
     def module(self, layers: Layers) -> nn.Module:
         """``nn.Sequential`` of ``Vector``, ``nn.Linear`` and activations, holding copies of the weights."""

@@ -4,17 +4,21 @@ A regulariser is a frozen dataclass whose fields are the keys of ``conf/regulari
 component and, if it has any, their gates; never an algorithm, a batch or an environment. It counts and penalises weight
 matrices and kernels only (``is_weight``); a gate may multiply a bias too.
 
-Gates have names and shapes of the regulariser's own. ``covered_weights`` says how many weights each stands for, and
-``multipliers`` turns the values of gates into what multiplies weights and biases.
+Gates have names and shapes of the regulariser's own. ``covered_weights`` says how many weights each stands for,
+``multipliers`` turns the values of gates into what weights and biases are multiplied by, and ``apply`` multiplies. Among the
+gates may be tensors that no gradient moves, because nothing differentiable is made of them: ``project`` gives them new values.
+
+A regulariser is bound to the structure of each component that it covers before it is given that component's layers.
 
 The hooks below do nothing, so a regulariser is what it overrides and ``none`` overrides nothing.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -36,6 +40,15 @@ class Regularizer(ABC):
     """The hooks, and the one setting that every regulariser has: what counts as zero in ``sparsity_thresholded``."""
 
     zero_threshold: NonNegative
+
+    structure: Structure = field(init=False, repr=False, compare=False)
+    """Which weights feed which in the component that it acts on; there after ``bind``."""
+
+    def bind(self, structure: Structure) -> Regularizer:
+        """The same regulariser for one component."""
+        bound = copy.copy(self)
+        object.__setattr__(bound, "structure", structure)
+        return bound
 
     def covers(self, component: str, deployed: bool) -> bool:
         """Whether this component's weights are regularised; ``deployed`` says whether it is part of the policy."""
@@ -68,17 +81,33 @@ class Regularizer(ABC):
         """Moves the gates."""
         return Adam()
 
-    def init(self, layers: Layers, structure: Structure) -> Gates:
-        """Fresh gates. ``structure`` says of each weight which weights come after it."""
+    def init(self, layers: Layers, generators: Generators) -> Gates:
+        """Fresh gates. What is random in them is drawn from each member's own generator."""
         return {}
 
-    def covered_weights(self, layers: Layers, gates: Gates) -> dict[str, int]:
-        """How many weights each gate stands for, by the name of the gates."""
-        return dict.fromkeys(gates, 1)
+    def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
+        """The gates that a schedule gives after ``step`` environment steps of each member; themselves where nothing is due.
 
-    def multipliers(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """From the values of gates to what multiplies tensors of Layers, by their name and in a shape that broadcasts."""
+        Called before each gradient step, but under algorithms that learn from rollouts before each rollout, since what acts and
+        what learns from it must be the same policy; and once more when training ends. ``previous_step`` is the ``step`` of the
+        last call, -1 at first.
+        """
+        return gates
+
+    def covered_weights(self, layers: Layers, gates: Gates) -> dict[str, int]:
+        """How many weights each gate stands for, by the name of the gates: their share of what is logged of gates."""
+        return dict.fromkeys(self.gate_values(gates), 1)
+
+    def multipliers(self, values: dict[str, Tensor], gates: Gates, layers: Layers) -> dict[str, Tensor]:
+        """From the ``values`` of ``gates`` to what ``apply`` multiplies tensors of Layers by, by their name.
+
+        Of ``layers`` only the shapes count.
+        """
         return values
+
+    def apply(self, layers: Layers, multipliers: dict[str, Tensor]) -> Layers:
+        """The layers under gates: each tensor times its multiplier, element by element."""
+        return gated(layers, multipliers)
 
     def noise(self, gates: Gates, generators: Generators, step: int) -> Noise:
         """What one ``sample`` needs to be random, each member's part drawn from its own generator; empty for no noise."""
@@ -95,10 +124,13 @@ class Regularizer(ABC):
 
     def harden(self, layers: Layers, multipliers: dict[str, Tensor]) -> Layers:
         """The weights without noise: what is evaluated and deployed. ``multipliers`` are those of ``gate_values``."""
-        return gated(layers, multipliers)
+        return self.apply(layers, multipliers)
 
-    def project(self, layers: Layers, gates: Gates, step: int) -> tuple[Layers, Gates]:
-        """Called after each optimiser step, ``step`` environment steps into training: where constraints are restored."""
+    def project(self, layers: Layers, gates: Gates, step: int, pull: Float[Tensor, "member"] | float) -> tuple[Layers, Gates]:
+        """Called after each optimiser step, ``step`` environment steps into training: where constraints are restored.
+
+        ``pull`` is the learning rate of the weights times the coefficient of the penalty: the length of a proximal step.
+        """
         return layers, gates
 
     def gate_values(self, gates: Gates) -> dict[str, Tensor]:
@@ -108,6 +140,10 @@ class Regularizer(ABC):
     def open_probability(self, gates: Gates) -> dict[str, Tensor]:
         """P(z != 0) of each gate, by the name of the gates."""
         return {}
+
+    def expected_nonzero(self, layers: Layers, gates: Gates) -> Float[Tensor, "member"] | None:
+        """How many weights are expected not to be zero under random gates, or None where there are none."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +167,7 @@ class Penalized(Regularizer):
 
     def reduce(self, terms: list[Float[Tensor, "member ..."]]) -> Penalty:
         """The sum of one term a weight, divided by their number under ``mean``. There must be a weight."""
-        total = torch.stack([term.flatten(1).sum(dim=1) for term in terms], dim=1).sum(dim=1)
+        total = member_sums(terms)
         return total / sum(term[0].numel() for term in terms) if self.reduction == "mean" else total
 
 
@@ -145,6 +181,11 @@ class Thresholded(Penalized):
         # hardshrink also takes what is equal; masks are several times slower
         below = float(np.nextafter(np.float32(self.zero_threshold), np.float32(0)))
         return layers | {name: hardshrink(weight, below) for name, weight in regularized(layers).items()}
+
+
+def member_sums(terms: list[Float[Tensor, "member ..."]]) -> Float[Tensor, "member"]:
+    """Of each member the sum of all numbers of some tensors."""
+    return torch.stack([term.flatten(1).sum(dim=1) for term in terms], dim=1).sum(dim=1)
 
 
 def gated(layers: Layers, multipliers: dict[str, Tensor]) -> Layers:

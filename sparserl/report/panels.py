@@ -105,6 +105,9 @@ def _summary(run: Run) -> str:
     if row["rank"] is not None:
         at_it, saved = number(row["return_lowrank"], ".1f"), number(row["compression"], ".1%")
         told.append(f"rank {row['rank']}: return {at_it}, compression {saved}")
+    if row["shrunken_rank"] is not None and row["shrunken_weights"] < row["policy_weights"]:
+        at_it, saved = number(row["shrunken_return_mean"], ".1f"), number(row["shrunken_compression"], ".1%")
+        told.append(f"shrunken to {row['alive_units']} units, rank {row['shrunken_rank']}: return {at_it}, compression {saved}")
     return " · ".join([*told, "it did not learn"] if run.learned is False else told)
 
 
@@ -194,6 +197,10 @@ def _lowrank(axes: Axes, run: Run, column: str) -> None:
     errors = [row["return_std"] / math.sqrt(row["episodes"]) for row in run.swept]
     axes.fill_between(x, returns - errors, returns + errors, color=BLUE, alpha=0.2, linewidth=0)
     axes.plot(x, returns, color=BLUE, marker=".", label="truncated (band: standard error)")
+    if any(row["shrunken_parameters"] != row["parameters"] for row in run.swept):
+        shrunken = [row["shrunken_compression" if column == "compression" else column] for row in run.swept]
+        their_returns = [row["shrunken_return_mean"] for row in run.swept]
+        axes.plot(shrunken, their_returns, color=PURPLE, marker=".", linestyle="--", label="without idle units")
     retention, chosen = run.config.get("lowrank", {}).get("retention"), run.result.get("rank")
     for full in (row["return_mean"] for row in run.lowrank if row not in run.swept):
         label = "full rank (selected)" if chosen == "full" else "full rank"

@@ -55,8 +55,6 @@ def _summary(runs: Sequence[Run]) -> Row:
         known = [run.result[field] for run in done if run.result.get(field) is not None]
         return fmean(known) if known else None
 
-    ranks = [run.result["rank"] for run in done if run.result.get("rank") is not None]
-    ranks.sort(key=lambda rank: math.inf if rank == "full" else rank)
     learned = [run.learned for run in done if run.learned is not None]
     return {
         "seeds": len(done),
@@ -69,15 +67,27 @@ def _summary(runs: Sequence[Run]) -> Row:
         "sparsity": mean("sparsity"),
         "nonzero_weights": mean("nonzero_weights"),
         "policy_weights": mean("policy_weights"),
-        "ranks": ", ".join(map(str, ranks)) or None,
+        "alive_units": mean("alive_units"),
+        "shrunken_weights": mean("shrunken_weights"),
+        "ranks": _ranks(done, "rank"),
         "compression": mean("compression"),
         "return_lowrank": mean("return_lowrank"),
         "retention": mean("retention"),
+        "shrunken_ranks": _ranks(done, "shrunken_rank"),
+        "shrunken_compression": mean("shrunken_compression"),
+        "shrunken_return_mean": mean("shrunken_return_mean"),
+        "shrunken_retention": mean("shrunken_retention"),
         "learned": sum(learned) if learned else None,
         "failed": sum(run.status == "failed" for run in runs),
         "unfinished": sum(run.status not in ("done", "failed") for run in runs),
         "with_warnings": sum(bool(run.result.get("warnings")) for run in done),
     }
+
+
+def _ranks(runs: Sequence[Run], field: str) -> str | None:
+    """The selected ranks in increasing order."""
+    known = [run.result[field] for run in runs if run.result.get(field) is not None]
+    return ", ".join(map(str, sorted(known, key=lambda rank: math.inf if rank == "full" else rank))) or None
 
 
 def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -107,7 +117,8 @@ def _listed(numbers: Sequence[int]) -> str:
 
 CAPTION = (
     f"Means over seeds of the last policy, hardened and greedy; in brackets the {CONFIDENCE:.0%} t-interval over seeds. "
-    "Rank: the selected one of each run; return at it, compression and retention: means over the runs that learned."
+    "Rank: the selected one of each run; return at it, compression and retention: means over the runs that learned. "
+    "Shrunken: without the hidden units that nothing enters or leaves."
 )
 
 
@@ -136,6 +147,11 @@ def _cells(row: dict[Any, Any], settings: Sequence[str]) -> dict[str, str]:
         "return at it": shown("return_lowrank", ".1f"),
         "compression": shown("compression", ".1%"),
         "retention": shown("retention", ".1%"),
+        "units alive": shown("alive_units", ".0f"),
+        "shrunken: weights": shown("shrunken_weights", ".0f"),
+        "shrunken: rank": shown("shrunken_ranks", ""),
+        "shrunken: return at it": shown("shrunken_return_mean", ".1f"),
+        "shrunken: compression": shown("shrunken_compression", ".1%"),
         "learned": f"{row['learned']} of {row['seeds']}" if "learned" in row else "-",
         "failed": str(row["failed"]),
         "unfinished": str(row["unfinished"]),

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
@@ -78,6 +78,11 @@ def components(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         component, _, name = key.partition("/")
         found.setdefault(component, {})[name] = tensor
     return found
+
+
+def joined(weights: Mapping[str, Mapping[str, Tensor]], components: Sequence[str]) -> dict[str, Tensor]:
+    """The inverse: the layers of several components as those of one network, by ``component/name``."""
+    return {f"{component}/{name}": tensor for component in components for name, tensor in weights[component].items()}
 
 
 def read_json(path: Path) -> Any:

@@ -70,12 +70,21 @@ class Result:
     """Of the regularised components that are not deployed; null unless the regulariser's scope is all."""
     nonzero_weights: int
     policy_weights: int
+    alive_units: int
+    """Hidden units that something enters and leaves."""
+    shrunken_weights: int
+    """Of the network of these units, with all inputs and outputs, zeros included."""
     rank: Rank | None
     rank_reason: Literal["not_learned", "not_swept"] | None
     """Why there is no rank. ``not_swept``: the run is trained, and its rank sweep has not ended."""
     compression: float | None
     return_lowrank: float | None
     retention: float | None
+    shrunken_rank: Rank | None
+    """The selected one of the shrunken network; the next three fields are of the shrunken network at it."""
+    shrunken_compression: float | None
+    shrunken_return_mean: float | None
+    shrunken_retention: float | None
     csr_bytes: int | None
     warnings: list[str]
     status: StatusName
@@ -105,11 +114,20 @@ class RankRow:
     csr_bytes: int
     """Of the sparse weights, the alternative to factors: the same at every rank."""
     energy: float
+    shrunken_return_mean: float | None
+    """This and what follows is of the policy without the units that do nothing, cut at the same rank."""
+    shrunken_retention: float | None
+    shrunken_compression: float
+    shrunken_parameters: int
+    shrunken_macs: int
 
 
 @dataclass(frozen=True)
 class SingularValue:
-    """A line of ``spectrum.csv``. ``effective_rank`` and ``dead_units`` (among its outputs) are of the whole layer."""
+    """A line of ``spectrum.csv``. ``effective_rank`` and ``dead_units`` are of the whole layer.
+
+    Dead are hidden units among its outputs that nothing enters or leaves, once other dead ones are gone.
+    """
 
     layer: str
     index: int

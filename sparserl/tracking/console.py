@@ -104,7 +104,7 @@ def print_results(results: Sequence[Result]) -> None:
         )
         for r in results
     ]
-    print_table([*headers, "rank", "compression", "return at it"], rows)
+    print_table([*headers, "rank", "compression", "return at it", "shrunken: compression", "return at it"], rows)
 
 
 @optional("table of the jobs")
@@ -115,9 +115,9 @@ def print_jobs(jobs: Sequence[tuple[str, str, Result | None, str]]) -> None:
     """
     rows = []
     for name, status, r, remark in jobs:
-        found = (_return(r), number(r.sparsity, ".1%"), str(r.nonzero_weights), *_at_rank(r)) if r else ["-"] * 6
+        found = (_return(r), number(r.sparsity, ".1%"), str(r.nonzero_weights), *_at_rank(r)[:4]) if r else ["-"] * 7
         rows.append((name, status, *found, remark))
-    print_table(["job", "", "return", "sparsity", "weights left", "rank", "compression", "return at it", ""], rows)
+    print_table(["job", "", "return", "sparsity", "weights left", "rank", "compression", "return at it", "shrunken", ""], rows)
 
 
 def _return(r: Result) -> str:
@@ -127,6 +127,8 @@ def _return(r: Result) -> str:
     return (mean if deviation == "-" else f"{mean} ± {deviation}") + success
 
 
-def _at_rank(r: Result) -> tuple[str, str, str]:
+def _at_rank(r: Result) -> tuple[str, str, str, str, str]:
+    """The selected rank with what it saves and its return, and these two without the units that do nothing, at their rank."""
     rank = "-" if r.rank is None else str(r.rank)
-    return rank, number(r.compression, ".1%"), number(r.return_lowrank, ".1f")
+    plain = number(r.compression, ".1%"), number(r.return_lowrank, ".1f")
+    return rank, *plain, number(r.shrunken_compression, ".1%"), number(r.shrunken_return_mean, ".1f")

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from sparserl.lowrank.accounting import csr_bytes
+from sparserl.lowrank.shrinking import shrink
 from sparserl.lowrank.sweep import Swept
 from sparserl.lowrank.truncation import as_matrix
 from sparserl.population.state import State, split
 from sparserl.regularizers.base import regularized
 from sparserl.runs import provenance
+from sparserl.runs.files import joined
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Result, StatusName, as_json
 from sparserl.tracking.base import Log
-from sparserl.training.metrics import distributions, joined, observe
+from sparserl.training.metrics import distributions, observe
 from sparserl.training.trainer import TRAINING_PHASES, Finished, Row
 from sparserl.training.warnings import Signatures
 
@@ -99,6 +101,7 @@ class Recorder:
         )
         returns, successes = event.evaluation.returns[self._member], event.evaluation.successes
         seen = {name: float(value[row]) for name, value in observe(learner).items()}
+        shrunken = shrink(layers, algorithm.policy_structure())
         numbers = torch.cat([weight.flatten() for weight in regularized(layers).values()])
         self._result = Result(
             algorithm=config["names"]["algorithm"],
@@ -128,11 +131,17 @@ class Recorder:
             sparsity_critic=seen.get("sparsity/critics"),
             nonzero_weights=int((numbers != 0).sum()),
             policy_weights=numbers.numel(),
+            alive_units=shrunken.alive_units,
+            shrunken_weights=shrunken.weights,
             rank=None,
             rank_reason="not_swept",
             compression=None,
             return_lowrank=None,
             retention=None,
+            shrunken_rank=None,
+            shrunken_compression=None,
+            shrunken_return_mean=None,
+            shrunken_retention=None,
             csr_bytes=sum(csr_bytes(as_matrix(layers[name], its)) for name, its in algorithm.policy_structure().items()),
             warnings=self._signatures.said,
             status="failed" if learner.stopped()[row] else "done",
@@ -153,7 +162,7 @@ class Recorder:
         self._folder.timing({"env_step": self._env_step, "lowrank": seconds})
         self._folder.table("lowrank", found.rows)
         self._folder.table("spectrum", found.spectrum)
-        selected = found.selected
+        selected, shrunken = found.selected, found.shrunken
         self._result = replace(
             self._result,
             rank=selected.rank if selected else None,
@@ -161,6 +170,10 @@ class Recorder:
             compression=selected.compression if selected else None,
             return_lowrank=selected.return_lowrank if selected else None,
             retention=selected.retention if selected else None,
+            shrunken_rank=shrunken.rank if shrunken else None,
+            shrunken_compression=shrunken.compression if shrunken else None,
+            shrunken_return_mean=shrunken.return_lowrank if shrunken else None,
+            shrunken_retention=shrunken.retention if shrunken else None,
         )
         self._folder.result(self._result)
         self._log.sweep([as_json(row) for row in found.rows])

@@ -21,8 +21,8 @@ from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.parameters import FlatTensors, Parameters
-from sparserl.training.step import CHECKED, FixedGates, GradientStep, LearnerState, Scalars
-from sparserl.types import Batch, Gates, Metrics, Noise, Rollout, Time, Weights, is_weight
+from sparserl.training.step import CHECKED, FixedGates, GradientStep, LearnerState, Scalars, replace
+from sparserl.types import Batch, Gates, Layers, Metrics, Noise, Rollout, Time, Weights, is_weight
 
 SENTENCE_BYTES = 500
 """What a checkpoint keeps of why a member was stopped."""
@@ -45,7 +45,9 @@ class Learner:
         self.covered = tuple(
             c for c in self.learned if any(map(is_weight, fresh[c])) and regularizer.covers(c, c in algorithm.policy)
         )
-        self.initial_gates = {c: regularizer.init(fresh[c], algorithm.structure(c)) for c in self.covered}
+        self._gate_generators, self._rng = members.generators("gates"), members.rng("update")
+        self.bound = {c: regularizer.bind(algorithm.structure(c)) for c in self.covered}
+        self.initial_gates = {c: its.init(fresh[c], self._gate_generators) for c, its in self.bound.items()}
         others = fresh.keys() - self.learned - algorithm.targets.keys()
         self.state = LearnerState(
             weights={c: Parameters(fresh[c], algorithm.optimizer) for c in self.learned},
@@ -56,11 +58,11 @@ class Learner:
         )
         self._learning = members.size  # how many members have not been stopped
         self._stopped: list[str | None] = [None] * members.size
-        self._step = GradientStep(algorithm, regularizer, self.covered)
+        self._step = GradientStep(algorithm, regularizer, self.bound)
         self._compute = torch.compile(self._step) if compiled else self._step
-        self._gate_generators, self._rng = members.generators("gates"), members.rng("update")
         self._noise: dict[str, Noise] = {}  # of the gates as they are active, by component
         self._gates_active = False
+        self._scheduled_at = -1  # the environment steps after which gates were set by their schedule
         self._computed: dict[str, Weights] = {}  # from the state as it is; emptied when that changes
 
     # ------------------------------------------------------------ learning
@@ -73,21 +75,35 @@ class Learner:
     def _draw_noise(self, env_step: int) -> None:
         """Whether gates are active, and the noise under which they run; or what they are fixed at."""
         regularizer, state = self.regularizer, self.state
+        self._schedule_gates(env_step)
         self._gates_active = bool(state.gates) and regularizer.gates_active(env_step)
         self._noise, self._computed = {}, {}
         if self._gates_active:
             state.fixed_gates = {}
-            self._noise = {c: regularizer.noise(its.views, self._gate_generators, env_step) for c, its in state.gates.items()}
+            self._noise = {c: self.bound[c].noise(its.views, self._gate_generators, env_step) for c, its in state.gates.items()}
         elif not state.fixed_gates:
             self._fix_gates()
+
+    @torch.no_grad()
+    def _schedule_gates(self, env_step: int) -> None:
+        """Set the gates that are not active by their schedule, but not in members that were stopped."""
+        previous, self._scheduled_at = self._scheduled_at, env_step
+        for component, its in self.state.gates.items():
+            scheduled = self.bound[component].scheduled(self.state.weights[component].views, its.views, previous, env_step)
+            if replace(its.views, scheduled, self.state.learns):
+                self.state.fixed_gates, self._computed = {}, {}
+
+    def finish(self, env_step: int) -> None:
+        """Called when training ends: gates are set that a schedule has in these last steps."""
+        self._schedule_gates(env_step)
 
     @torch.no_grad()
     def _fix_gates(self) -> None:
         """Compute what is made of gates once, when they stop to be active."""
         for component, gates in self.state.gates.items():
-            multipliers = self.regularizer.multipliers(self.regularizer.gate_values(gates.views))
+            multipliers = self._multiply(component)
             needed = {name: values for name, values in multipliers.items() if not (values == 1).all()}
-            penalty = self.regularizer.penalty(self.state.weights[component].views, gates.views)
+            penalty = self.bound[component].penalty(self.state.weights[component].views, gates.views)
             self.state.fixed_gates[component] = FixedGates(needed, penalty)
 
     def update(self, batch: Batch, env_step: int) -> Metrics:
@@ -159,7 +175,7 @@ class Learner:
         """Every component, the learned ones without noise, targets raw: kept until something changes, so do not change it."""
         if "deterministic" not in self._computed:
             weights = self.weights
-            hardened = {c: self.regularizer.harden(weights[c], self._multipliers()[c]) for c in self.covered}
+            hardened = {c: its.harden(weights[c], self._multipliers()[c]) for c, its in self.bound.items()}
             self._computed["deterministic"] = weights | hardened
         return self._computed["deterministic"]
 
@@ -177,20 +193,20 @@ class Learner:
     def _multipliers(self) -> Weights:
         """What gates multiply by without noise, by component."""
         if "multipliers" not in self._computed:
-            fixed, regularizer = self.state.fixed_gates, self.regularizer
-            self._computed["multipliers"] = {
-                c: fixed[c].multipliers if c in fixed else regularizer.multipliers(regularizer.gate_values(self.gates[c]))
-                for c in self.covered
-            }
+            fixed = self.state.fixed_gates
+            self._computed["multipliers"] = {c: fixed[c].multipliers if c in fixed else self._multiply(c) for c in self.covered}
         return self._computed["multipliers"]
+
+    def _multiply(self, component: str) -> Layers:
+        """What the gates of a component multiply by without noise."""
+        regularizer, gates = self.bound[component], self.gates[component]
+        return regularizer.multipliers(regularizer.gate_values(gates), gates, self.state.weights[component].views)
 
     @torch.no_grad()
     def _noise_free(self) -> Weights:
         """What runs under gates, components and the targets behind them, without their noise."""
         weights, multipliers, deterministic = self.weights, self._multipliers(), self.deterministic()
-        targets = {
-            t: self.regularizer.harden(weights[t], multipliers[c]) for c in self.covered for t in self._step.followers(c)
-        }
+        targets = {t: its.harden(weights[t], multipliers[c]) for c, its in self.bound.items() for t in self._step.followers(c)}
         return targets | {component: deterministic[component] for component in self.covered}
 
     # ------------------------------------------------------------ members that were stopped
@@ -227,6 +243,7 @@ class Learner:
                 for kind, group in groups.items()
             },
             "gates_active": self._gates_active,
+            "scheduled_at": self._scheduled_at,
             "noise": self._noise if self.algorithm.gate_noise == "rollout" else {},
             "gate_generators": self._gate_generators.state_dict(),
             "rng": self._rng.state_dict(),
@@ -237,7 +254,8 @@ class Learner:
     def load_state_dict(self, saved: State) -> None:
         state = self.state
         self._env_step, self._updates = saved["env_step"], saved["updates"]
-        self._gates_active, self._noise = saved["gates_active"], _to(saved["noise"], state.learns.device)
+        self._gates_active, self._scheduled_at = saved["gates_active"], saved["scheduled_at"]
+        self._noise = _to(saved["noise"], state.learns.device)
         for mine, its in ((self.weights, saved["weights"]), (self.gates, saved["gates"])):
             for component in mine.keys() - state.statistics.keys():
                 for name, tensor in mine[component].items():

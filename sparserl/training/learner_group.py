@@ -77,6 +77,11 @@ class LearnerGroup:
         parts = [{name: values[rows] for name, values in tensors.items()} for rows in self.rows] if self.rows[1:] else [tensors]
         return [do(learner, part) for learner, part in zip(self.learners, parts, strict=True)]
 
+    def finish(self, env_step: int) -> None:
+        """Called when training ends, before the last evaluation."""
+        for learner in self.learners:
+            learner.finish(env_step)
+
     def stop(self, member: int, reason: str, env_step: int) -> None:
         """Stop a member for a reason that lies outside of its learning."""
         learner, row = self.locate(member)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from sparserl.regularizers.base import regularized
+from sparserl.runs.files import joined
 from sparserl.training.learner import Learner
-from sparserl.types import Layers, Metrics, Weights
+from sparserl.types import Layers, Metrics
 
 
 def zero_share(layers: Layers, threshold: float = 0.0) -> Tensor:
@@ -18,31 +19,22 @@ def zero_share(layers: Layers, threshold: float = 0.0) -> Tensor:
     return ((weights == 0) | (weights < threshold)).double().mean(dim=1)
 
 
-def joined(weights: Weights, components: tuple[str, ...]) -> Layers:
-    """The tensors of several components as those of one network, by ``component/name``."""
-    return {f"{component}/{name}": tensor for component in components for name, tensor in weights[component].items()}
-
-
 @torch.no_grad()
 def observe(learner: Learner) -> Metrics:
     """Sparsity of the policy and of whatever else is regularised, and gates, overall and by layer; each ``[member]``."""
-    weights, regularizer, policy = learner.deterministic(), learner.regularizer, learner.algorithm.policy
+    weights, policy = learner.deterministic(), learner.algorithm.policy
     metrics: Metrics = {
         "sparsity/exact": zero_share(joined(weights, policy)),
-        "sparsity/thresholded": zero_share(joined(weights, policy), regularizer.zero_threshold),
+        "sparsity/thresholded": zero_share(joined(weights, policy), learner.regularizer.zero_threshold),
     }
     if critics := tuple(c for c in learner.covered if c not in policy):
         metrics["sparsity/critics"] = zero_share(joined(weights, critics))
         metrics |= {f"sparsity/{c}": zero_share(weights[c]) for c in critics}
-    deployed = {c: learner.gates[c] for c in learner.covered if c in policy and learner.gates[c]}
-    if deployed:
-        p_open = {f"{c}/{name}": p for c, gates in deployed.items() for name, p in regularizer.open_probability(gates).items()}
-        numbers = {
-            f"{c}/{name}": number
-            for c, gates in deployed.items()
-            for name, number in regularizer.covered_weights(weights[c], gates).items()
-        }
-        metrics["sparsity/expected"] = 1 - _share(p_open, numbers)
+    covered = {c: regularizer for c, regularizer in learner.bound.items() if c in policy}
+    nonzero = [its.expected_nonzero(weights[c], learner.gates[c]) for c, its in covered.items()]
+    if known := [numbers for numbers in nonzero if numbers is not None]:
+        number = sum(weight[0].numel() for c in covered for weight in regularized(weights[c]).values())
+        metrics["sparsity/expected"] = 1 - torch.stack(known).double().sum(dim=0) / number
     for component in learner.covered:
         if learner.gates[component]:
             metrics |= _gates(learner, component)
@@ -55,7 +47,7 @@ def distributions(learner: Learner) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for component in learner.learned:
         gates = learner.gates[component]
-        opened = learner.regularizer.gate_values(gates) if gates else {}
+        opened = learner.bound[component].gate_values(gates) if gates else {}
         for kind, tensors in (("weights", regularized(learner.deterministic()[component])), ("gates", opened)):
             values |= {f"{kind}/{component}.{name}": tensor for name, tensor in tensors.items()}
     return values
@@ -64,8 +56,8 @@ def distributions(learner: Learner) -> dict[str, Tensor]:
 def _gates(learner: Learner, component: str) -> Metrics:
     """The shares of weights under open, closed and other gates, and how far gates have moved."""
     gates, initial = learner.gates[component], learner.initial_gates[component]
-    z_hat = learner.regularizer.gate_values(gates)
-    numbers = learner.regularizer.covered_weights(learner.weights[component], gates)
+    regularizer = learner.bound[component]
+    z_hat, numbers = regularizer.gate_values(gates), regularizer.covered_weights(learner.weights[component], gates)
     networks = [c for c in learner.algorithm.policy if c in learner.learned]
     prefix = "gates" if networks == [component] else f"gates/{component}"
     metrics: Metrics = {}
@@ -74,7 +66,7 @@ def _gates(learner: Learner, component: str) -> Metrics:
         metrics[f"{prefix}/closed{suffix}"] = _share({name: z == 0 for name, z in values.items()}, numbers)
         undecided = {name: (z > 0) & (z < 1) for name, z in values.items()}
         metrics[f"{prefix}/undecided{suffix}"] = _share(undecided, numbers)
-    moved = torch.cat([(gate - initial[name]).abs().flatten(1) for name, gate in gates.items()], dim=1)
+    moved = torch.cat([(gate - initial[name]).abs().flatten(1) for name, gate in gates.items() if name in z_hat], dim=1)
     return metrics | {f"{prefix}/moved": moved.mean(dim=1)}
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm, Objective
 from sparserl.population.random import MemberRng
-from sparserl.regularizers.base import Regularizer, gated
+from sparserl.regularizers.base import Regularizer
 from sparserl.training.parameters import FlatTensors, Parameters, clip_scale
-from sparserl.types import Batch, Metrics, Noise, Penalty, Time, Weights
+from sparserl.types import Batch, Layers, Metrics, Noise, Penalty, Time, Weights
 
 LARGEST_RATE = 1e15
 """Beyond any use. At a larger one a step of Adam could itself leave the range of float32, and then a member would have no last
@@ -85,8 +85,8 @@ class GradientStep:
 
     algorithm: Algorithm
     regularizer: Regularizer
-    covered: tuple[str, ...]
-    """The learned components that the regulariser covers."""
+    bound: Mapping[str, Regularizer]
+    """The regulariser of each learned component that it covers."""
 
     def __call__(
         self,
@@ -109,7 +109,7 @@ class GradientStep:
         due: set[str] = set()
         # all gradients before any step: one component's objective may be computed from another's weights
         for index, (name, objective) in enumerate(objectives.items(), start=1):
-            covered = [c for c in objective.updates if c in self.covered and c not in due]
+            covered = [c for c in objective.updates if c in self.bound and c not in due]
             penalties = {c: scalars.penalty[c] * self._penalty(state, leaves, c) for c in covered}
             total = sum(penalties.values(), objective.loss)
             metrics |= {f"{name}/{key}": value for key, value in objective.metrics.items()}
@@ -136,16 +136,16 @@ class GradientStep:
         Under another one a target would be of another scale than what learns from it.
         """
         running = dict(weights)
-        for component in self.covered:
+        for component, regularizer in self.bound.items():
             if component in state.fixed_gates:
                 multipliers = state.fixed_gates[component].multipliers
             elif component in state.gates:
-                sample = self.regularizer.sample(state.gates[component].leaves, noise[component])
-                multipliers = self.regularizer.multipliers(sample)
+                gates = state.gates[component].leaves
+                multipliers = regularizer.multipliers(regularizer.sample(gates, noise[component]), gates, weights[component])
             else:
                 continue
             for name in (component, *self.followers(component)):
-                running[name] = gated(weights[name], multipliers)
+                running[name] = regularizer.apply(weights[name], multipliers)
         return running
 
     def followers(self, component: str) -> list[str]:
@@ -156,7 +156,7 @@ class GradientStep:
         if component in state.fixed_gates:
             return state.fixed_gates[component].penalty
         gates = state.gates[component].leaves if component in state.gates else {}
-        return self.regularizer.penalty(weights[component], gates)
+        return self.bound[component].penalty(weights[component], gates)
 
     @staticmethod
     def _parameters(state: LearnerState, component: str, gates_active: bool) -> Iterator[tuple[str, Parameters]]:
@@ -203,18 +203,18 @@ class GradientStep:
                 rate = scalars.rates[component] if moved is weights else scalars.gate_rate
                 parameters.step(min(rate, LARGEST_RATE), state.learns, scale, active[component])
         for component, its in active.items():
-            if component in self.covered:
+            if component in self.bound:
                 moves = state.learns if its is None else state.learns * its.unsqueeze(1)
-                self._project(state, component, scalars.time.step, moves)
+                self._project(state, component, scalars, moves)
 
-    def _project(self, state: LearnerState, component: str, step: int, moves: Float[Tensor, "member 1"]) -> None:
+    def _project(self, state: LearnerState, component: str, scalars: Scalars, moves: Float[Tensor, "member 1"]) -> None:
         """Restore constraints, but in members that did not move."""
         layers = state.weights[component].views
         gates = state.gates[component].views if component in state.gates else {}
-        for tensors, replacements in zip((layers, gates), self.regularizer.project(layers, gates, step), strict=True):
-            for name, replacement in replacements.items():
-                if replacement is not tensors[name]:
-                    tensors[name].lerp_(replacement, _like(moves, replacement))
+        pull = min(scalars.rates[component], LARGEST_RATE) * scalars.penalty[component]
+        projected = self.bound[component].project(layers, gates, scalars.time.step, pull)
+        for tensors, its in zip((layers, gates), projected, strict=True):
+            replace(tensors, its, moves)
 
     def _update_targets(self, state: LearnerState, scalars: Scalars) -> None:
         if not state.targets:
@@ -224,6 +224,14 @@ class GradientStep:
         changed = self.algorithm.update_targets(raw, scalars.time)
         for component, tensors in changed.items():
             state.targets[component].buffer.lerp_(tensors[""], state.learns)
+
+
+def replace(tensors: Layers, replacements: Layers, moves: Float[Tensor, "member 1"]) -> bool:
+    """Give tensors new values, but not in members where ``moves`` is 0. Returns whether there were any to give."""
+    changed = {name: replacement for name, replacement in replacements.items() if replacement is not tensors[name]}
+    for name, replacement in changed.items():
+        tensors[name].lerp_(replacement, _like(moves, replacement))
+    return bool(changed)
 
 
 def _like(moves: Float[Tensor, "member 1"], tensor: Shaped[Tensor, "member ..."]) -> Tensor:

@@ -195,6 +195,8 @@ class Trainer:
                 if progress_due or log_due or eval_due or snapshot_due:  # to ask at each step would wait for the tensors
                     is_last = is_last or group.all_stopped
                 snapshot_due, eval_due = snapshot_due or is_last, eval_due or is_last
+                if is_last:
+                    group.finish(step)
                 if eval_due:
                     evaluation = evaluator(group.deterministic_action)
                     for member, reason in evaluation.failures.items():

@@ -15,8 +15,8 @@ from torch import Tensor
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose
 from sparserl.runs import checkpoint
+from sparserl.runs.files import joined
 from sparserl.sweeps.loop import run
-from sparserl.training.metrics import joined
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

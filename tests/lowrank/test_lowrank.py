@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparserl import load_policy
-from sparserl.lowrank.accounting import DecomposedPolicy, csr_bytes, dead_units, stored
+from sparserl.lowrank.accounting import VALUE_BYTES, DecomposedPolicy, csr_bytes, stored
+from sparserl.lowrank.shrinking import Shrunken
 from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, break_even, factored
 from sparserl.networks.base import Matrix, Structure
 from sparserl.networks.mlp import MLP
@@ -23,8 +24,6 @@ from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.schema import Rank
 from sparserl.types import Layers, Spec
-
-RETURNS = torch.tensor([1.0, 2.0], dtype=torch.float64)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -50,7 +49,7 @@ def saved(folder: Path, layers: Layers) -> Path:
 def decomposed(layers: Layers) -> DecomposedPolicy:
     """Of layers in a chain."""
     names = [name for name in layers if name.endswith(".weight")]
-    return DecomposedPolicy(layers, chain(*names))
+    return DecomposedPolicy(Shrunken(layers, {}, chain(*names)))
 
 
 def chain(*names: str) -> Structure:
@@ -180,7 +179,7 @@ def test_a_loaded_policy_is_cut_as_it_was_evaluated(k: int, tmp_path: Path) -> N
         assert first.bias is None
         assert first.out_features == second.in_features == k
     network = MLP(hidden=(12, 10), activation="relu")
-    evaluated = {name: tensor.unsqueeze(0) for name, tensor in (layers | policy.truncated(cut)).items()}
+    evaluated = {name: tensor.unsqueeze(0) for name, tensor in policy.layers(cut).items()}
     observation = normal(1, 50, 4)
     torch.testing.assert_close(module(observation[0]), network(evaluated, observation)[0], atol=1e-6, rtol=1e-5)
     assert not any(part.training for part in module.modules())
@@ -234,10 +233,10 @@ def test_accounting_counts_what_a_factored_policy_holds_and_does(k: Any, tmp_pat
     module = load_policy(saved(tmp_path, layers), rank=None if k == "full" else k)
     counted = Counted(module)
     module(normal(1, 4))
-    row = decomposed(layers).row(k, RETURNS, None, None)
+    row = decomposed(layers).cost(k)
     matrices = [tensor for name, tensor in module.named_parameters() if name.endswith("weight")]
     assert row.parameters == sum(matrix.numel() for matrix in matrices)
-    assert row.bytes == sum(matrix.numel() * matrix.element_size() for matrix in matrices)
+    assert all(matrix.element_size() == VALUE_BYTES for matrix in matrices)
     assert row.macs == counted.macs
     assert row.compression == pytest.approx(1 - row.parameters / (4 * 12 + 12 * 10 + 10 * 2))
 
@@ -248,7 +247,7 @@ def test_a_kernel_is_stored_once_and_applied_at_each_position(k: Any) -> None:
     module = nn.Sequential(nn.Conv2d(3, 16, 4, stride=2, padding=1), nn.Flatten(), nn.Linear(16 * 8 * 9, 5))
     layers = {"0.weight": module[0].weight.detach(), "1.weight": module[2].weight.detach().T}
     structure = {"0.weight": Matrix("kernel", ("1.weight",), positions=8 * 9), "1.weight": Matrix("linear")}
-    row = DecomposedPolicy(layers, structure).row(k, RETURNS, None, None)
+    row = DecomposedPolicy(Shrunken(layers, {}, structure)).cost(k)
     cut = module if k == "full" else factored(module, k)
     counted = Counted(cut)
     cut(normal(1, 3, 16, 18))
@@ -266,7 +265,7 @@ def test_a_matrix_below_the_cut_stores_its_numerical_rank() -> None:
     policy = decomposed(layers)
     assert policy.largest_rank == 11
     ranks: list[Rank] = [1, 2, 3, 11, 12, 600, "full"]
-    assert [policy.row(k, RETURNS, None, None).parameters for k in ranks] == [50, 100, 100, 100, 100, 100, 600]
+    assert [policy.cost(k).parameters for k in ranks] == [50, 100, 100, 100, 100, 100, 600]
     assert policy.cut(2) == policy.cut(11) == policy.cut(12) == (2,)
 
 
@@ -280,7 +279,7 @@ def test_a_higher_rank_never_compresses_more(sizes: list[tuple[int, int]], seed:
     }
     policy = decomposed(layers)
     ranks: list[Rank] = [*range(1, 14), "full"]
-    rows = [policy.row(k, RETURNS, None, None) for k in ranks]
+    rows = [policy.cost(k) for k in ranks]
     compressions = [row.compression for row in rows]
     assert compressions == sorted(compressions, reverse=True)
     assert compressions[-1] == 0
@@ -310,56 +309,17 @@ def test_energy_is_that_of_all_layers_and_one_at_full_rank() -> None:
     first[0, 0], first[1, 1], first[2, 2], second[0, 0] = 4.0, 2.0, 1.0, 3.0
     policy = decomposed({"0.weight": first, "1.weight": second})
     ranks: list[Rank] = [1, 2, 3, 4, "full"]
-    energies = [policy.row(k, RETURNS, None, None).energy for k in ranks]
+    energies = [policy.energy(k) for k in ranks]
     assert energies == pytest.approx([(16 + 9) / 30, (20 + 9) / 30, 1, 1, 1])
     assert energies[-1] == 1.0
-    assert decomposed({"0.weight": torch.zeros(10, 10)}).row(1, RETURNS, None, None).energy == 1.0
+    assert decomposed({"0.weight": torch.zeros(10, 10)}).energy(1) == 1.0
 
 
 def test_the_spectrum_is_of_the_hardened_weights() -> None:
     layers = mlp(4, 12, 10, 2)
-    lines = decomposed(layers).spectrum()
+    lines = decomposed(layers).spectrum({})
     assert [(line.layer, line.index) for line in lines] == [
         (n, i) for n, q in zip("012", (4, 10, 2), strict=True) for i in range(1, q + 1)
     ]
     values = torch.linalg.svdvals(layers["1.weight"].double()).tolist()
     assert [line.singular_value for line in lines if line.layer == "1"] == pytest.approx(values, rel=1e-12)
-
-
-def test_dead_units_have_nothing_coming_in_or_nothing_going_out() -> None:
-    first, second, third = torch.ones(5, 3), torch.ones(4, 5), torch.ones(2, 4)
-    matrices, structure = {"0": first, "1": second, "2": third}, chain("0", "1", "2")
-    assert dead_units(matrices, structure) == {"0": 0, "1": 0, "2": 0}
-    first[0] = 0  # nothing comes into unit 0 of the first layer
-    second[:, 1] = 0  # nothing goes out of its unit 1
-    first[2, :2] = 0  # one weight is left
-    third[0, 3] = third[1, 3] = 0  # nothing goes out of unit 3 of the second
-    third[1] = 0  # an output that sees nothing is not hidden
-    assert dead_units(matrices, structure) == {"0": 2, "1": 1, "2": 0}
-    first[0], second[:, 0] = 0, 0  # neither in nor out: still one unit
-    assert dead_units(matrices, structure) == {"0": 2, "1": 1, "2": 0}
-
-
-def test_a_unit_of_a_trunk_is_dead_where_no_head_uses_it() -> None:
-    """A trunk of 4 units feeds two heads, of 3 and 2 outputs. The first is applied before the second and does not feed it."""
-    trunk, left, right = torch.ones(4, 5), torch.ones(3, 4), torch.ones(2, 4)
-    matrices = {"trunk": trunk, "left": left, "right": right}
-    structure = {"trunk": Matrix("linear", ("left", "right")), "left": Matrix("linear"), "right": Matrix("linear")}
-    left[:, 0] = 0  # the right head still uses unit 0
-    right[:, 1] = 0  # the left head still uses unit 1
-    assert dead_units(matrices, structure) == {"trunk": 0, "left": 0, "right": 0}
-    right[:, 0] = 0
-    left[2] = 0  # an output, which is not hidden
-    assert dead_units(matrices, structure) == {"trunk": 1, "left": 0, "right": 0}
-    trunk[3] = 0  # nothing comes in, whatever the heads do with it
-    assert dead_units(matrices, structure) == {"trunk": 2, "left": 0, "right": 0}
-
-
-def test_a_channel_is_dead_where_none_of_its_positions_is_used() -> None:
-    """Three channels of 2 x 2 positions, flattened: channel c feeds inputs 4c to 4c + 3 of the linear layer."""
-    kernel, linear = torch.ones(3, 2 * 3 * 3), torch.ones(5, 12)
-    structure = {"kernel": Matrix("kernel", ("linear",), positions=4), "linear": Matrix("linear")}
-    linear[:, 4:7] = 0
-    assert dead_units({"kernel": kernel, "linear": linear}, structure) == {"kernel": 0, "linear": 0}
-    linear[:, 7] = 0
-    assert dead_units({"kernel": kernel, "linear": linear}, structure) == {"kernel": 1, "linear": 0}

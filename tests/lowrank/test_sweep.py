@@ -26,7 +26,6 @@ from sparserl.environments.cartpole import CartPole
 from sparserl.lowrank import sweep as module
 from sparserl.lowrank.sweep import Scale, Sweep, Swept, select
 from sparserl.networks.base import Network
-from sparserl.networks.mlp import MLP
 from sparserl.policies import q_values
 from sparserl.population.state import split
 from sparserl.runs.schema import Rank, RankRow
@@ -107,10 +106,6 @@ def test_the_ranks_are_in_increasing_order_and_each_once(ranks: Any, largest: in
 # ---------------------------------------------------------------- which is selected
 
 
-def row(rank: Rank, retention: float | None) -> RankRow:
-    return RankRow(rank, 0.0, 0.0, None, 1, retention, 0.0, 0, 0, 0, 0, 0.0)
-
-
 @pytest.mark.parametrize(
     ("retentions", "expected"),
     [
@@ -128,9 +123,8 @@ def row(rank: Rank, retention: float | None) -> RankRow:
 def test_the_selected_rank_is_the_lowest_from_which_on_all_are_good_enough(
     retentions: list[float | None], expected: Rank | None
 ) -> None:
-    rows = [row(rank, retention) for rank, retention in enumerate(retentions, start=1)]
-    selected = select([*rows, row("full", None if expected is None else 1.0)], 0.95)
-    assert (selected.rank if selected else None) == expected
+    kept: dict[Rank, float | None] = dict(enumerate(retentions, start=1))
+    assert select(kept | {"full": None if expected is None else 1.0}, 0.95) == expected
 
 
 def returns(mean: float, episodes: int = 100) -> Tensor:
@@ -240,8 +234,8 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
 def test_equal_networks_are_played_once_and_have_a_row_each(played: list[tuple[int, str]]) -> None:
     """The first two matrices of member 0 have ranks 1 and 2, so from rank 2 on its networks are one, with these as factors."""
     found = swept([1, 2, 3, 4, 5, 6, 7])
-    # member 0 has 1, 2-7 and full; the other two have 1, 2, 3, 4, 5 and full
-    assert played[0] == (3 + 6 + 6, EVALUATION)
+    # member 0 has 1, 2-7 and full, and its two living units of each layer 1 and full; the others have 1, 2, 3, 4, 5 and full
+    assert played[0] == (3 + 2 + 6 + 6, EVALUATION)
     rows = by_rank(found[0])
     assert rows[2] == replace(rows[5], rank=2) == replace(rows[7], rank=2)
 
@@ -262,8 +256,8 @@ def test_the_selected_rank_is_measured_again_on_other_seeds(played: list[tuple[i
     """
     environment, weights = CartPole(500), policies((0.0, 0.02, 0.03, 0.05))
     found = swept("all", weights, retention=0.5, environment=environment)
-    # the selected rank of each, and the whole policy of each
-    assert [size for size, stream in played if stream == CONFIRMATION] == [8]
+    # the selected rank of each and the whole policy of each; the first has units that do nothing, so one without them
+    assert [size for size, stream in played if stream == CONFIRMATION] == [9]
     evaluator = Evaluator(environment, 4, EPISODES, torch.device("cpu"), CONFIRMATION)
     full = evaluator(lambda seen, rows: algorithm().deterministic_action(rows_of(weights, rows), seen)).returns.mean(dim=1)
     random = float(random_returns(environment, EPISODES, CONFIRMATION).mean())
@@ -293,12 +287,10 @@ class Encoded(DQN):
 
     @property
     def networks(self) -> dict[str, Network]:
-        hidden, last = HIDDEN[:-1], HIDDEN[-1:]
-        assert isinstance(self.network, MLP)
-        return {"encoder": replace(self.network, hidden=hidden), "policy": replace(self.network, hidden=last[1:])}
+        return {"encoder": self.network.trunk(), "policy": self.network.head()}
 
     def deterministic_action(self, weights: Weights, observation: Tensor) -> Tensor:
-        encoded = self.networks["encoder"](weights["encoder"], observation).relu()
+        encoded = self.networks["encoder"](weights["encoder"], observation)
         return q_values.greedy(self.networks["policy"](weights["policy"], encoded))
 
 
@@ -347,7 +339,8 @@ def test_where_nothing_was_learned_nothing_is_selected(played: list[tuple[int, s
     assert nothing.selected is None
     assert {row.retention for row in nothing.rows} == {None}
     assert something.selected is not None
-    assert played[-1] == (3, CONFIRMATION)  # the selected rank of the second, and both whole policies
+    # the selected rank of the second, with and without the units that do nothing, and both whole policies
+    assert played[-1] == (4, CONFIRMATION)
 
 
 def test_a_member_that_broke_does_not_break_the_others(all_ranks: list[Swept]) -> None:
@@ -393,7 +386,8 @@ def test_a_run_leaves_its_ranks_and_its_spectrum(tmp_path: Path) -> None:
         rows = lines(folder / "lowrank.csv")
         assert list(rows[0]) == [
             "rank", "return_mean", "return_std", "success_rate", "episodes", "retention", "compression",
-            "parameters", "bytes", "macs", "csr_bytes", "energy",
+            "parameters", "bytes", "macs", "csr_bytes", "energy", "shrunken_return_mean", "shrunken_retention",
+            "shrunken_compression", "shrunken_parameters", "shrunken_macs",
         ]  # fmt: skip
         assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5", "full"]
         assert float(rows[-1]["return_mean"]) == result.return_mean

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from parts import immediately
 from safetensors.torch import load_file
 
 from sparserl.config.build import build
@@ -64,14 +66,14 @@ SHAPED = {
 
 def configs(regularizer: str, algorithm: str = "dqn", number: int = 12) -> list[Config]:
     """Members with mixed seeds and, where they mean something, lambda_c and beta; the penalty is on throughout."""
-    on = ["regularizer.delay_steps=0", "regularizer.ramp_steps=100", "regularizer.scope=all"] if regularizer != "none" else []
+    on = immediately(regularizer, ramp_steps=100, end_step=400)
     clipped = ["regularizer.max_gate_grad_norm=0.5"] if regularizer == "l0" else []
     shaped = f"algorithm={algorithm.partition('-')[0]}", *SETTINGS, *SHAPED[algorithm]
     config = compose(*shaped, f"regularizer={regularizer}", *on, *clipped)
     members = []
     for index in range(number):
-        values = {"lambda_c": 10.0 ** (index % 3), "beta": 0.3 + 0.1 * (index % 4)}
-        meant = {key: value for key, value in values.items() if config["regularizer"][key] is not None}
+        values = {"lambda_c": 10.0 ** (index % 3), "beta": 0.3 + 0.1 * (index % 4), "target_sparsity": 0.3 + 0.2 * (index % 3)}
+        meant = {key: value for key, value in values.items() if config["regularizer"].get(key) is not None}
         members.append(config | {"seed": index * 7 % number, "regularizer": config["regularizer"] | meant})
     return members
 
@@ -124,11 +126,17 @@ def equal(one: State, other: State) -> bool:
     return bool(one == other) or (one != one and other != other)
 
 
-# what DDPG and TD3 do, SAC does, with more noise
+# what DDPG and TD3 do, SAC does, with more noise; and masks change either at gradient steps or between rollouts
+SOONER = [("l0", name) for name in SHAPED if name not in ("ddpg", "td3")] + [("magnitude", "dqn"), ("magnitude", "ppo")]
+
+
 @pytest.mark.parametrize(
-    "algorithm", [pytest.param(name, marks=pytest.mark.slow if name in ("ddpg", "td3") else ()) for name in sorted(SHAPED)]
+    ("regularizer", "algorithm"),
+    [
+        pytest.param(*case, marks=() if case in SOONER else pytest.mark.slow)
+        for case in product(("none", "l0", "magnitude"), sorted(SHAPED))
+    ],
 )
-@pytest.mark.parametrize("regularizer", [pytest.param("none", marks=pytest.mark.slow), "l0"])
 def test_sixteen_members_equal_their_solo_runs_and_go_on_from_a_checkpoint(regularizer: str, algorithm: str) -> None:
     """Everything that a checkpoint keeps, and every row: 16 members fill a vector register, which 12 do not."""
     members = [member | {"trainer": member["trainer"] | {"total_steps": 300}} for member in configs(regularizer, algorithm, 16)]
@@ -142,6 +150,9 @@ def test_sixteen_members_equal_their_solo_runs_and_go_on_from_a_checkpoint(regul
     if STOPPING[0] in SHAPED[algorithm]:
         early = torch.tensor([row.get("policy/stopped_early", 0.0) for own in rows for row in own])
         assert ((early > 0) & (early < 1)).any(), "members must leave a rollout early, or this test sees less than it says"
+    if regularizer == "magnitude":
+        shares = [{row["sparsity/expected"] for row in own} for own in rows]
+        assert all(len(its) > 2 for its in shares), "masks must close one after another, or this test sees less than it says"
     assert not equal(last[0], last[1])
     (resumed,), later = learned(members[:2], first[:2])
     for index in range(2):
@@ -150,11 +161,11 @@ def test_sixteen_members_equal_their_solo_runs_and_go_on_from_a_checkpoint(regul
 
 
 def test_a_member_equals_its_solo_run_beside_other_regularizers(tmp_path: Path) -> None:
-    """Four populations in one loop, of three members each, and one of the second again: a population may be cut."""
+    """All in one loop, of three members each, and one of the second again: a population may be cut."""
     members = [member for regularizer in REGULARIZERS for member in configs(regularizer)[:3]]
     members.append(configs(REGULARIZERS[1])[3])
     together = trained(members, tmp_path / "together")
-    for index in (0, 4, 8, 9, 12):
+    for index in [*(3 * number + number % 3 for number in range(len(REGULARIZERS))), len(members) - 1]:
         alone = trained([members[index]], tmp_path / f"alone{index}")
         assert same(together[index], alone[0])
     assert len({(folder / "policy.safetensors").read_bytes() for folder in together}) == len(members)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sparserl.population.members import Population
 from sparserl.population.random import Generators
-from sparserl.regularizers.base import gated
-from sparserl.regularizers.l0 import GAMMA, L0, ZETA, HardConcrete, hard_sigmoid, sigmoid
+from sparserl.regularizers.hard_concrete import GAMMA, MULTIPLIER, ZETA, Gate, hard_sigmoid, log_alphas, sigmoid
+from sparserl.regularizers.l0 import L0
 from sparserl.schedules import Linear
 from sparserl.training.learner import Learner
 from sparserl.types import Gates, Layers, Noise
@@ -49,7 +49,9 @@ def l0(beta: Sequence[float] = (LOUIZOS,), **changes: Any) -> L0:
     plain = {"lambda_c": torch.ones(len(beta)), "beta": torch.tensor(beta), "delay_steps": 0, "ramp_steps": 0}
     regularizer = make_regularizer("regularizer=l0")
     assert isinstance(regularizer, L0)
-    return dataclasses.replace(regularizer, **plain, **changes)
+    bound = dataclasses.replace(regularizer, **plain, **changes).bind({})
+    assert isinstance(bound, L0)
+    return bound
 
 
 def generators(seeds: Sequence[int], stream: str = "gates") -> Generators:
@@ -66,16 +68,21 @@ def layers_of(members: int, seed: int = 0) -> Layers:
 def gates_like(layers: Layers, seed: int = 1) -> Gates:
     """log_alpha from closed over undecided to open."""
     draw = torch.Generator().manual_seed(seed)
-    return {name: 3 * torch.randn(t.shape, generator=draw) for name, t in layers.items() if name.endswith("weight")}
+    return given({n: 3 * torch.randn(t.shape, generator=draw) for n, t in layers.items() if n.endswith("weight")})
+
+
+def given(log_alphas: dict[str, Tensor]) -> Gates:
+    """Gates with these log_alpha, and a multiplier of the penalty that changes nothing."""
+    return log_alphas | {MULTIPLIER: torch.ones(len(next(iter(log_alphas.values()))), 2)}
 
 
 def running(regularizer: L0, layers: Layers, gates: Gates, noise: Noise) -> Layers:
     """What runs under active gates."""
-    return gated(layers, regularizer.multipliers(regularizer.sample(gates, noise)))
+    return regularizer.apply(layers, regularizer.multipliers(regularizer.sample(gates, noise), gates, layers))
 
 
 def hardened(regularizer: L0, layers: Layers, gates: Gates) -> Layers:
-    return regularizer.harden(layers, regularizer.multipliers(regularizer.gate_values(gates)))
+    return regularizer.harden(layers, regularizer.multipliers(regularizer.gate_values(gates), gates, layers))
 
 
 def draw_z(log_alpha: float, beta: float = LOUIZOS) -> Tensor:
@@ -108,7 +115,7 @@ def test_sampled_gates_have_the_distribution_of_the_table(
 def test_closed_forms_are_those_of_the_table(
     log_alpha: float, p_open: float, p_one: float, mean: float, deviation: float, z_hat: float
 ) -> None:
-    gates = {"0.weight": torch.full((1, 1, 1), log_alpha)}
+    gates = given({"0.weight": torch.full((1, 1, 1), log_alpha)})
     assert float(l0().open_probability(gates)["0.weight"]) == pytest.approx(p_open, abs=ROUNDED)
     assert float(l0().penalty({"0.weight": torch.ones(1, 1, 1)}, gates)) == pytest.approx(p_open, abs=ROUNDED)
     assert float(l0(deterministic_gate="sigmoid").gate_values(gates)["0.weight"]) == pytest.approx(z_hat, abs=ROUNDED)
@@ -139,7 +146,7 @@ def test_a_larger_beta_leaves_more_gates_open() -> None:
 def test_what_runs_is_the_gate_times_the_weight() -> None:
     """By hand: with beta 1/2 and noise 1, s = sigmoid((1 + log_alpha) / (1/2)), z = 1.2 s - 0.1 cut to [0, 1]."""
     # log_alpha -1: s = 1/2, z = 0.5; -3: s = sigmoid(-4) = 0.018, z < 0; 1: s = sigmoid(4) = 0.982, z > 1
-    gates = {"0.weight": torch.tensor([[[-1.0, -3.0, 1.0]]])}
+    gates = given({"0.weight": torch.tensor([[[-1.0, -3.0, 1.0]]])})
     layers = {"0.weight": torch.full((1, 1, 3), 4.0), "0.bias": torch.full((1, 1, 3), 9.0)}
     ran = running(l0((0.5,)), layers, gates, {"0.weight": torch.ones(1, 1, 3)})
     torch.testing.assert_close(ran["0.weight"], torch.tensor([[[2.0, 0.0, 4.0]]]))
@@ -154,7 +161,7 @@ def test_the_same_generators_and_noise_give_the_same_gates_again() -> None:
     second = regularizer.noise(gates, draws, STEP)
     draws.load_state_dict(state)
     again = regularizer.noise(gates, draws, STEP)
-    for name in gates:
+    for name in log_alphas(gates):
         assert torch.equal(first[name], again[name])
         assert not torch.equal(first[name], second[name])
         assert torch.equal(regularizer.sample(gates, first)[name], regularizer.sample(gates, again)[name])
@@ -183,7 +190,7 @@ def test_a_members_gates_do_not_depend_on_the_others() -> None:
 def test_every_gate_has_noise_of_its_own() -> None:
     gates = gates_like(layers_of(2))
     noise = l0((LOUIZOS,) * 2).noise(gates, generators([0, 1]), STEP)
-    assert {name: value.shape for name, value in noise.items()} == {name: gate.shape for name, gate in gates.items()}
+    assert {name: value.shape for name, value in noise.items()} == {name: its.shape for name, its in log_alphas(gates).items()}
     numbers = torch.cat([value.flatten() for value in noise.values()])
     # 112 numbers of 24 bits: the chance of a tie is below 112^2 / 2^25 = 4e-4, and the seeds are fixed
     assert numbers.unique().numel() == numbers.numel() == 2 * (3 * 7 + 7 * 5)
@@ -199,7 +206,7 @@ class Ends(Generators):
 
 
 def test_noise_is_finite_for_the_ends_of_the_uniform_numbers() -> None:
-    gates = {"0.weight": torch.zeros(1, 2, 3)}
+    gates = given({"0.weight": torch.zeros(1, 2, 3)})
     noise = l0().noise(gates, Ends((0,), "gates", torch.device("cpu")), STEP)["0.weight"].flatten()
     assert noise.isfinite().all()
     # far enough out to open or close the most stubborn gate of either limit, log_alpha = +-5
@@ -226,7 +233,7 @@ def random_gates(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor
 def test_the_written_out_gradient_is_autograds() -> None:
     weight, log_alpha, noise, beta = random_gates((3, 40, 50))
     upstream = torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    ours, theirs = weight * HardConcrete.apply(log_alpha, noise, beta), plain(weight, log_alpha, noise, beta)
+    ours, theirs = weight * Gate.apply(log_alpha, noise, beta), plain(weight, log_alpha, noise, beta)
     torch.testing.assert_close(ours, theirs)
     z = (theirs / weight).detach()
     # all three pieces of the gate are there: shut, between, fully open
@@ -238,21 +245,22 @@ def test_the_written_out_gradient_is_autograds() -> None:
 
 def test_the_written_out_gradient_is_that_of_finite_differences() -> None:
     weight, log_alpha, noise, beta = random_gates((2, 3, 5))
-    assert torch.autograd.gradcheck(lambda w, a: w * HardConcrete.apply(a, noise, beta), (weight, log_alpha))
+    assert torch.autograd.gradcheck(lambda w, a: w * Gate.apply(a, noise, beta), (weight, log_alpha))
 
 
 def test_gates_and_weights_learn_through_sample_and_penalty() -> None:
     """The penalty's gradient is p (1 - p) over the number of gates: p is a sigmoid of log_alpha."""
     layers, regularizer = layers_of(2), l0((0.5, 1.0))
-    gates = {name: gate.requires_grad_() for name, gate in gates_like(layers).items()}
-    gradients = torch.autograd.grad(regularizer.penalty(layers, gates).sum(), list(gates.values()))
+    gates = gates_like(layers)
+    learned = [gate.requires_grad_() for gate in log_alphas(gates).values()]
+    gradients = torch.autograd.grad(regularizer.penalty(layers, gates).sum(), learned)
     for gradient, p in zip(gradients, regularizer.open_probability(gates).values(), strict=True):
         torch.testing.assert_close(gradient, p * (1 - p) / (3 * 7 + 7 * 5))
 
     weights = {name: layer.requires_grad_() for name, layer in layers.items()}
     ran = running(regularizer, weights, gates, regularizer.noise(gates, generators([0, 1]), STEP))
     total = sum((layer.sum() for layer in ran.values()), torch.zeros(()))
-    for gradient in torch.autograd.grad(total, [*weights.values(), *gates.values()]):
+    for gradient in torch.autograd.grad(total, [*weights.values(), *learned]):
         assert (gradient != 0).any()
 
 
@@ -287,7 +295,7 @@ def test_hardened_gates_are_exactly_closed_and_open_beyond_the_bounds() -> None:
 
 
 def test_the_mean_gate_has_no_temperature_and_the_median_gate_has() -> None:
-    gates = {"0.weight": torch.full((3, 1, 2), 0.7)}
+    gates = given({"0.weight": torch.full((3, 1, 2), 0.7)})
     betas = (0.25, 2 / 3, 2.0)
     mean, median = (
         l0(betas, deterministic_gate=kind).gate_values(gates)["0.weight"][:, 0, 0] for kind in ("sigmoid", "median")
@@ -300,7 +308,7 @@ def test_the_mean_gate_has_no_temperature_and_the_median_gate_has() -> None:
 @pytest.mark.parametrize("beta", [1 / 3, LOUIZOS, 1.0])
 @pytest.mark.parametrize("log_alpha", [-0.3, 0.2, 0.7])
 def test_the_median_gate_is_the_median_of_the_sampled_gates(log_alpha: float, beta: float) -> None:
-    gates = {"0.weight": torch.full((1, 1, 1), log_alpha)}
+    gates = given({"0.weight": torch.full((1, 1, 1), log_alpha)})
     median = float(l0((beta,), deterministic_gate="median").gate_values(gates)["0.weight"])
     # half of them below, with a standard error of 1/2 over the root of their number
     assert abs((draw_z(log_alpha, beta) < median).double().mean() - 0.5) < ERRORS * 0.5 / math.sqrt(DRAWS)
@@ -312,15 +320,15 @@ def test_the_median_gate_is_the_median_of_the_sampled_gates(log_alpha: float, be
 @pytest.mark.parametrize(("initial_open", "log_alpha"), [(0.5, 0.0), (0.9, 2.197), (0.99, 4.595), (0.1, -2.197)])
 def test_gates_start_with_the_opening_that_is_asked_for(initial_open: float, log_alpha: float) -> None:
     layers = layers_of(2)
-    gates = l0((LOUIZOS,) * 2, initial_open=initial_open).init(layers, {})
-    assert gates.keys() == {"0.weight", "1.weight"}
-    for name, gate in gates.items():
+    gates = l0((LOUIZOS,) * 2, initial_open=initial_open).init(layers, generators((0, 1)))
+    assert log_alphas(gates).keys() == {"0.weight", "1.weight"}
+    for name, gate in log_alphas(gates).items():
         torch.testing.assert_close(gate, torch.full_like(layers[name], log_alpha), rtol=0, atol=1e-3)
 
 
 def test_log_alpha_is_kept_within_its_limit_and_weights_are_left() -> None:
     layers, gates = layers_of(1), {"0.weight": torch.tensor([[[-9.0, -3.0, 0.0, 2.9, 3.1]]])}
-    kept, projected = l0(log_alpha_limit=3.0).project(layers, gates, step=0)
+    kept, projected = l0(log_alpha_limit=3.0).project(layers, gates, step=0, pull=0.0)
     assert projected["0.weight"].flatten().tolist() == pytest.approx([-3.0, -3.0, 0.0, 2.9, 3.0])
     assert all(kept[name] is layers[name] for name in layers)
 
@@ -328,7 +336,7 @@ def test_log_alpha_is_kept_within_its_limit_and_weights_are_left() -> None:
 def test_a_gate_at_its_limit_can_still_be_closed_and_opened() -> None:
     """There the hardened gate is exactly shut or open, and the penalty still has a slope."""
     limit = make_regularizer("regularizer=l0").log_alpha_limit
-    gates = {"0.weight": torch.tensor([[[-limit, limit]]], requires_grad=True)}
+    gates = given({"0.weight": torch.tensor([[[-limit, limit]]], requires_grad=True)})
     assert l0().gate_values(gates)["0.weight"].flatten().tolist() == [0.0, 1.0]
     penalty = l0().penalty({"0.weight": torch.ones(1, 1, 2)}, gates)
     (slope,) = torch.autograd.grad(penalty.sum(), gates["0.weight"])
@@ -362,7 +370,7 @@ def test_gates_are_active_from_the_delay_to_the_freeze() -> None:
         assert regularizer.gates_active(step) is active
         assert bool(regularizer.noise(gates, generators([0]), step)) is active
         assert (regularizer.gate_rate(step) > 0) is active
-        assert (regularizer.project(layers, gates, step)[1] is not gates) is active
+        assert (regularizer.project(layers, gates, step, 0.0)[1] is not gates) is active
 
 
 class AlwaysActive(L0):
@@ -390,7 +398,8 @@ def test_what_is_kept_of_fixed_gates_is_what_would_be_made_of_them_each_time(ini
     """
     overrides = "regularizer=l0", "regularizer.delay_steps=4", "regularizer.ramp_steps=2", "regularizer.freeze_at_step=8"
     keeps = make_learner(*overrides, f"regularizer.initial_open={initial_open}", "regularizer.lambda_c=10", members=3)
-    settings = {field.name: getattr(keeps.regularizer, field.name) for field in dataclasses.fields(keeps.regularizer)}
+    fields = (field.name for field in dataclasses.fields(keeps.regularizer) if field.init)
+    settings = {name: getattr(keeps.regularizer, name) for name in fields}
     makes = Learner(keeps.algorithm, AlwaysActive(**settings), Population((0, 1, 2)))
     for step, batch in enumerate(random_batches(12, members=3, size=16)):
         if step == 8:

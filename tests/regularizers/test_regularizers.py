@@ -15,38 +15,55 @@ from sparserl.config.build import build
 from sparserl.config.validation import compose
 from sparserl.networks.base import Matrix
 from sparserl.population.members import Population
-from sparserl.regularizers.base import Penalized, Regularizer, gated
+from sparserl.regularizers.base import Penalized, Regularizer
+from sparserl.regularizers.masks import Masked
 from sparserl.training.learner import Learner
 from sparserl.types import Gates, Layers, Noise, is_weight
 
 NAMES = modules("regularizers")
 MEMBERS = 3
+PULL = torch.tensor([1e-3, 2e-3, 5e-3])
+"""The learning rate times each member's coefficient."""
+
 STEP = 275_000
 """Of the 500,000 of a run: every delay and ramp is over, and no gate is frozen yet."""
 
 
+SMALL = {"l0_rank": ("regularizer.smallest_side=3",)}
+"""What makes a regulariser act on layers as small as those below."""
+
+
 @pytest.fixture(params=NAMES)
 def regularizer(request: pytest.FixtureRequest) -> Regularizer:
-    return make_regularizer(f"regularizer={request.param}", members=MEMBERS)
+    return make_regularizer(f"regularizer={request.param}", *SMALL.get(request.param, ()), members=MEMBERS).bind(STRUCTURE)
 
 
 def layers_of(members: int = MEMBERS, seed: int = 0) -> Layers:
     """Weights of linear layers and of a convolution, some of them small; sizes that fill no vector register evenly."""
     draw = torch.Generator().manual_seed(seed)
-    shapes = {"0.weight": (3, 2, 3, 3), "0.bias": (1, 3), "1.weight": (5, 7), "1.bias": (1, 7), "log_std": (7,)}
+    shapes = {"0.weight": (3, 2, 3, 3), "0.bias": (1, 3), "1.weight": (12, 7), "1.bias": (1, 7), "log_std": (7,)}
     layers = {name: torch.randn(members, *shape, generator=draw) for name, shape in shapes.items()}
     layers["1.weight"][:, :2] *= 1e-5
     return layers
 
 
-STRUCTURE = {"0.weight": Matrix("kernel", ("1.weight",), positions=4), "1.weight": Matrix("linear")}
+STRUCTURE = {"0.weight": Matrix("kernel", ("1.weight",), positions=4, activation="relu"), "1.weight": Matrix("linear")}
 """Of those layers."""
 
 
 def gates_of(regularizer: Regularizer, layers: Layers) -> Gates:
-    """Fresh gates, moved apart: some closed, some open, most between."""
-    draw = torch.Generator().manual_seed(1)
-    return {n: g + 3 * torch.randn(g.shape, generator=draw) - g.mean() for n, g in regularizer.init(layers, STRUCTURE).items()}
+    """Fresh gates, moved apart: some closed, some open, most between. Masks, which never move, are closed or open."""
+    draw, gates = torch.Generator().manual_seed(1), init(regularizer, layers)
+    if isinstance(regularizer, Masked):
+        return {name: (torch.rand(mask.shape, generator=draw) < 0.7).float() for name, mask in gates.items()}
+    moved = list(regularizer.gate_values(gates))
+    return gates | {n: gates[n] + 3 * torch.randn(gates[n].shape, generator=draw) - gates[n].mean() for n in moved}
+
+
+def init(regularizer: Regularizer, layers: Layers) -> Gates:
+    """Fresh gates of some or all of the members."""
+    members = Population(tuple(range(len(layers["0.weight"]))))
+    return regularizer.init(layers, members.generators("gates"))
 
 
 def copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -58,18 +75,20 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def running(regularizer: Regularizer, layers: Layers, gates: Gates, noise: Noise) -> Layers:
-    """What runs under active gates."""
-    return gated(layers, regularizer.multipliers(regularizer.sample(gates, noise)))
+    """What runs: under active gates, or under those that are never active."""
+    active = regularizer.gates_active(STEP)
+    values = regularizer.sample(gates, noise) if active else regularizer.gate_values(gates)
+    return regularizer.apply(layers, regularizer.multipliers(values, gates, layers))
 
 
 def hardened_of(regularizer: Regularizer, layers: Layers, gates: Gates) -> Layers:
-    return regularizer.harden(layers, regularizer.multipliers(regularizer.gate_values(gates)))
+    return regularizer.harden(layers, regularizer.multipliers(regularizer.gate_values(gates), gates, layers))
 
 
 def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, dict[str, Tensor]]:
     """What every hook gives, by its name."""
     noise = regularizer.noise(gates, Population(tuple(range(MEMBERS))).generators("gates"), STEP)
-    kept, projected = regularizer.project(layers, gates, STEP)
+    kept, projected = regularizer.project(layers, gates, STEP, PULL)
     return {
         "noise": noise,
         "sample": regularizer.sample(gates, noise),
@@ -80,6 +99,7 @@ def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, d
         "project, gates": projected,
         "gate_values": regularizer.gate_values(gates),
         "open_probability": regularizer.open_probability(gates),
+        "scheduled": regularizer.scheduled(layers, gates, STEP - 1, STEP),
     }
 
 
@@ -87,19 +107,18 @@ def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, d
 
 
 def test_the_folder_is_read() -> None:
-    assert {"l0", "l1", "l2", "none"} <= set(NAMES)
+    assert {"l0", "l1", "l2", "magnitude", "none", "random"} <= set(NAMES)
 
 
 def test_gates_say_what_they_multiply_and_how_many_weights_they_cover(regularizer: Regularizer) -> None:
     layers = layers_of()
-    gates = regularizer.init(layers, STRUCTURE)
-    multipliers = regularizer.multipliers(regularizer.gate_values(gates))
-    assert multipliers.keys() <= layers.keys()
-    assert all((layers[name] * multiplier).shape == layers[name].shape for name, multiplier in multipliers.items())
+    gates = init(regularizer, layers)
+    values = regularizer.gate_values(gates)
+    assert values.keys() <= gates.keys()
+    assert regularizer.multipliers(values, gates, layers).keys() <= layers.keys()
     covered = regularizer.covered_weights(layers, gates)
-    assert covered.keys() == gates.keys()
-    number = sum(covered[name] * gate[0].numel() for name, gate in gates.items())
-    assert number == sum(layers[name][0].numel() for name in multipliers if is_weight(name))
+    assert covered.keys() == values.keys()
+    assert all(number >= 1 for number in covered.values())
 
 
 def test_every_hook_gives_the_shapes_of_what_it_was_given(regularizer: Regularizer) -> None:
@@ -108,20 +127,29 @@ def test_every_hook_gives_the_shapes_of_what_it_was_given(regularizer: Regulariz
     given = hooks(regularizer, layers, gates)
     like_layers, like_gates = (
         ("running", "harden", "project, layers"),
-        ("noise", "sample", "project, gates", "gate_values", "open_probability"),
+        ("noise", "sample", "gate_values", "open_probability"),
     )
+    if not regularizer.gates_active(STEP):
+        assert given["noise"] == given["sample"] == {}
+        like_gates = like_gates[2:]
     for hook in like_layers:
         assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in layers.items()}
+    random = {name: gates[name] for name in given["gate_values"]}  # the others are moved by no gradient
     for hook in like_gates:
+        assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in random.items()}
+    for hook in ("project, gates", "scheduled"):
         assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in gates.items()}
-    for hook in ("sample", "gate_values", "open_probability"):
+    for hook in ("sample", "gate_values", "open_probability"):  # where there is no sample, there is nothing to see
         assert all(((values >= 0) & (values <= 1)).all() for values in given[hook].values())
 
 
 def test_what_no_gate_multiplies_passes_through(regularizer: Regularizer) -> None:
     layers = layers_of()
     gates = gates_of(regularizer, layers)
-    given, multiplied = hooks(regularizer, layers, gates), regularizer.multipliers(regularizer.gate_values(gates))
+    given, multiplied = (
+        hooks(regularizer, layers, gates),
+        regularizer.multipliers(regularizer.gate_values(gates), gates, layers),
+    )
     others = [name for name in layers if name not in multiplied and not is_weight(name)]
     assert "log_std" in others
     for hook in ("running", "harden", "project, layers"):
@@ -139,10 +167,14 @@ def test_hooks_change_nothing_they_are_given(regularizer: Regularizer) -> None:
 
 
 def test_hardening_only_shrinks_weights_and_never_flips_them(regularizer: Regularizer) -> None:
+    """Each by itself, but for projections, which make no matrix larger as a whole."""
     layers = layers_of()
+    projects = type(regularizer).apply is not Regularizer.apply
     for name, hardened in hardened_of(regularizer, layers, gates_of(regularizer, layers)).items():
-        assert (hardened.abs() <= layers[name].abs()).all()
-        assert (hardened * layers[name] >= 0).all()
+        assert (
+            (hardened.norm() <= layers[name].norm() * (1 + 1e-6)) if projects else (hardened.abs() <= layers[name].abs()).all()
+        )
+        assert (hardened * layers[name] >= 0).all() or projects
 
 
 def test_the_penalty_is_a_finite_number_for_each_member_and_never_negative(regularizer: Regularizer) -> None:
@@ -179,11 +211,12 @@ def test_members_do_not_know_of_each_other(regularizer: Regularizer) -> None:
 
 def test_a_members_gradient_is_its_own(regularizer: Regularizer) -> None:
     layers = {name: tensor.requires_grad_() for name, tensor in layers_of().items()}
-    gates = {name: tensor.requires_grad_() for name, tensor in gates_of(regularizer, layers).items()}
+    gates = gates_of(regularizer, layers)
+    learned = [gates[name].requires_grad_() for name in regularizer.gate_values(gates)]
     noise = regularizer.noise(gates, Population(tuple(range(MEMBERS))).generators("gates"), STEP)
     ran = running(regularizer, layers, gates, noise)
     objective = regularizer.penalty(layers, gates)[1] + sum((t[1].square().sum() for t in ran.values()), torch.zeros(()))
-    for gradient in torch.autograd.grad(objective, [*layers.values(), *gates.values()]):
+    for gradient in torch.autograd.grad(objective, [*layers.values(), *learned]):
         assert gradient.isfinite().all()
         assert (gradient[[0, 2]] == 0).all()
         assert (gradient[1] != 0).any()
@@ -197,7 +230,7 @@ def test_a_member_is_penalised_as_it_would_be_alone(regularizer: Regularizer) ->
         for field in dataclasses.fields(regularizer)
         if isinstance(getattr(regularizer, field.name), Tensor)
     }
-    alone = dataclasses.replace(regularizer, **values)
+    alone = dataclasses.replace(regularizer, **values).bind(STRUCTURE)
     own_layers, own_gates = {n: t[1:2] for n, t in layers.items()}, {n: t[1:2] for n, t in gates.items()}
     assert torch.equal(alone.penalty(own_layers, own_gates), regularizer.penalty(layers, gates)[1:2])
     hardened = hardened_of(regularizer, layers, gates)
@@ -211,7 +244,7 @@ PENALIZED = [name for name in NAMES if isinstance(make_regularizer(f"regularizer
 
 def changed(name: str, **changes: Any) -> Regularizer:
     members = len(changes.get("lambda_c", [0]))
-    return dataclasses.replace(make_regularizer(f"regularizer={name}", members=members), **changes)
+    return dataclasses.replace(make_regularizer(f"regularizer={name}", members=members), **changes).bind(STRUCTURE)
 
 
 @pytest.mark.parametrize("name", PENALIZED)
@@ -232,14 +265,14 @@ def test_scope_says_whose_weights_are_regularised(name: str, scope: str, critic:
 
 
 def test_without_a_regulariser_every_hook_is_the_identity() -> None:
-    regularizer, layers = make_regularizer("regularizer=none"), layers_of(1)
+    regularizer, layers = make_regularizer("regularizer=none").bind(STRUCTURE), layers_of(1)
     assert not regularizer.covers("policy", deployed=True)
     assert not regularizer.covers("critic", deployed=False)
-    assert regularizer.init(layers, STRUCTURE) == {}
+    assert init(regularizer, layers) == {}
     assert running(regularizer, layers, {}, {}) is layers
     assert not regularizer.gates_active(STEP)
     assert regularizer.harden(layers, {}) is layers
-    assert regularizer.project(layers, {}, 0)[0] is layers
+    assert regularizer.project(layers, {}, 0, PULL)[0] is layers
     assert regularizer.coefficient(STEP, deployed=True) == 0
     assert regularizer.penalty(layers, {}).tolist() == [0.0]
 
@@ -307,3 +340,81 @@ def test_critics_have_a_coefficient_of_their_own_or_the_policys() -> None:
     row = learner.update(random_batches(1, 2, 16, "sac")[0], env_step=STEP)
     for component, expected in (("policy", [2.0, 2.0]), ("critic_1", [0.5, 2.0]), ("critic_2", [0.5, 2.0])):
         torch.testing.assert_close(row[f"penalty/{component}"], torch.tensor(expected) * plain[component])
+
+
+# ---------------------------------------------------------------- l1 with proximal steps
+
+
+def test_the_proximal_step_by_hand() -> None:
+    """By 0.5 in the first member and by 0.05 in the second, under mean a fifth of it: five weights. Biases stay."""
+    pull = torch.tensor([0.5, 0.05])
+    by_sum, _ = changed("l1", proximal=True, reduction="sum").project(BY_HAND, {}, 0, pull)
+    torch.testing.assert_close(by_sum["0.weight"], torch.tensor([[[0.5, -1.5]], [[0.05, -0.15]]]))
+    torch.testing.assert_close(by_sum["1.weight"], torch.tensor([[[2.5], [0.0], [-3.5]], [[0.25], [0.0], [-0.35]]]))
+    by_mean, _ = changed("l1", proximal=True, reduction="mean").project(BY_HAND, {}, 0, 5 * pull)
+    assert equal(by_mean, by_sum)
+    assert by_sum["0.bias"] is BY_HAND["0.bias"]
+    assert changed("l1").project(BY_HAND, {}, 0, pull)[0] is BY_HAND
+
+
+def test_what_is_within_reach_of_zero_becomes_exactly_zero() -> None:
+    layers = {"0.weight": torch.tensor([[[0.3, -0.3, 0.2, -0.2, 0.3000001, 0.0]]])}
+    shrunk, _ = changed("l1", proximal=True, reduction="sum").project(layers, {}, 0, torch.tensor([0.3]))
+    assert (shrunk["0.weight"] == 0).flatten().tolist() == [True, True, True, True, False, True]
+
+
+def test_proximal_steps_find_the_lasso_solution_of_a_quadratic() -> None:
+    """Of (w - a)^2 / 2 + lambda |w|: a moved by lambda towards zero, and exactly zero where |a| <= lambda.
+
+    By plain gradient steps the distance becomes 0.9 of itself at each, so 3e-5 of itself in 100.
+    """
+    a, rate, lambda_c = torch.tensor([[[2.0, -1.5, 0.4, -0.5, 0.6, 0.0]]]), 0.1, torch.tensor([0.5])
+    solution = torch.tensor([[[1.5, -1.0, 0.0, 0.0, 0.1, 0.0]]])
+    regularizer, layers = changed("l1", proximal=True, reduction="sum"), {"0.weight": torch.ones_like(a)}
+    for _ in range(100):
+        stepped = {"0.weight": layers["0.weight"] - rate * (layers["0.weight"] - a)}
+        layers, _ = regularizer.project(stepped, {}, 0, rate * lambda_c)
+    torch.testing.assert_close(layers["0.weight"], solution, atol=1e-4, rtol=0)
+    assert ((layers["0.weight"] == 0) == (solution == 0)).all()
+    # the negative control: a subgradient in the place of the proximal step leaves no exact zero but where it began
+    weight = torch.ones_like(a)
+    for _ in range(100):
+        weight = weight - rate * (weight - a + lambda_c * weight.sign())
+    assert (weight[solution == 0] != 0).any()
+
+
+def test_the_proximal_penalty_is_reported_and_has_no_gradient() -> None:
+    layers = {key: tensor.clone().requires_grad_() for key, tensor in BY_HAND.items()}
+    plain, proximal = (changed("l1", proximal=value).penalty(layers, {}) for value in (False, True))
+    assert torch.equal(plain, proximal)
+    assert plain.requires_grad
+    assert not proximal.requires_grad
+
+
+def test_a_learner_takes_proximal_steps_of_each_members_own_coefficient() -> None:
+    """As if the same learner without a penalty had taken its step of Adam, and soft-thresholding came after it.
+
+    Of the member that was stopped nothing moves.
+    """
+    rate = "algorithm.learning_rate=0.01"
+    config = compose("regularizer=l1", "regularizer.proximal=true", "regularizer.reduction=sum", rate)
+    configs = [config | {"regularizer": config["regularizer"] | {"lambda_c": value}} for value in (0.0, 1.0, 5.0)]
+    _, parts = build(configs)
+    (cohort,) = parts.cohorts
+    learner = Learner(cohort.algorithm.bind(parts.environment.spec()), cohort.regularizer, cohort.members)
+    (none,) = build([compose("regularizer=none", rate)] * 3)[1].cohorts
+    plain = Learner(learner.algorithm, none.regularizer, none.members)
+    batch = random_batches(1, 3, 16)[0]
+    batch["reward"][2] = torch.nan
+    fresh = {name: tensor.clone() for name, tensor in learner.weights["policy"].items()}
+    learner.update(batch, env_step=10)
+    plain.update(batch, env_step=10)
+    for name, tensor in learner.weights["policy"].items():
+        expected = plain.weights["policy"][name].clone()
+        if is_weight(name):
+            expected[1] = torch.nn.functional.softshrink(expected[1], 0.01)
+            assert (tensor[1] == 0).any()
+        expected[2] = fresh[name][2]
+        torch.testing.assert_close(tensor, expected)
+        assert torch.equal(tensor[0], expected[0])
+        assert torch.equal(tensor[2], expected[2])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import make_learner, make_regularizer, modules, random_batches
+from parts import immediately, make_learner, make_regularizer, modules, random_batches
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -214,7 +214,7 @@ def test_a_single_run_ends_with_its_table_one_sentence_and_code_1(
 
 
 def learner(algorithm: str, regularizer: str, *overrides: str) -> Learner:
-    moving = [] if regularizer == "none" else ["regularizer.scope=all", *MOVING]
+    moving = [*immediately(regularizer, ramp_steps=100, start_step=100, end_step=104), "regularizer.lambda_c=10"]
     chosen = f"algorithm={algorithm}", f"regularizer={regularizer}", "network.hidden=[13,7]", "algorithm.learning_rate=1e-3"
     given = make_learner(*chosen, *moving, *overrides, members=3)
     given.begin_rollout(100)

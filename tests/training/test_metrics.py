@@ -201,7 +201,8 @@ def test_weights_and_gates_are_measured_apart_whatever_clips_either(max_gate_gra
     noise = given.regularizer.noise(given.gates["policy"], Population((0, 1)).generators("gates"), 0)
     weights = {"0.weight": first["0.weight"].clone().requires_grad_()}
     gates = {"0.weight": torch.zeros(2, 1, 3, requires_grad=True)}
-    running = gated(weights, given.regularizer.multipliers(given.regularizer.sample(gates, noise)))
+    regularizer = given.bound["policy"]
+    running = gated(weights, regularizer.multipliers(regularizer.sample(gates, noise), gates, weights))
     expected = torch.autograd.grad((running["0.weight"] * pulls["0.weight"]).sum(), [*weights.values(), *gates.values()])
     for kind, gradient in zip(("weights", "gates"), expected, strict=True):
         torch.testing.assert_close(row[f"gradient/{kind}/policy"], gradient.flatten(1).norm(dim=1), rtol=1e-4, atol=0)

@@ -174,7 +174,10 @@ ROLLOUT = ("algorithm=ppo", "experience.n_steps=80", "experience.batch_size=80")
         (*REPLAY, "regularizer=l1"),
         (*REPLAY, "regularizer=l0", "regularizer.delay_steps=200"),
         (*REPLAY, "regularizer=l0", "regularizer.delay_steps=0", "regularizer.freeze_at_step=300"),
+        (*REPLAY, "regularizer=random"),
+        (*REPLAY, "regularizer=magnitude"),
         (*ROLLOUT, "regularizer=none"),
+        (*ROLLOUT, "regularizer=magnitude", "regularizer.scope=all"),
         (*ROLLOUT, "regularizer=l0", "regularizer.delay_steps=0", "regularizer.scope=all"),
     ],
 )

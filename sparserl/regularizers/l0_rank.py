@@ -1,0 +1,86 @@
+"""L0 regularisation of the rank: a hard-concrete gate for each direction of a matrix.
+
+A matrix runs as ``B diag(z) B' W`` where it is wide and ``W B diag(z) B'`` where it is tall: of a rank that is the number of
+open gates. B are its singular vectors at the step at which the gates become active, and W goes on to learn, so that one of two
+factors is trained (Wang, Wohlwend, Lei 2020, arXiv 1910.04732, train both and have no moment at which the gates begin).
+The penalty is the expected number of numbers of the two factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparserl.fields import Count
+from sparserl.population.random import Generators
+from sparserl.regularizers.base import member_sums, regularized
+from sparserl.regularizers.hard_concrete import BASIS, HardConcrete, weights_of
+from sparserl.types import Gates, Layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class L0Rank(HardConcrete):
+    """Gates ``[member, direction]`` by weight, and the bases ``NAME.basis [member, side, direction]``.
+
+    A kernel is the matrix ``[outputs, channels * height * width]``. The keys are described in
+    ``conf/regularizer/l0_rank.yaml``.
+    """
+
+    smallest_side: Count
+    """Matrices of which a side is shorter carry no gates: their factors are smaller at no rank worth having."""
+
+    def matrices(self, layers: Layers) -> dict[str, Float[Tensor, "member rows columns"]]:
+        """The weights that carry gates, as matrices."""
+        found = {name: weight if weight.dim() == 3 else weight.flatten(2) for name, weight in regularized(layers).items()}
+        return {name: matrix for name, matrix in found.items() if min(matrix.shape[1:]) >= self.smallest_side}
+
+    def shapes(self, layers: Layers) -> dict[str, tuple[int, ...]]:
+        return {name: (min(matrix.shape[1:]),) for name, matrix in self.matrices(layers).items()}
+
+    def init(self, layers: Layers, generators: Generators) -> Gates:
+        gates = super().init(layers, generators)
+        sides = {name: torch.eye(number[0]).to(layers[name]) for name, number in self.shapes(layers).items()}
+        return gates | {f"{name}{BASIS}": its.repeat(len(layers[name]), 1, 1) for name, its in sides.items()}
+
+    def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
+        """When the gates become active, the bases become the singular vectors of the shorter side."""
+        if not self.gates_active(step) or self.gates_active(previous_step):
+            return gates
+        bases = {}
+        for name, matrix in self.matrices(layers).items():
+            finite = torch.nan_to_num(matrix.double(), 0.0, 0.0, 0.0)  # of members that were stopped
+            left, _, right = torch.linalg.svd(finite, full_matrices=False)
+            bases[f"{name}{BASIS}"] = (left if matrix.shape[1] <= matrix.shape[2] else right.mT).to(matrix.dtype)
+        return gates | bases
+
+    def covered_weights(self, layers: Layers, gates: Gates) -> dict[str, int]:
+        """The numbers of the factors that a direction stands for."""
+        return {name: sum(matrix.shape[1:]) for name, matrix in self.matrices(layers).items()}
+
+    def multipliers(self, values: dict[str, Tensor], gates: Gates, layers: Layers) -> dict[str, Tensor]:
+        """Projections ``[member, side, side]``."""
+        bases = {name: gates[f"{name}{BASIS}"].detach() for name in values}
+        return {name: (bases[name] * z.unsqueeze(1)) @ bases[name].mT for name, z in values.items()}
+
+    def apply(self, layers: Layers, multipliers: dict[str, Tensor]) -> Layers:
+        """Project each matrix on the shorter side."""
+        projected = {}
+        for name, matrix in self.matrices({name: layers[name] for name in multipliers}).items():
+            wide, projection = matrix.shape[1] <= matrix.shape[2], multipliers[name]
+            projected[name] = (projection @ matrix if wide else matrix @ projection).view(layers[name].shape)
+        return layers | projected
+
+    def stored(self, is_open: dict[str, Tensor], layers: Layers) -> Float[Tensor, "member"]:
+        """Of the factors; matrices without gates are stored as they are, and not counted."""
+        return member_sums([is_open[name] * sum(matrix.shape[1:]) for name, matrix in self.matrices(layers).items()])
+
+    def kept(self, is_open: dict[str, Tensor], layers: Layers) -> Float[Tensor, "member"]:
+        whole = weights_of(layers) - weights_of(self.matrices(layers))
+        return self.stored(is_open, layers) + whole
+
+    def expected_nonzero(self, layers: Layers, gates: Gates) -> None:
+        """A product of factors has no zeros."""
+        return

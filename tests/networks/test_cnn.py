@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sparserl.algorithms.dqn import DQN
 from sparserl.lowrank.accounting import DecomposedPolicy, dead_units
+from sparserl.lowrank.shrinking import shrink, sliced
 from sparserl.lowrank.truncation import as_matrix, factored
 from sparserl.networks import cnn
 from sparserl.networks.base import Network
@@ -270,6 +271,22 @@ def test_a_factored_module_computes_with_the_truncated_weights(k: int) -> None:
         assert sum(isinstance(part, nn.Sequential) for part in module.modules()) == 1 + pairs
     assert pairs, "something must be cut, or this test sees nothing"
     assert (output - whole).abs().max() > 1e-4
+
+
+@given(density=st.floats(0.02, 0.5), seed=st.integers(0, 999))
+@settings(deadline=None, max_examples=30)
+def test_without_the_channels_and_units_that_do_nothing_it_computes_the_same(density: float, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    layers, images = one(fresh(SMALL, SHAPE, 3), 0), bytes_of(6, *SHAPE)
+    for name in SMALL.structure(SHAPE):
+        layers[name] = layers[name] * (torch.rand(layers[name].shape, generator=draw) < density)
+    layers["conv.0.weight"][2] = 0  # at least this channel is constant
+    shrunken = shrink(layers, SMALL.structure(SHAPE))
+    assert shrunken.changed
+    smaller = sliced(SMALL.module(shrunken.layers), shrunken)
+    torch.testing.assert_close(smaller(images), SMALL.module(layers)(images), atol=1e-5, rtol=1e-5)
+    matrices = [part.weight for part in smaller.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    assert sum(weight.numel() for weight in matrices) == shrunken.weights
 
 
 # ---------------------------------------------------------------- trunk and head

@@ -6,14 +6,17 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
+MARIO_INSTALLED := .venv/.installed-mario
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-cuda lint type layers bench
+.PHONY: help install install-mario demo test test-slow test-cuda lint type layers bench
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv with sparserl (editable) and its tools; PYTHON=python3.12 takes another Python
+
+install-mario: $(MARIO_INSTALLED) ## add Super Mario Bros to .venv; needs a C++ compiler
 
 demo: $(INSTALLED) ## train CartPole and print what was kept and what was saved
 	$(BIN)/python scripts/demo.py
@@ -50,6 +53,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) $(TORCH)
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+# both packages declare Python 3.13 and run on 3.11; told to ignore that, pip must find what they need installed already
+$(MARIO_INSTALLED): $(INSTALLED)
+	$(PIP) opencv-python-headless
+	$(PIP) --ignore-requires-python gym-super-mario-bros==8.0.0 nes-py==9.0.1
 	@touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)

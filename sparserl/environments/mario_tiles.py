@@ -26,7 +26,7 @@ STATE = 12
 """Numbers of Mario's state."""
 
 SIZE = 3 * ROWS * COLUMNS + STATE
-"""Numbers of an observation: what is solid, hostile now and hostile a step before, ``[row, column]`` each, and Mario's state."""
+"""Numbers of an observation: what is solid, is hostile and was so a step before, ``[row, column]`` each, and Mario's state."""
 
 _PAGES = slice(0x500, 0x6A0)
 _EMPTY_TILES = (0x00, 0x24, 0x25, 0x26, 0x5F, 0x60, 0xC2, 0xC3)

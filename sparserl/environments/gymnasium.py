@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,33 +30,30 @@ STEP_LIMIT = 10_000
 """The step limit of an episode where neither the environment nor the user has one: a policy may idle for ever."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Made(Environment):
-    """Environments that keep Gymnasium's interface, however they are made. The keys are those that all have."""
+@dataclass(frozen=True)
+class Gymnasium(Environment):
+    """``gymnasium.make(id, **arguments)``. ``extra`` is the extra of sparserl that installs what it needs, if any."""
 
+    id: str
+    extra: str | None
+    arguments: dict[str, Any]
     max_episode_steps: Count | None = None
     vectorization: Vectorization = "sync"
     at_once: Count | None = 256
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What messages call it."""
+    def __post_init__(self) -> None:
+        if "max_episode_steps" in self.arguments:
+            limit = self.arguments["max_episode_steps"]
+            raise ValueError(f"environment.arguments.max_episode_steps is {limit!r}; set environment.max_episode_steps instead")
 
-    @abstractmethod
-    def make(self, render_mode: str | None = None) -> tuple[gymnasium.Env[Any, Any], int | None]:
-        """A new environment, and its step limit where that is not its own. Raises like ``spec``."""
-
-    def contained(self) -> gymnasium.Env[Any, Any]:
-        """A new environment whose faults stay its own. Raises like ``spec``."""
-        env, limit = self.make()
-        return Contained(env, self.name, limit)
+    def __hash__(self) -> int:  # a dictionary has none
+        return hash(repr(self))
 
     def spec(self) -> Spec:
         return _spec(self)
 
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
-        vector = vectorize(self.contained, len(generators) * envs, self.vectorization, self.name)
+        vector = vectorize(self.contained, len(generators) * envs, self.vectorization, self.id)
         return VectorGymnasium(vector, generators, envs, self.spec())
 
     def relabel(
@@ -76,31 +72,10 @@ class Made(Environment):
         return as_tensor(reward).view(shape), as_tensor(terminated).view(shape)
 
     def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
-        return _Seeded(self.make(render_mode)[0], generators)
+        return _Seeded(self._make(render_mode=render_mode)[0], generators)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Gymnasium(Made):
-    """``gymnasium.make(id, **arguments)``. ``extra`` is the extra of sparserl that installs what it needs, if any."""
-
-    id: str
-    extra: str | None
-    arguments: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        if "max_episode_steps" in self.arguments:
-            limit = self.arguments["max_episode_steps"]
-            raise ValueError(f"environment.arguments.max_episode_steps is {limit!r}; set environment.max_episode_steps instead")
-
-    def __hash__(self) -> int:  # a dictionary has none
-        return hash(repr(self))
-
-    @property
-    def name(self) -> str:
-        return self.id
-
-    def make(self, render_mode: str | None = None) -> tuple[gymnasium.Env[Any, Any], int | None]:
-        more = {} if render_mode is None else {"render_mode": render_mode}
+    def _make(self, **more: Any) -> tuple[gymnasium.Env[Any, Any], int | None]:
+        """A new environment, and its step limit where that is not its own."""
         try:
             env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **self.arguments | more)
         except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
@@ -117,15 +92,20 @@ class Gymnasium(Made):
         limit = self.max_episode_steps or own or STEP_LIMIT
         return as_array(env), None if limit == own else limit
 
+    def contained(self) -> gymnasium.Env[Any, Any]:
+        """A new environment whose faults stay its own. Raises like ``spec``."""
+        env, limit = self._make()
+        return Contained(env, self.id, limit)
+
 
 @cache  # the config of every job asks for it, and some environments take a second to make
-def _spec(environment: Made) -> Spec:
+def _spec(environment: Gymnasium) -> Spec:
     with closing(environment.contained()) as env:
-        return spec_of(env, environment.name)
+        return spec_of(env, environment.id)
 
 
 @cache
-def _goal_environment(environment: Made) -> tuple[Any, Any]:
+def _goal_environment(environment: Gymnasium) -> tuple[Any, Any]:
     """An environment to compute rewards with, and the type of its goals."""
     env = environment.contained().unwrapped
     return env, env.observation_space[DESIRED].dtype  # type: ignore[index]  # a Dict, since it has goals

@@ -26,7 +26,7 @@ REGULARIZER = "names.regularizer"
 
 COLUMNS = (
     *("algorithm", "environment", "regularizer", "lambda_c", "beta", "seed"),
-    *("return_mean", "return_std", "return_random", "success_rate", "flag_rate", "x_pos"),
+    *("return_mean", "return_std", "return_random", "success_rate"),
     *("sparsity", "nonzero_weights", "alive_units", "rank", "compression", "return_lowrank", "retention"),
     *("shrunken_rank", "shrunken_compression", "shrunken_return_mean", "shrunken_retention", "csr_bytes", "status"),
 )

@@ -31,8 +31,8 @@ Noise: TypeAlias = dict[str, Tensor]
 Transition: TypeAlias = dict[str, Tensor]
 """One step of every sub-environment, ``[member, env, ...]``: ``observation``, ``action``, ``reward``,
 ``next_observation`` (what followed, also where the episode ended), ``terminated`` and ``truncated`` (0 or 1), and
-whatever else an algorithm's Action carries (``log_prob``, ``value``) or a goal environment gives
-(``achieved_goal``)."""
+whatever else an algorithm's Action carries (``log_prob``, ``value``) or a goal environment gives (``achieved_goal``,
+``success``)."""
 
 Batch: TypeAlias = dict[str, Tensor]
 """The fields of Transition for sampled steps, ``[member, batch, ...]``."""
@@ -101,9 +101,6 @@ class Spec:
     observation_dtype: torch.dtype = torch.float32
     max_episode_steps: int | None = None
     goal_size: int | None = None
-    episode_values: tuple[str, ...] = ()
-    """Numbers that an environment gives at each step beside the reward, of which the last one tells how an episode went. Each
-    is named by what its mean over episodes is: ``success_rate``, where goals are reached or not."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain containers for a policy's file."""

@@ -45,8 +45,8 @@ class Outcome:
     """Of each member that had a sub-environment fail in this step, one sentence that says how. Rewards of a failed
     sub-environment are nan, and each of its episodes is one step long."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-    """Of goal environments the ``achieved_goal [member, env, goal]`` that belongs to ``next_observation``; and the
-    ``episode_values`` of the spec, each ``[member, env]``, nan where the environment does not say."""
+    """Of goal environments: the ``achieved_goal [member, env, goal]`` that belongs to ``next_observation``, and
+    ``success [member, env]``: 0 or 1, or nan where the environment does not say."""
 
 
 class VectorEnvironment(ABC):

@@ -20,14 +20,8 @@ IDLE = "idle"
 FAILURE, LIMITED = "failure", "limited"
 """What ``info`` may hold: the sentence of a failure, once; and True where the step limit cut the episode."""
 
-SUCCESS = "success_rate"
-"""The episode value of goal environments: 1 where the goal is reached, 0 where not, nan where the environment does not say."""
-
-
-def episode_values(env: gymnasium.Env[Any, Any]) -> tuple[str, ...]:
-    """What ``info`` of an environment holds of Spec's ``episode_values``: its own say by an attribute of that name."""
-    own: tuple[str, ...] = getattr(env.unwrapped, "episode_values", ())
-    return own if goal_size(env) is None else (SUCCESS, *own)
+SUCCESS = "success"
+"""What ``info`` holds beside the achieved goal after each step of a goal environment: 0 or 1, nan where it does not say."""
 
 
 class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
@@ -46,9 +40,7 @@ class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         self._idle = self._failed = False
         self._zeros = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
         size = goal_size(env)
-        self._unknown: dict[str, Any] = dict.fromkeys(episode_values(env), math.nan)
-        if size is not None:
-            self._unknown[ACHIEVED] = np.zeros(size, np.float32)
+        self._no_goal: dict[str, Any] = {} if size is None else {ACHIEVED: np.zeros(size, np.float32), SUCCESS: math.nan}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         self._steps, self._idle = 0, IDLE in (options or {})
@@ -62,16 +54,16 @@ class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
 
     def step(self, action: Any) -> Step:
         if self._idle:
-            return self._zeros, 0.0, False, False, self._unknown
+            return self._zeros, 0.0, False, False, self._no_goal
         if self._failed:
-            return self._zeros, math.nan, True, False, self._unknown
+            return self._zeros, math.nan, True, False, self._no_goal
         self._steps += 1
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
-            checked, kept = (self._observation(observation), _number(reward)), self._kept(info)
+            checked, kept = (self._observation(observation), _number(reward)), self._goal(info)
             ended, cut = _flag("terminated", terminated), _flag("truncated", truncated)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (as above)
-            return self._zeros, math.nan, True, False, self._unknown | self._fail(f"in step {self._steps} of an episode", error)
+            return self._zeros, math.nan, True, False, self._no_goal | self._fail(f"in step {self._steps} of an episode", error)
         return *checked, ended, cut, kept | ({LIMITED: True} if cut and not ended and self._steps >= self._limit else {})
 
     def close(self) -> None:
@@ -84,14 +76,13 @@ class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         text = " ".join(traceback.format_exception_only(error)[-1].split())  # whatever str(error) does
         return {FAILURE: f"{self._name} failed {where}: {text}"}
 
-    def _kept(self, info: dict[str, Any]) -> dict[str, Any]:
-        """What is kept of ``info``: episode values, and in a goal environment the achieved goal."""
-        kept: dict[str, Any] = {name: float(info[name]) for name in self._unknown if name in info and name != ACHIEVED}
-        if ACHIEVED in self._unknown:
-            success = info.get("is_success", info.get("success"))
-            kept[SUCCESS] = math.nan if success is None else float(_flag("is_success", success))
-            kept[ACHIEVED] = _fitting("achieved goal", info[ACHIEVED], self._unknown[ACHIEVED])
-        return self._unknown | kept
+    def _goal(self, info: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of ``info``: in a goal environment the achieved goal, and whether that is a success."""
+        if not self._no_goal:
+            return {}
+        success = info.get("is_success", info.get("success"))
+        known = math.nan if success is None else float(_flag("is_success", success))
+        return {ACHIEVED: _fitting("achieved goal", info[ACHIEVED], self._no_goal[ACHIEVED]), SUCCESS: known}
 
     def _observation(self, given: Any) -> np.ndarray:
         return _fitting("observation", given, self._zeros)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.environments.base import BrokenEnvironmentError, Environment, Outcome, VectorEnvironment
-from sparserl.environments.containment import FAILURE, IDLE, LIMITED, Contained, episode_values
+from sparserl.environments.containment import FAILURE, IDLE, LIMITED, SUCCESS, Contained
 from sparserl.environments.observations import ACHIEVED, DESIRED, as_array, goal_size
 from sparserl.environments.vectors import Vectorization, vectorize
 from sparserl.fields import Count
@@ -131,10 +131,10 @@ def spec_of(env: gymnasium.Env[Any, Any], name: str) -> Spec:
     limit = env.spec.max_episode_steps if env.spec else None
     dtype = torch.uint8 if observations.dtype == np.uint8 else torch.float32
     if isinstance(actions, spaces.Discrete) and actions.start == 0:
-        return Spec(observations.shape, int(actions.n), (), (), dtype, limit, goal_size(env), episode_values(env))
+        return Spec(observations.shape, int(actions.n), (), (), dtype, limit, goal_size(env))
     if isinstance(actions, spaces.Box) and len(actions.shape) == 1 and actions.is_bounded():
         low, high = tuple(actions.low.tolist()), tuple(actions.high.tolist())
-        return Spec(observations.shape, None, low, high, dtype, limit, goal_size(env), episode_values(env))
+        return Spec(observations.shape, None, low, high, dtype, limit, goal_size(env))
     raise ValueError(f"the actions of {name} are {actions}; Discrete from 0 or a bounded vector (Box) is needed")
 
 
@@ -159,7 +159,7 @@ class VectorGymnasium(VectorEnvironment):
     def __init__(self, vector: VectorEnv[Any, Any, Any], generators: Generators, envs: int, spec: Spec) -> None:
         super().__init__(generators, envs)
         self._vector, self._dtype = vector, spec.observation_dtype
-        self._extras = (*spec.episode_values, *[ACHIEVED] * (spec.goal_size is not None))
+        self._extras = () if spec.goal_size is None else (ACHIEVED, SUCCESS)
         self._failures: dict[int, str] = {}  # that no step has told of yet
 
     def reset(self) -> Tensor:

@@ -108,8 +108,7 @@ class Played:
     """What the episodes of one network gave."""
 
     returns: Float[Tensor, "episode"]
-    values: Mapping[str, float]
-    """The means of the environment's ``episode_values``."""
+    success_rate: float | None
 
 
 @dataclass(frozen=True)
@@ -145,11 +144,8 @@ class Stage:
         evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream, self.check_interrupt)
         with closing(evaluator):
             found = evaluator(lambda seen, rows: self.algorithm.deterministic_action(rows_of(weights, rows), seen))
-        means = {name: values.mean(dim=1).tolist() for name, values in found.values.items()}
-        return [
-            Played(returns, {name: values[network] for name, values in means.items()})
-            for network, returns in enumerate(found.returns)
-        ]
+        rates = [None] * len(candidates) if found.successes is None else found.successes.mean(dim=1).tolist()
+        return [Played(returns, rate) for returns, rate in zip(found.returns, rates, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -266,9 +262,7 @@ def _row(
         rank=rank,
         return_mean=float(returns.mean()),
         return_std=float(returns.std()) if len(returns) > 1 else None,
-        success_rate=plain.values.get("success_rate"),
-        flag_rate=plain.values.get("flag_rate"),
-        x_pos=plain.values.get("x_pos"),
+        success_rate=plain.success_rate,
         episodes=len(returns),
         retention=retention,
         compression=cost.compression,

@@ -64,8 +64,6 @@ def _summary(runs: Sequence[Run]) -> Row:
         "return_high": high,
         "return_random": mean("return_random"),
         "success_rate": mean("success_rate"),
-        "flag_rate": mean("flag_rate"),
-        "x_pos": mean("x_pos"),
         "sparsity": mean("sparsity"),
         "nonzero_weights": mean("nonzero_weights"),
         "policy_weights": mean("policy_weights"),
@@ -142,8 +140,6 @@ def _cells(row: dict[Any, Any], settings: Sequence[str]) -> dict[str, str]:
         "return": f"{shown('return_mean', '.1f')}{ends}",
         "random": shown("return_random", ".1f"),
         "success": shown("success_rate", ".1%"),
-        "flag": shown("flag_rate", ".1%"),
-        "distance": shown("x_pos", ".0f"),
         "sparsity": shown("sparsity", ".1%"),
         "weights left": " of ".join(format(row[key], ".0f") for key in ("nonzero_weights", "policy_weights") if key in row)
         or "-",

@@ -62,10 +62,6 @@ class Result:
     return_random: float | None
     success_rate: float | None
     """Of goal environments: the share of these episodes whose last step was a success."""
-    flag_rate: float | None
-    """Of Super Mario Bros: the share of these episodes that reached the flag."""
-    x_pos: float | None
-    """Of Super Mario Bros: how far they got, in pixels."""
     episodes: int
     sparsity: float
     expected_sparsity: float | None
@@ -109,8 +105,6 @@ class RankRow:
     return_mean: float | None
     return_std: float | None
     success_rate: float | None
-    flag_rate: float | None
-    x_pos: float | None
     episodes: int
     retention: float | None
     compression: float

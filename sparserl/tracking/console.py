@@ -123,9 +123,8 @@ def print_jobs(jobs: Sequence[tuple[str, str, Result | None, str]]) -> None:
 def _return(r: Result) -> str:
     """With its deviation, where there was more than one episode, and the share of successes, where there are goals."""
     mean, deviation = number(r.return_mean, ".1f"), number(r.return_std, ".1f")
-    rates = {"success": r.success_rate, "flag": r.flag_rate}
-    told = [f", {number(rate, '.0%')} {name}" for name, rate in rates.items() if rate is not None]
-    return (mean if deviation == "-" else f"{mean} ± {deviation}") + "".join(told)
+    success = "" if r.success_rate is None else f", {number(r.success_rate, '.0%')} success"
+    return (mean if deviation == "-" else f"{mean} ± {deviation}") + success
 
 
 def _at_rank(r: Result) -> tuple[str, str, str, str, str]:

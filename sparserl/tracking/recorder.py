@@ -100,8 +100,7 @@ class Recorder:
         self._folder.policy(
             layers, {"config": self._identity, "spec": algorithm.spec.as_json(), "versions": provenance.versions()}
         )
-        returns = event.evaluation.returns[self._member]
-        values = {name: float(its[self._member].mean()) for name, its in event.evaluation.values.items()}
+        returns, successes = event.evaluation.returns[self._member], event.evaluation.successes
         seen = {name: float(value[row]) for name, value in observe(learner).items()}
         if learner.stopped()[row] is None:
             asked = torch.as_tensor(learner.regularizer.asks_for_zeros(event.env_step)).expand(learner.size)
@@ -128,9 +127,7 @@ class Recorder:
             return_mean=float(returns.mean()),
             return_std=float(returns.std()) if len(returns) > 1 else None,
             return_random=float(random.mean()),
-            success_rate=values.get("success_rate"),
-            flag_rate=values.get("flag_rate"),
-            x_pos=values.get("x_pos"),
+            success_rate=None if successes is None else float(successes[self._member].mean()),
             episodes=len(returns),
             sparsity=seen["sparsity/exact"],
             expected_sparsity=seen.get("sparsity/expected"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,22 +13,22 @@ from sparserl.types import Metrics
 
 
 class Episodes:
-    """Returns of the training episodes of each member, and the ``values`` that tell how they went, by name."""
+    """Returns of the training episodes of each member, and how many were successes where the environment says so."""
 
     block = 100
     """How many steps are looked at together: one by one that takes longer than to store them."""
 
-    def __init__(self, members: Population, envs: int, values: Sequence[str] = ()) -> None:
+    def __init__(self, members: Population, envs: int) -> None:
         self._running = torch.zeros(members.size, envs, device=members.device)
         self._sum = torch.zeros(members.size, device=members.device)
         self._count = torch.zeros(members.size, device=members.device)
-        self._values = {name: torch.zeros(members.size, device=members.device) for name in values}
+        self._successes: Tensor | None = None
         self._waiting: list[tuple[Tensor, ...]] = []
 
     def add(self, outcome: Outcome) -> None:
         """One step of every sub-environment."""
-        values = (outcome.extras[name] for name in self._values)
-        self._waiting.append((outcome.reward, outcome.terminated, outcome.truncated, *values))
+        success = (outcome.extras["success"],) if "success" in outcome.extras else ()
+        self._waiting.append((outcome.reward, outcome.terminated, outcome.truncated, *success))
         if len(self._waiting) == self.block:
             self._count_up()
 
@@ -41,19 +40,20 @@ class Episodes:
     def take(self) -> Metrics:
         """The mean return of the episodes that ended since the last call (nan where none did), and their number.
 
-        Also the means of the values that tell how they went: ``train/success_rate``, say.
+        Of goal environments also ``train/success_rate``, the share whose last step was a success.
         """
         self._count_up()
         metrics = {"train/return": self._sum / self._count, "train/episodes": self._count}
-        metrics |= {f"train/{name}": total / self._count for name, total in self._values.items()}
-        self._values = {name: torch.zeros_like(total) for name, total in self._values.items()}
+        if self._successes is not None:
+            metrics["train/success_rate"] = self._successes / self._count
+            self._successes = torch.zeros_like(self._successes)
         self._sum, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._count)
         return metrics
 
     def _count_up(self) -> None:
         if not self._waiting:
             return
-        reward, terminated, truncated, *values = (torch.stack(values, dim=2) for values in zip(*self._waiting, strict=True))
+        reward, terminated, truncated, *success = (torch.stack(values, dim=2) for values in zip(*self._waiting, strict=True))
         self._waiting.clear()
         ends = terminated + truncated > 0
         # the episodes that ended have all rewards up to the last end, the one under way has the others
@@ -61,8 +61,9 @@ class Episodes:
         under_way = ends.flip(2).cumsum(2).flip(2) == 0
         self._sum += (torch.where(ended, self._running, 0.0) + torch.where(under_way, 0.0, reward).sum(dim=2)).sum(dim=1)
         self._count += ends.sum(dim=(1, 2))
-        for name, given in zip(self._values, values, strict=True):
-            self._values[name] += torch.where(ends, given, 0.0).sum(dim=(1, 2))
+        for values in success:
+            reached = torch.where(ends, values, 0.0).sum(dim=(1, 2))
+            self._successes = reached if self._successes is None else self._successes + reached
         self._running = torch.where(ended, 0.0, self._running) + torch.where(under_way, reward, 0.0).sum(dim=2)
 
 

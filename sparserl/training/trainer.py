@@ -146,11 +146,7 @@ class Trainer:
                 exploration.load_state_dict(state["exploration"])
                 del state
 
-            clock, episodes, averages = (
-                Clock(),
-                Episodes(members, self.num_envs, spec.episode_values),
-                [Averages() for _ in parts.cohorts],
-            )
+            clock, episodes, averages = Clock(), Episodes(members, self.num_envs), [Averages() for _ in parts.cohorts]
             observation = vector.reset()
             is_last = step >= self.total_steps or group.all_stopped
             while not is_last:
@@ -180,7 +176,7 @@ class Trainer:
                     "truncated": torch.ones_like(outcome.truncated) if snapshot_due else outcome.truncated,
                     "action": taken,
                     **action.extras,
-                    **{name: values for name, values in outcome.extras.items() if name not in spec.episode_values},
+                    **outcome.extras,
                 }
                 experience.extend(transition)
                 group.observe(transition)

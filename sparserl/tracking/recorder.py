@@ -17,7 +17,7 @@ from sparserl.regularizers.base import regularized
 from sparserl.runs import provenance
 from sparserl.runs.files import joined
 from sparserl.runs.folder import RunFolder
-from sparserl.runs.schema import Result, StatusName, as_json
+from sparserl.runs.schema import MEASURES, Result, StatusName, as_json
 from sparserl.tracking.base import Log
 from sparserl.training.metrics import distributions, observe
 from sparserl.training.trainer import TRAINING_PHASES, Finished, Row
@@ -100,7 +100,7 @@ class Recorder:
         self._folder.policy(
             layers, {"config": self._identity, "spec": algorithm.spec.as_json(), "versions": provenance.versions()}
         )
-        returns, successes = event.evaluation.returns[self._member], event.evaluation.successes
+        returns, measures = event.evaluation.returns[self._member], event.evaluation.measures
         seen = {name: float(value[row]) for name, value in observe(learner).items()}
         if learner.stopped()[row] is None:
             asked = torch.as_tensor(learner.regularizer.asks_for_zeros(event.env_step)).expand(learner.size)
@@ -127,7 +127,7 @@ class Recorder:
             return_mean=float(returns.mean()),
             return_std=float(returns.std()) if len(returns) > 1 else None,
             return_random=float(random.mean()),
-            success_rate=None if successes is None else float(successes[self._member].mean()),
+            **{name: float(measures[name][self._member].mean()) if name in measures else None for name in MEASURES},
             episodes=len(returns),
             sparsity=seen["sparsity/exact"],
             expected_sparsity=seen.get("sparsity/expected"),

@@ -6,17 +6,19 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
-MARIO_INSTALLED := .venv/.installed-mario
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-mario demo test test-slow test-cuda lint type layers bench
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv with sparserl (editable) and its tools; PYTHON=python3.12 takes another Python
 
-install-mario: $(MARIO_INSTALLED) ## add Super Mario Bros to .venv; needs a C++ compiler
+# opencv first, with a numpy that has a wheel: without the limits on Python versions pip may take one that has none and fails to build
+install-mario: $(INSTALLED) ## Super Mario Bros, which needs a C++ compiler; the package brings Nintendo's game for educational purposes only
+	$(PIP) opencv-python-headless
+	$(PIP) --ignore-requires-python gym-super-mario-bros nes-py
 
 demo: $(INSTALLED) ## train CartPole and print what was kept and what was saved
 	$(BIN)/python scripts/demo.py
@@ -53,12 +55,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) $(TORCH)
 	$(PIP) --editable '.[dev]'
-	@touch $@
-
-# both packages declare Python 3.13 and run on 3.11; told to ignore that, pip must find what they need installed already
-$(MARIO_INSTALLED): $(INSTALLED)
-	$(PIP) opencv-python-headless
-	$(PIP) --ignore-requires-python gym-super-mario-bros==8.0.0 nes-py==9.0.1
 	@touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)

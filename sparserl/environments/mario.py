@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from gymnasium import spaces
 from gymnasium.wrappers import HumanRendering
 
@@ -22,7 +23,7 @@ from sparserl.environments.base import BrokenEnvironmentError, Environment, Vect
 from sparserl.environments.containment import Contained
 from sparserl.environments.gymnasium import Seeded, VectorGymnasium, spec_of
 from sparserl.environments.mario_console import Console, Rom, buttons_of, check_installed
-from sparserl.environments.mario_views import Tiles, View
+from sparserl.environments.mario_views import Pixels, Tiles, View
 from sparserl.environments.vectors import Vectorization, vectorize
 from sparserl.fields import Count, Fraction, NonNegative, Positive, Steps
 from sparserl.population.random import Generators
@@ -36,15 +37,15 @@ MEASURES = {"x_pos": ("x_pos",), "flag_rate": ("flag",)}
 flag was reached."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SuperMarioBros(Environment):
     """One stage of Super Mario Bros, in one life.
 
     The keys are described in ``conf/environment/super_mario_bros_tiles.yaml``.
     """
 
-    world: Count
-    stage: Count
+    world: Annotated[int, Ge(1), Le(8)]
+    stage: Annotated[int, Ge(1), Le(4)]
     rom: Rom
     draw: bool
     actions: Literal["right_only", "simple", "complex"]
@@ -84,9 +85,6 @@ class SuperMarioBros(Environment):
         check_installed()
         try:
             return Stage(self)
-        except ValueError as error:
-            where = f"environment.world is {self.world} and environment.stage is {self.stage}"
-            raise ValueError(f"{where}, but the game has worlds 1 to 8 with stages 1 to 4: {error}") from error
         except Exception as error:
             raise BrokenEnvironmentError(f"{NAME} cannot be made: {describe(error)}") from error
 
@@ -94,12 +92,27 @@ class SuperMarioBros(Environment):
         return Contained(self._make(), NAME, self.max_episode_steps, MEASURES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SuperMarioBrosTiles(SuperMarioBros):
     """What is on the screen as a vector, read out of the console's memory. See ``Tiles``."""
 
     def view(self) -> View:
         return Tiles()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperMarioBrosPixels(SuperMarioBros):
+    """The last images of the screen, stacked. See ``Pixels``."""
+
+    size: Count
+    stack: Count
+
+    def __post_init__(self) -> None:
+        if not self.draw:
+            raise ValueError("environment.draw is false, but pixels are what the console draws; set it to true")
+
+    def view(self) -> View:
+        return Pixels(self.size, self.stack)
 
 
 @cache

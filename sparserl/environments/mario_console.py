@@ -14,7 +14,7 @@ import numpy as np
 
 Rom = Literal["vanilla", "downsample", "pixel", "rectangle"]
 
-PACKAGES = {"gym-super-mario-bros": "8.0.", "nes-py": "9.0."}
+PACKAGES = {"gym-super-mario-bros": "8.0.", "nes-py": "9.0.", "opencv-python-headless": ""}
 """What each version must begin with: before, they need a Gymnasium that is no more; after, the reward is another one."""
 
 A, LEFT, RIGHT = 1, 64, 128
@@ -48,9 +48,11 @@ def check_installed() -> None:
         try:
             found = metadata.version(package)
         except metadata.PackageNotFoundError:
-            raise ModuleNotFoundError(f"Super Mario Bros needs {package} {version}*: make install-mario") from None
+            raise ModuleNotFoundError(f"Super Mario Bros needs {package}, which is not installed: make install-mario") from None
         if not found.startswith(version):
-            raise ModuleNotFoundError(f"Super Mario Bros needs {package} {version}*, not {found}: make install-mario")
+            raise ModuleNotFoundError(
+                f"Super Mario Bros needs {package} {version}x, and {found} is installed: make install-mario"
+            )
 
 
 class Console:

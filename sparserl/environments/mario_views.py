@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import partial
 
 import numpy as np
 
@@ -86,6 +87,32 @@ class Tiles(View):
             if 0 <= row < ROWS and 0 <= column < COLUMNS and not solid[row, column]:  # a piranha hides in its pipe
                 hostile[row, column] = 1
         return solid, hostile
+
+
+class Pixels(View):
+    """The screen in shades of grey, shrunk by averaging, as the last images ``[stack, size, size]``; the newest is the last.
+
+    An episode begins with copies of its first image.
+    """
+
+    dtype = np.uint8
+
+    def __init__(self, size: int, stack: int) -> None:
+        import cv2  # of an extra
+
+        cv2.setNumThreads(1)  # images are small, and several consoles step at once
+        self.shape = stack, size, size
+        self._shrink = partial(cv2.resize, dsize=(size, size), interpolation=cv2.INTER_AREA)
+        self._ring = np.zeros(self.shape, np.uint8)
+
+    def first(self, console: Console) -> np.ndarray:
+        self._ring[:] = self._shrink(console.grayscale())
+        return self._ring.copy()
+
+    def next(self, console: Console) -> np.ndarray:
+        self._ring[:-1] = self._ring[1:]
+        self._ring[-1] = self._shrink(console.grayscale())
+        return self._ring.copy()
 
 
 def _mario(console: Console) -> tuple[float, ...]:

@@ -245,7 +245,7 @@ def test_a_member_without_a_target_keeps_its_lambda_c() -> None:
 @pytest.mark.parametrize("name", ["l0", *STRUCTURED])
 @pytest.mark.parametrize("kind", ["sigmoid", "median"])
 def test_frozen_gates_are_at_the_level_that_was_asked_for(name: str, kind: str) -> None:
-    """To a single gate, in a network of CartPole's size; the gates keep their order, and a member without a target its gates."""
+    """To a single gate, in a network of CartPole's size; gates keep their order, and a member without a target all."""
     targets = torch.tensor([0.5, 0.93, math.nan])
     learner = make_learner(f"regularizer={name}", members=3)
     regularizer = dataclasses.replace(learner.regularizer, target_sparsity=targets, deterministic_gate=kind)

@@ -8,12 +8,16 @@ INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-cuda lint type layers bench
+.PHONY: help install install-surrol demo test test-slow test-cuda lint type layers bench
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv with sparserl (editable) and its tools; PYTHON=python3.12 takes another Python
+
+install-surrol: $(INSTALLED) ## what environment=surrol_ecm_reach and its like need, and how to clone SurRoL
+	$(PIP) --editable '.[surrol]'
+	@$(BIN)/python -c 'from sparserl.environments.surrol import CLONING; print("SurRoL itself is on no package index. Clone it where you like, outside of this folder:", CLONING, sep="\n")'
 
 demo: $(INSTALLED) ## train CartPole and print what was kept and what was saved
 	$(BIN)/python scripts/demo.py

@@ -100,11 +100,10 @@ class SurgicalTask(gymnasium.Env[Any, Any]):
         if getattr(self._task, "ACTION_MODE", None) == "cVc":
             self.close()
             raise ValueError(CAMERA_VELOCITY)
-        sizes = {key: self._task.observation_space[key].shape for key in (OBSERVATION, ACHIEVED, DESIRED)}
-        boxes: dict[str, spaces.Space[Any]] = {
-            key: spaces.Box(-np.inf, np.inf, size, np.float64) for key, size in sizes.items()
-        }
-        self.observation_space = spaces.Dict(boxes)
+        shapes = {key: self._task.observation_space[key].shape for key in (OBSERVATION, ACHIEVED, DESIRED)}
+        self.observation_space = spaces.Dict(
+            [(key, spaces.Box(-np.inf, np.inf, shape, np.float64)) for key, shape in shapes.items()]
+        )
         self.action_space = self._task.action_space
 
     def reset(

@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-mario demo test test-slow test-cuda lint type layers bench
+.PHONY: help install install-mario install-surrol demo test test-slow test-cuda lint type layers bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,10 @@ install: $(INSTALLED) ## make .venv with sparserl (editable) and its tools; PYTH
 install-mario: $(INSTALLED) ## Super Mario Bros, which needs a C++ compiler; the package brings Nintendo's game for educational purposes only
 	$(PIP) opencv-python-headless
 	$(PIP) --ignore-requires-python gym-super-mario-bros nes-py
+
+install-surrol: $(INSTALLED) ## what environment=surrol_ecm_reach and its like need, and how to clone SurRoL
+	$(PIP) --editable '.[surrol]'
+	@$(BIN)/python -c 'from sparserl.environments.surrol import CLONING; print("SurRoL itself is on no package index. Clone it where you like, outside of this folder:", CLONING, sep="\n")'
 
 demo: $(INSTALLED) ## train CartPole and print what was kept and what was saved
 	$(BIN)/python scripts/demo.py

@@ -120,14 +120,16 @@ def check(path: str, node: Any) -> None:
     elif isinstance(node, list):
         for index, item in enumerate(node):
             check(f"{path}.{index}", item)
-    # A resolved config has no interpolation; OmegaConf would make parts of one that are nowhere in the file. And of what an
-    # environment is given, Gymnasium imports what stands before a colon.
-    elif isinstance(node, str) and ("${" in node or (path.startswith("environment.") and _imports(path, node))):
+    # A resolved config has no interpolation; OmegaConf would make parts of one that are nowhere in the file. Of what an
+    # environment is given, Gymnasium imports what stands before a colon. And SurRoL's runs the code in its path.
+    elif isinstance(node, str) and ("${" in node or (path.startswith("environment.") and _runs(path, node))):
         raise _untrusted(path, node)
 
 
-def _imports(path: str, value: str) -> bool:
-    """Whether Gymnasium would import a module that is not of sparserl's dependencies."""
+def _runs(path: str, value: str) -> bool:
+    """Whether an environment that is given ``value`` would run code that is not of sparserl's dependencies."""
+    if path.rpartition(".")[2] == "path":
+        return True
     return ":" in value and not (path == "environment.id" and _OF_ROBOTICS.fullmatch(value))
 
 

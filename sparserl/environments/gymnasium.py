@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,24 +34,25 @@ GOAL_MEASURES = {"success_rate": ("is_success", "success")}
 """Of goal environments: whether the last step was a success, and the keys of ``info`` that may say so."""
 
 
-@dataclass(frozen=True)
-class Gymnasium(Environment):
-    """``gymnasium.make(id, **arguments)``. ``extra`` is the extra of sparserl that installs what it needs, if any."""
+@dataclass(frozen=True, kw_only=True)
+class GymnasiumEnvironment(Environment):
+    """What recipes for environments with Gymnasium's interface share: all but how one is made."""
 
-    id: str
-    extra: str | None
-    arguments: dict[str, Any]
     max_episode_steps: Count | None = None
     vectorization: Vectorization = "sync"
     at_once: Count | None = 256
 
-    def __post_init__(self) -> None:
-        if "max_episode_steps" in self.arguments:
-            limit = self.arguments["max_episode_steps"]
-            raise ValueError(f"environment.arguments.max_episode_steps is {limit!r}; set environment.max_episode_steps instead")
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What errors call it."""
 
-    def __hash__(self) -> int:  # a dictionary has none
-        return hash(repr(self))
+    @abstractmethod
+    def make(self, render_mode: str | None = None) -> tuple[gymnasium.Env[Any, Any], int | None]:
+        """A new environment with its step limit, and what limit it has by itself.
+
+        Raises ModuleNotFoundError or ValueError, in a sentence for the user, where it cannot be made.
+        """
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ class Gymnasium(Environment):
         return _spec(self)
 
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
-        vector = vectorize(self.contained, len(generators) * envs, self.vectorization, self.id)
+        vector = vectorize(self.contained, len(generators) * envs, self.vectorization, self.name)
         return VectorGymnasium(vector, generators, envs, self.spec(), self.measures)
 
     def relabel(
@@ -79,12 +81,40 @@ class Gymnasium(Environment):
         return as_tensor(reward).view(shape), as_tensor(terminated).view(shape)
 
     def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
-        return Seeded(self._make(render_mode=render_mode)[0], generators)
+        return Seeded(as_array(self.make(render_mode)[0]), generators)
 
-    def _make(self, **more: Any) -> tuple[gymnasium.Env[Any, Any], int | None]:
-        """A new environment, and its step limit where that is not its own."""
+    def contained(self) -> gymnasium.Env[Any, Any]:
+        """A new environment whose faults stay its own. Raises like ``spec``."""
+        env, own = self.make()
+        env = as_array(env)
+        limit = self.max_episode_steps or own or STEP_LIMIT
+        return Contained(env, self.name, None if limit == own else limit, {} if goal_size(env) is None else GOAL_MEASURES)
+
+
+@dataclass(frozen=True)
+class Gymnasium(GymnasiumEnvironment):
+    """``gymnasium.make(id, **arguments)``. ``extra`` is the extra of sparserl that installs what it needs, if any."""
+
+    id: str
+    extra: str | None
+    arguments: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if "max_episode_steps" in self.arguments:
+            limit = self.arguments["max_episode_steps"]
+            raise ValueError(f"environment.arguments.max_episode_steps is {limit!r}; set environment.max_episode_steps instead")
+
+    def __hash__(self) -> int:  # a dictionary has none
+        return hash(repr(self))
+
+    @property
+    def name(self) -> str:
+        return self.id
+
+    def make(self, render_mode: str | None = None) -> tuple[gymnasium.Env[Any, Any], int | None]:
+        arguments = self.arguments if render_mode is None else self.arguments | {"render_mode": render_mode}
         try:
-            env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **self.arguments | more)
+            env = gymnasium.make(self.id, max_episode_steps=self.max_episode_steps, **arguments)
         except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
             remedy = f": pip install 'sparserl[{self.extra}]'" if self.extra else f": {error}"
             raise ModuleNotFoundError(f"{self.id} needs a package that is not installed{remedy}") from error
@@ -96,23 +126,17 @@ class Gymnasium(Environment):
         own = gymnasium.spec(env.spec.id).max_episode_steps
         if env.spec.max_episode_steps is None:
             env = TimeLimit(env, STEP_LIMIT)
-        limit = self.max_episode_steps or own or STEP_LIMIT
-        return as_array(env), None if limit == own else limit
-
-    def contained(self) -> gymnasium.Env[Any, Any]:
-        """A new environment whose faults stay its own. Raises like ``spec``."""
-        env, limit = self._make()
-        return Contained(env, self.id, limit, {} if goal_size(env) is None else GOAL_MEASURES)
+        return env, own
 
 
 @cache  # the config of every job asks for it, and some environments take a second to make
-def _spec(environment: Gymnasium) -> Spec:
+def _spec(environment: GymnasiumEnvironment) -> Spec:
     with closing(environment.contained()) as env:
-        return spec_of(env, environment.id)
+        return spec_of(env, environment.name)
 
 
 @cache
-def _goal_environment(environment: Gymnasium) -> tuple[Any, Any]:
+def _goal_environment(environment: GymnasiumEnvironment) -> tuple[Any, Any]:
     """An environment to compute rewards with, and the type of its goals."""
     env = environment.contained().unwrapped
     return env, env.observation_space[DESIRED].dtype  # type: ignore[index]  # a Dict, since it has goals

@@ -29,6 +29,12 @@ SPECS = {
     "walker2d": Spec((17,), None, (-1.0,) * 6, (1.0,) * 6, max_episode_steps=1000),
     "ant": Spec((105,), None, (-1.0,) * 8, (1.0,) * 8, max_episode_steps=1000),
     "fetch_reach": Spec((13,), None, (-1.0,) * 4, (1.0,) * 4, max_episode_steps=50, goal_size=3),
+    "surrol_ecm_reach": Spec((9,), None, (-1.0,) * 3, (1.0,) * 3, max_episode_steps=50, goal_size=3),
+    "surrol_gauze_retrieve": Spec((22,), None, (-1.0,) * 5, (1.0,) * 5, max_episode_steps=50, goal_size=3),
+    "surrol_mis_orient": Spec((10,), None, (-1.0,), (1.0,), max_episode_steps=50, goal_size=1),
+    "surrol_needle_pick": Spec((22,), None, (-1.0,) * 5, (1.0,) * 5, max_episode_steps=50, goal_size=3),
+    "surrol_needle_reach": Spec((10,), None, (-1.0,) * 5, (1.0,) * 5, max_episode_steps=50, goal_size=3),
+    "surrol_peg_transfer": Spec((22,), None, (-1.0,) * 5, (1.0,) * 5, max_episode_steps=50, goal_size=3),
 }
 """What the environments' own documentation says of them."""
 
@@ -42,7 +48,7 @@ def made(name: str) -> Environment:
 
 
 def test_every_option_is_listed_here() -> None:
-    assert SPECS.keys() | {"cartpole", "gymnasium"} == {path.stem for path in (CONF / "environment").glob("*.yaml")}
+    assert SPECS.keys() | {"cartpole", "gymnasium", "surrol"} == {path.stem for path in (CONF / "environment").glob("*.yaml")}
 
 
 def steps(environment: Environment, number: int = 3) -> None:

@@ -71,7 +71,7 @@ class Tiles(View):
         before = self._hostile
         solid, self._hostile = self._see(console)
         grids = np.stack([solid, self._hostile, before]).ravel()
-        return np.concatenate([grids, np.array(_mario(console), np.float32)])
+        return np.concatenate([grids, _mario(console)])
 
     def _see(self, console: Console) -> tuple[np.ndarray, np.ndarray]:
         """Where it is solid and where hostile, ``[13, 16]`` each."""
@@ -115,11 +115,11 @@ class Pixels(View):
         return self._ring.copy()
 
 
-def _mario(console: Console) -> tuple[float, ...]:
+def _mario(console: Console) -> np.ndarray:
     """The 12 numbers of Tiles."""
     memory = console.memory
     y = memory[at.Y] + 256 * (memory[at.Y_PAGE] - 1)
-    return (
+    numbers = (
         (console.x + TILE // 2) % TILE / TILE,
         y / 240,
         y % TILE / TILE,
@@ -133,6 +133,7 @@ def _mario(console: Console) -> tuple[float, ...]:
         (console.x - console.left_border) / 256,
         memory[at.INVINCIBLE] > 0,
     )
+    return np.array(numbers, np.float32)
 
 
 def _hostile_places(console: Console) -> list[tuple[int, int]]:

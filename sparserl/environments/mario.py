@@ -121,7 +121,7 @@ def _spec(environment: SuperMarioBros) -> Spec:
         return spec_of(env, NAME, environment.max_episode_steps)
 
 
-class Stage(gymnasium.Env[np.ndarray, int]):
+class Stage(gymnasium.Env[np.ndarray, Any]):
     """One stage on one console, as an environment of Gymnasium.
 
     What is random in an episode comes from the seed of its reset: for how many frames nothing is pressed at its start, and at
@@ -139,7 +139,7 @@ class Stage(gymnasium.Env[np.ndarray, int]):
         self._playing = False
         low, high = (0, 255) if self._view.dtype == np.uint8 else (-np.inf, np.inf)
         self.observation_space = spaces.Box(low, high, self._view.shape, self._view.dtype)
-        self.action_space = spaces.Discrete(len(self._buttons))  # type: ignore[assignment]  # of numpy's integers
+        self.action_space = spaces.Discrete(len(self._buttons))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
@@ -152,7 +152,7 @@ class Stage(gymnasium.Env[np.ndarray, int]):
         self._farthest = console.x
         return self._view.first(console), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self._playing:
             raise gymnasium.error.ResetNeeded("the episode has ended, and reset begins the next one")
         settings, console = self._settings, self._opened()

@@ -121,7 +121,7 @@ def _spec(environment: SuperMarioBros) -> Spec:
         return spec_of(env, NAME, environment.max_episode_steps)
 
 
-class Stage(gymnasium.Env[np.ndarray, Any]):
+class Stage(gymnasium.Env[np.ndarray, np.int64]):
     """One stage on one console, as an environment of Gymnasium.
 
     What is random in an episode comes from the seed of its reset: for how many frames nothing is pressed at its start, and at
@@ -152,7 +152,7 @@ class Stage(gymnasium.Env[np.ndarray, Any]):
         self._farthest = console.x
         return self._view.first(console), {}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self._playing:
             raise gymnasium.error.ResetNeeded("the episode has ended, and reset begins the next one")
         settings, console = self._settings, self._opened()

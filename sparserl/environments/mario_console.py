@@ -118,15 +118,14 @@ class Console:
         return np.asarray(self._env.observation("grayscale"))
 
     def picture(self) -> np.ndarray:
-        """A copy of what the screen shows, ``[240, 256, 3]`` of uint8. Where nothing is drawn, a few frames later."""
+        """A copy of what the screen shows, ``[240, 256, 3]`` of uint8. Where nothing is drawn, three frames later."""
         if self._draw:
             return np.array(self._env.screen)
         now = self._env.dump_state()
         memory = self.memory
-        memory[SCREEN_OFF] = memory[STATUS_BAR] = 0
-        self._advance(0)
-        memory[STATUS_BAR] = 1
-        self._advance(0)
+        for frame in range(3):  # the first switches drawing on, and in the second the status bar is in a wrong place
+            memory[SCREEN_OFF], memory[STATUS_BAR] = 0, int(frame > 0)
+            self._advance(0)
         shown = np.array(self._env.screen)
         self._env.load_state(now)
         return shown

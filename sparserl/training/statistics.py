@@ -90,7 +90,8 @@ class Averages:
         for name, waiting in self._waiting.items():
             if waiting:
                 self._add_up(name)
-        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        # by name: some metrics begin late, those of gates for example, and a resumed run has seen them in another order
+        means = {name: self._sums[name] / self._counts[name] for name in sorted(self._sums)}
         self._sums, self._counts = {}, {}
         return means
 

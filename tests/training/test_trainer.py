@@ -82,6 +82,16 @@ def test_averages_are_means_over_the_steps_that_had_them(values: list[int], bloc
     assert averages.take() == {}
 
 
+def test_the_order_of_averages_does_not_depend_on_what_came_first() -> None:
+    """Rows of a run and of one that was resumed are the same bytes, also where a metric begins late."""
+    whole, resumed, one = Averages(), Averages(), torch.ones(1)
+    whole.add({"weights/policy": one, "weights/critic": one})
+    for averages in (whole, resumed):
+        averages.take()
+        averages.add({"weights/policy": one, "gates/policy": one, "weights/critic": one})
+    assert [*whole.take()] == [*resumed.take()]
+
+
 def test_what_check_interrupt_raises_ends_the_training_in_the_middle_of_an_evaluation() -> None:
     """The smoke trainer evaluates at 200 of its 400 steps: whoever waits for the row of step 200 waits for two episodes."""
     trainer, parts = build([compose("trainer=smoke", "logger=disk")])

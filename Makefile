@@ -8,12 +8,17 @@ INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-surrol demo test test-slow test-cuda lint type layers bench
+.PHONY: help install install-mario install-surrol demo test test-slow test-cuda lint type layers bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv with sparserl (editable) and its tools; PYTHON=python3.12 takes another Python
+
+# opencv first, with a numpy that has a wheel: without the limits on Python versions pip may take one that has none and fails to build
+install-mario: $(INSTALLED) ## Super Mario Bros, which needs a C++ compiler; the package brings Nintendo's game for educational purposes only
+	$(PIP) opencv-python-headless
+	$(PIP) --ignore-requires-python gym-super-mario-bros nes-py
 
 install-surrol: $(INSTALLED) ## what environment=surrol_ecm_reach and its like need, and how to clone SurRoL
 	$(PIP) --editable '.[surrol]'

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparserl.runs.files import DiskError, replace
+from sparserl.runs.schema import MEASURES
 from sparserl.terminal import print_line
 from sparserl.tracking.wandb import has_key
 
@@ -26,7 +27,7 @@ REGULARIZER = "names.regularizer"
 
 COLUMNS = (
     *("algorithm", "environment", "regularizer", "lambda_c", "beta", "seed"),
-    *("return_mean", "return_std", "return_random", "success_rate"),
+    *("return_mean", "return_std", "return_random", *MEASURES),
     *("sparsity", "nonzero_weights", "alive_units", "rank", "compression", "return_lowrank", "retention"),
     *("shrunken_rank", "shrunken_compression", "shrunken_return_mean", "shrunken_retention", "csr_bytes", "status"),
 )

@@ -31,8 +31,7 @@ Noise: TypeAlias = dict[str, Tensor]
 Transition: TypeAlias = dict[str, Tensor]
 """One step of every sub-environment, ``[member, env, ...]``: ``observation``, ``action``, ``reward``,
 ``next_observation`` (what followed, also where the episode ended), ``terminated`` and ``truncated`` (0 or 1), and
-whatever else an algorithm's Action carries (``log_prob``, ``value``) or a goal environment gives (``achieved_goal``,
-``success``)."""
+whatever else an algorithm's Action carries (``log_prob``, ``value``) or a goal environment gives (``achieved_goal``)."""
 
 Batch: TypeAlias = dict[str, Tensor]
 """The fields of Transition for sampled steps, ``[member, batch, ...]``."""

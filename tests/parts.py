@@ -6,8 +6,9 @@ import dataclasses
 import pkgutil
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -32,6 +33,16 @@ def modules(package: str) -> list[str]:
     path = Path(sparserl.__file__).parent / package
     options = CONF / package.removesuffix("s")
     return sorted(its.name for its in pkgutil.iter_modules([str(path)]) if (options / f"{its.name}.yaml").exists())
+
+
+def pairs() -> list[Any]:
+    """Every algorithm with every regulariser. All but a choice of them are slow tests: what they have in common is much."""
+    common = {"none", "l0", "l1"}, {"dqn", "ppo"}
+    return [
+        pytest.param(algorithm, name, marks=() if name in common[0] or algorithm in common[1] else pytest.mark.slow)
+        for algorithm in modules("algorithms")
+        for name in modules("regularizers")
+    ]
 
 
 def parts(*overrides: str, members: int = 1) -> Parts:

@@ -94,7 +94,8 @@ def test_equal_policies_are_equal_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
 def test_a_network_of_the_algorithms_own_is_loaded(algorithm: str, tmp_path: Path) -> None:
     """``algorithm.network`` need not be the top-level ``network``; the file said it was, and could not be loaded."""
-    config = compose(f"algorithm={algorithm}", "trainer=smoke", "network.hidden=[8]", "logger=disk")
+    raw = "algorithm.normalize_observation=false"
+    config = compose(f"algorithm={algorithm}", "trainer=smoke", "network.hidden=[8]", "logger=disk", raw)
     config["algorithm"]["network"] = config["network"] | {"hidden": [5, 4], "activation": "tanh"}
     run([config], [tmp_path], live=False)
     policy, saved = load_policy(tmp_path), load_file(tmp_path / "policy.safetensors")

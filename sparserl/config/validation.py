@@ -41,7 +41,7 @@ from sparserl.loading import find_class
 from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.files import joined, read_json
-from sparserl.runs.schema import Result
+from sparserl.runs.schema import MEASURES, Result
 from sparserl.schedules import Constant, Schedule
 from sparserl.terminal import describe
 from sparserl.types import Spec, Weights
@@ -314,9 +314,9 @@ def check(config: Config) -> None:
         )
     with errors_of("algorithm", config):
         algorithm.bind(spec)
-    if config["objective"] == "success_rate" and spec.goal_size is None:
-        chosen = config["names"]["environment"]
-        raise ConfigError(f"objective is 'success_rate', but environment={chosen} has no goals; choose another objective")
+    objective, chosen = config["objective"], config["names"]["environment"]
+    if objective in MEASURES and objective not in parts["environment"].measures:
+        raise ConfigError(f"objective is {objective!r}, which environment={chosen} does not give; choose another objective")
     with errors_of("experience", config):
         parts["experience"].check(spec)
     _check_goals(config, parts["environment"], spec, parts["experience"])

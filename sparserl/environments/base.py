@@ -45,8 +45,10 @@ class Outcome:
     """Of each member that had a sub-environment fail in this step, one sentence that says how. Rewards of a failed
     sub-environment are nan, and each of its episodes is one step long."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-    """Of goal environments: the ``achieved_goal [member, env, goal]`` that belongs to ``next_observation``, and
-    ``success [member, env]``: 0 or 1, or nan where the environment does not say."""
+    """Of goal environments: the ``achieved_goal [member, env, goal]`` that belongs to ``next_observation``."""
+    measures: Mapping[str, Float[Tensor, "member env"]] = field(default_factory=dict)
+    """Numbers by which episodes are judged beside their return, under the names of their means over episodes, such as
+    ``success_rate``. That of an episode is the one at its last step; nan where the environment does not say."""
 
 
 class VectorEnvironment(ABC):
@@ -90,6 +92,11 @@ class Environment(ABC):
 
     at_once: int | None = None
     """How many sub-environments of one evaluation may live at once; None sets no limit."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of the ``measures`` that each Outcome has. Raises like ``spec``."""
+        return ()
 
     @abstractmethod
     def spec(self) -> Spec:

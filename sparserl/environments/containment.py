@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -20,27 +21,30 @@ IDLE = "idle"
 FAILURE, LIMITED = "failure", "limited"
 """What ``info`` may hold: the sentence of a failure, once; and True where the step limit cut the episode."""
 
-SUCCESS = "success"
-"""What ``info`` holds beside the achieved goal after each step of a goal environment: 0 or 1, nan where it does not say."""
-
 
 class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
     """Checks all that an environment gives, so that a vector can store it, and catches all that it raises.
 
     After its first failure the environment is left alone: each step gives an observation of zeros and a reward of nan, and
-    terminates. A reward that is nan or infinite is a number and passed on. Of the environment's own ``info`` only what goals
-    need is kept: its values need not fit those of other environments. ``limit`` is the step limit where it is not the
-    environment's own, which a wrapper inside enforces.
+    terminates. A reward that is nan or infinite is a number and passed on. Of the environment's own ``info`` only achieved
+    goals and measures are kept: its values need not fit those of other environments. ``limit`` is the step limit where it is
+    not the environment's own, which a wrapper inside enforces. ``measures`` are the numbers that judge an episode, and under
+    which keys of ``info`` each of them may be: after each step this ``info`` has them by their names, nan where there is none.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], name: str, limit: int | None) -> None:
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], name: str, limit: int | None, measures: Mapping[str, tuple[str, ...]]
+    ) -> None:
         super().__init__(env)
         self._name, self._limit = name, math.inf if limit is None else limit
         self._steps = 0
         self._idle = self._failed = False
         self._zeros = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
         size = goal_size(env)
-        self._no_goal: dict[str, Any] = {} if size is None else {ACHIEVED: np.zeros(size, np.float32), SUCCESS: math.nan}
+        self._measures = measures
+        self._nothing: dict[str, Any] = dict.fromkeys(measures, math.nan)
+        if size is not None:
+            self._nothing[ACHIEVED] = np.zeros(size, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         self._steps, self._idle = 0, IDLE in (options or {})
@@ -54,16 +58,16 @@ class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
 
     def step(self, action: Any) -> Step:
         if self._idle:
-            return self._zeros, 0.0, False, False, self._no_goal
+            return self._zeros, 0.0, False, False, self._nothing
         if self._failed:
-            return self._zeros, math.nan, True, False, self._no_goal
+            return self._zeros, math.nan, True, False, self._nothing
         self._steps += 1
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
-            checked, kept = (self._observation(observation), _number(reward)), self._goal(info)
+            checked, kept = (self._observation(observation), _number("reward", reward)), self._kept(info)
             ended, cut = _flag("terminated", terminated), _flag("truncated", truncated)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (as above)
-            return self._zeros, math.nan, True, False, self._no_goal | self._fail(f"in step {self._steps} of an episode", error)
+            return self._zeros, math.nan, True, False, self._nothing | self._fail(f"in step {self._steps} of an episode", error)
         return *checked, ended, cut, kept | ({LIMITED: True} if cut and not ended and self._steps >= self._limit else {})
 
     def close(self) -> None:
@@ -76,13 +80,15 @@ class Contained(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         text = " ".join(traceback.format_exception_only(error)[-1].split())  # whatever str(error) does
         return {FAILURE: f"{self._name} failed {where}: {text}"}
 
-    def _goal(self, info: dict[str, Any]) -> dict[str, Any]:
-        """What is kept of ``info``: in a goal environment the achieved goal, and whether that is a success."""
-        if not self._no_goal:
-            return {}
-        success = info.get("is_success", info.get("success"))
-        known = math.nan if success is None else float(_flag("is_success", success))
-        return {ACHIEVED: _fitting("achieved goal", info[ACHIEVED], self._no_goal[ACHIEVED]), SUCCESS: known}
+    def _kept(self, info: dict[str, Any]) -> dict[str, Any]:
+        """The measures that ``info`` has, and in a goal environment the achieved goal."""
+        kept: dict[str, Any] = {}
+        for measure, keys in self._measures.items():
+            said = next(((key, info[key]) for key in keys if info.get(key) is not None), None)
+            kept[measure] = math.nan if said is None else _number(*said)
+        if ACHIEVED in self._nothing:
+            kept[ACHIEVED] = _fitting("achieved goal", info[ACHIEVED], self._nothing[ACHIEVED])
+        return kept
 
     def _observation(self, given: Any) -> np.ndarray:
         return _fitting("observation", given, self._zeros)
@@ -101,10 +107,10 @@ def _fitting(name: str, given: Any, like: np.ndarray) -> np.ndarray:
         return array.astype(dtype, copy=False)
 
 
-def _number(reward: Any) -> float:
-    if not hasattr(reward, "__float__") or getattr(reward, "ndim", None):
-        raise TypeError(f"its reward is {reward!r:.80}, not a number")
-    return float(reward)
+def _number(name: str, given: Any) -> float:
+    if not hasattr(given, "__float__") or getattr(given, "ndim", None):
+        raise TypeError(f"its {name} is {given!r:.80}, not a number")
+    return float(given)
 
 
 def _flag(name: str, given: Any) -> bool:

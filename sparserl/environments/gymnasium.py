@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.environments.base import BrokenEnvironmentError, Environment, Outcome, VectorEnvironment
-from sparserl.environments.containment import FAILURE, IDLE, LIMITED, SUCCESS, Contained
+from sparserl.environments.containment import FAILURE, IDLE, LIMITED, Contained
 from sparserl.environments.observations import ACHIEVED, DESIRED, as_array, goal_size
 from sparserl.environments.vectors import Vectorization, vectorize
 from sparserl.fields import Count
@@ -29,6 +29,9 @@ from sparserl.types import Spec
 
 STEP_LIMIT = 10_000
 """The step limit of an episode where neither the environment nor the user has one: a policy may idle for ever."""
+
+GOAL_MEASURES = {"success_rate": ("is_success", "success")}
+"""Of goal environments: whether the last step was a success, and the keys of ``info`` that may say so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +54,16 @@ class GymnasiumEnvironment(Environment):
         Raises ModuleNotFoundError or ValueError, in a sentence for the user, where it cannot be made.
         """
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return () if self.spec().goal_size is None else tuple(GOAL_MEASURES)
+
     def spec(self) -> Spec:
         return _spec(self)
 
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         vector = vectorize(self.contained, len(generators) * envs, self.vectorization, self.name)
-        return VectorGymnasium(vector, generators, envs, self.spec())
+        return VectorGymnasium(vector, generators, envs, self.spec(), self.measures)
 
     def relabel(
         self, achieved: Float[Tensor, "*batch goal"], desired: Float[Tensor, "*batch goal"]
@@ -74,13 +81,14 @@ class GymnasiumEnvironment(Environment):
         return as_tensor(reward).view(shape), as_tensor(terminated).view(shape)
 
     def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
-        return _Seeded(as_array(self.make(render_mode)[0]), generators)
+        return Seeded(as_array(self.make(render_mode)[0]), generators)
 
     def contained(self) -> gymnasium.Env[Any, Any]:
         """A new environment whose faults stay its own. Raises like ``spec``."""
         env, own = self.make()
+        env = as_array(env)
         limit = self.max_episode_steps or own or STEP_LIMIT
-        return Contained(as_array(env), self.name, None if limit == own else limit)
+        return Contained(env, self.name, None if limit == own else limit, {} if goal_size(env) is None else GOAL_MEASURES)
 
 
 @dataclass(frozen=True)
@@ -145,13 +153,16 @@ def _of_each(compute: Callable[..., Any], achieved: np.ndarray, desired: np.ndar
     return np.array([float(compute(*row, {})) for row in zip(achieved, desired, strict=True)], np.float32)
 
 
-def spec_of(env: gymnasium.Env[Any, Any], name: str) -> Spec:
-    """What an environment shows and accepts. Raises ValueError, in a sentence, where that is not supported."""
+def spec_of(env: gymnasium.Env[Any, Any], name: str, max_episode_steps: int | None = None) -> Spec:
+    """What an environment shows and accepts; the step limit is for one that Gymnasium's registry does not know.
+
+    Raises ValueError, in a sentence, where that is not supported.
+    """
     observations, actions = env.observation_space, env.action_space
     if not isinstance(observations, spaces.Box):
         needed = "arrays (Box), discrete ones or a Dict of these"
         raise ValueError(f"the observations of {name} are {' '.join(str(observations).split())}; {needed} are needed")
-    limit = env.spec.max_episode_steps if env.spec else None
+    limit = env.spec.max_episode_steps if env.spec else max_episode_steps
     dtype = torch.uint8 if observations.dtype == np.uint8 else torch.float32
     if isinstance(actions, spaces.Discrete) and actions.start == 0:
         return Spec(observations.shape, int(actions.n), (), (), dtype, limit, goal_size(env))
@@ -161,8 +172,8 @@ def spec_of(env: gymnasium.Env[Any, Any], name: str) -> Spec:
     raise ValueError(f"the actions of {name} are {actions}; Discrete from 0 or a bounded vector (Box) is needed")
 
 
-class _Seeded(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Seeds every episode anew, as VectorGymnasium does."""
+class Seeded(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """One environment of which every episode is seeded anew, as VectorGymnasium does, from the next generator."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], generators: Iterator[torch.Generator]) -> None:
         super().__init__(env)
@@ -179,10 +190,13 @@ def _seed(generator: torch.Generator) -> int:
 class VectorGymnasium(VectorEnvironment):
     """A vector of Gymnasium's, of contained environments; every episode is seeded anew from its member's generator."""
 
-    def __init__(self, vector: VectorEnv[Any, Any, Any], generators: Generators, envs: int, spec: Spec) -> None:
+    def __init__(
+        self, vector: VectorEnv[Any, Any, Any], generators: Generators, envs: int, spec: Spec, measures: Sequence[str]
+    ) -> None:
         super().__init__(generators, envs)
         self._vector, self._dtype = vector, spec.observation_dtype
-        self._extras = () if spec.goal_size is None else (ACHIEVED, SUCCESS)
+        self._extras = () if spec.goal_size is None else (ACHIEVED,)
+        self._measures = measures
         self._failures: dict[int, str] = {}  # that no step has told of yet
 
     def reset(self) -> Tensor:
@@ -201,8 +215,9 @@ class VectorGymnasium(VectorEnvironment):
         extras = {name: self._tensor(info[name]) for name in self._extras}
         with np.errstate(over="ignore"):  # beyond the range of float32 it is inf
             rewards = self._tensor(reward)
+            measures = {name: self._tensor(info[name]) for name in self._measures}
         ends = self._tensor(terminated), self._tensor(truncated)
-        return Outcome(following, next_observation, rewards, *ends, failures, extras)
+        return Outcome(following, next_observation, rewards, *ends, failures, extras, measures)
 
     def close(self) -> None:
         self._vector.close()

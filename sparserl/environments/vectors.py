@@ -27,8 +27,10 @@ CLOSING_SECONDS = 10.0
 """How long the processes of a vector together have to close their environments, before they are killed."""
 
 
-def vectorize(make: Make, count: int, how: Vectorization, name: str) -> VectorEnv[Any, Any, Any]:
+def vectorize(make: Make, count: int, how: Vectorization, name: str, threads: int | None = None) -> VectorEnv[Any, Any, Any]:
     """``count`` environments that ``make`` makes, which reset only where they are told to.
+
+    At most so many ``threads`` are used; None leaves that to Python.
 
     Raises what ``make`` raises, and closes what was made before.
     """
@@ -37,7 +39,9 @@ def vectorize(make: Make, count: int, how: Vectorization, name: str) -> VectorEn
     with ExitStack() as opened:
         envs = [opened.enter_context(closing(make())) for _ in range(count)]
         vector = (
-            ThreadVectorEnv(envs) if how == "threads" else SyncVectorEnv(_makers(envs), autoreset_mode=AutoresetMode.DISABLED)
+            ThreadVectorEnv(envs, threads)
+            if how == "threads"
+            else SyncVectorEnv(_makers(envs), autoreset_mode=AutoresetMode.DISABLED)
         )
         opened.pop_all()
     return vector
@@ -64,9 +68,9 @@ class ThreadVectorEnv(SyncVectorEnv):
 
     envs: list[_Ahead]  # type: ignore[assignment]
 
-    def __init__(self, envs: Sequence[gymnasium.Env[Any, Any]]) -> None:
+    def __init__(self, envs: Sequence[gymnasium.Env[Any, Any]], threads: int | None) -> None:
         super().__init__(_makers([_Ahead(env) for env in envs]), autoreset_mode=AutoresetMode.DISABLED)
-        self._pool = ThreadPoolExecutor()
+        self._pool = ThreadPoolExecutor(threads)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
         assert options is not None

@@ -18,8 +18,8 @@ from sparserl.population.state import State
 from sparserl.types import Batch, Relabel, Spec, Transition
 
 EPISODE, ACHIEVED = "episode", "achieved_goal"
-NOT_LEARNED_FROM = (EPISODE, ACHIEVED, "success")
-"""Fields that a batch has no use for: after relabelling ``success`` would not even be true."""
+NOT_LEARNED_FROM = (EPISODE, ACHIEVED)
+"""Fields that a batch has no use for."""
 
 
 @dataclass

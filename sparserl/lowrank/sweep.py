@@ -24,7 +24,7 @@ from sparserl.lowrank.truncation import as_matrix, break_even
 from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.files import joined
-from sparserl.runs.schema import Rank, RankRow, SingularValue
+from sparserl.runs.schema import MEASURES, Rank, RankRow, SingularValue
 from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, random_returns, rows_of
 from sparserl.types import Weights
 
@@ -108,7 +108,8 @@ class Played:
     """What the episodes of one network gave."""
 
     returns: Float[Tensor, "episode"]
-    success_rate: float | None
+    measures: dict[str, float]
+    """Their means."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,8 @@ class Stage:
         evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream, self.check_interrupt)
         with closing(evaluator):
             found = evaluator(lambda seen, rows: self.algorithm.deterministic_action(rows_of(weights, rows), seen))
-        rates = [None] * len(candidates) if found.successes is None else found.successes.mean(dim=1).tolist()
-        return [Played(returns, rate) for returns, rate in zip(found.returns, rates, strict=True)]
+        means = {name: values.mean(dim=1).tolist() for name, values in found.measures.items()}
+        return [Played(returns, {name: its[row] for name, its in means.items()}) for row, returns in enumerate(found.returns)]
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def _row(
         rank=rank,
         return_mean=float(returns.mean()),
         return_std=float(returns.std()) if len(returns) > 1 else None,
-        success_rate=plain.success_rate,
+        **{name: plain.measures.get(name) for name in MEASURES},
         episodes=len(returns),
         retention=retention,
         compression=cost.compression,

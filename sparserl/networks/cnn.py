@@ -142,7 +142,7 @@ class CNN(Network):
         } | dense
 
     def module(self, layers: Layers) -> nn.Module:
-        """``nn.Sequential`` of ``Pixels``, convolutions, ReLUs, ``nn.Flatten`` and linear layers; it keeps copies."""
+        """``nn.Sequential`` of ``Pixels``, convolutions, ReLUs, ``nn.Flatten`` and linear layers, with copies."""
         modules: list[nn.Module] = [Pixels()]
         for index, stride in enumerate(self.strides):
             weight, bias = layers[f"{CONVOLUTION}{index}.weight"], layers[f"{CONVOLUTION}{index}.bias"]

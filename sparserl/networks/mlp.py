@@ -71,8 +71,8 @@ class MLP(Network):
         return structure | {last: Matrix("linear", activation=self.activation if self.activates_output else None)}
 
     def module(self, layers: Layers) -> nn.Module:
-        """``nn.Sequential`` of ``nn.Flatten``, ``nn.Linear`` and activations, holding copies of the weights."""
-        modules: list[nn.Module] = [nn.Flatten()]
+        """``nn.Sequential`` of ``Vector``, ``nn.Linear`` and activations, holding copies of the weights."""
+        modules: list[nn.Module] = [Vector()]
         for index in range(len(self.hidden) + 1):
             if index > 0:
                 modules.append(_MODULES[self.activation]())
@@ -104,6 +104,13 @@ class Trunk(MLP):
     """A perceptron with an activation after its last layer too."""
 
     activates_output: ClassVar[bool] = True
+
+
+class Vector(nn.Flatten):
+    """One vector of each observation; bytes become numbers from 0 to 255."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name that nn.Flatten has)
+        return super().forward(input if input.is_floating_point() else input.float())
 
 
 def _run(

@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
@@ -60,6 +60,10 @@ class Regularizer(ABC):
         ``deployed`` says whether the component is part of the policy.
         """
         return 0.0
+
+    def asks_for_zeros(self, step: int) -> Bool[Tensor, "member"] | bool:
+        """Whether the policy of each member is to have zeros, ``step`` environment steps into training."""
+        return False
 
     def gates_active(self, step: int) -> bool:
         """Whether gates are random and learn after ``step`` environment steps of each member.
@@ -164,6 +168,9 @@ class Penalized(Regularizer):
     def coefficient(self, step: int, deployed: bool) -> Float[Tensor, "member"]:
         lambda_c = self.lambda_c if deployed else torch.where(self.lambda_c_critic.isnan(), self.lambda_c, self.lambda_c_critic)
         return lambda_c * DelayedRamp(self.delay_steps, self.ramp_steps)(step)
+
+    def asks_for_zeros(self, step: int) -> Bool[Tensor, "member"]:
+        return self.coefficient(step, deployed=True) > 0
 
     def reduce(self, terms: list[Float[Tensor, "member ..."]]) -> Penalty:
         """The sum of one term a weight, divided by their number under ``mean``. There must be a weight."""

@@ -40,9 +40,14 @@ ASCENT = 0.02
 """How much the integral of the multiplier grows at each gradient step for each unit of density that is too much. Gates that a
 penalty closes at a learning rate of some hundredths need a few hundred steps, in which 0.1 too much changes it by about 1."""
 
-DAMPING = 100.0
+DAMPING = 20.0
 """What is added to the multiplier for each unit of density that is too much at the moment (Platt and Barr 1988): without it the
 density would swing around its target."""
+
+
+SHIFT, BISECTIONS = 16.0, 40
+"""By how much log_alpha may be shifted to a target, more than between its limits, and how often the interval is halved: to less
+than float32 can tell apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,30 @@ class HardConcrete(Penalized):
         gates = {name: like.new_full((len(like), *shape), log_alpha) for name, shape in self.shapes(layers).items()}
         return gates | {MULTIPLIER: like.new_ones(len(like), 2)} if gates else {}
 
+    def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
+        """When the gates are frozen, those of members with a target are shifted to it."""
+        if not self._has_targets or not self.gates_active(previous_step) or self.gates_active(step):
+            return gates
+        return gates | self._at_target(layers, gates)
+
+    def _at_target(self, layers: Layers, gates: Gates) -> Gates:
+        """Each member's log_alpha, all moved by one number: the one at which as much is kept as its target says.
+
+        The order of the gates decides, so what ascent has left to do is done without changing it. What is kept grows with that
+        number: it is found by bisection, to a single gate.
+        """
+        low, high = (self.target_sparsity.new_full((len(gates[MULTIPLIER]),), end) for end in (-SHIFT, SHIFT))
+        wanted = (1 - self.target_sparsity) * weights_of(layers)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            too_much = self.kept(self._is_open(_shifted(gates, middle)), layers) > wanted
+            low, high = torch.where(too_much, low, middle), torch.where(too_much, middle, high)
+        return _shifted(gates, torch.where(self.target_sparsity.isnan(), 0.0, low))
+
+    def _is_open(self, gates: Gates) -> dict[str, Tensor]:
+        """1 where a gate without noise lets something through, 0 where not."""
+        return {name: (z > 0).to(z.dtype) for name, z in self.gate_values(gates).items()}
+
     def noise(self, gates: Gates, generators: Generators, step: int) -> Noise:
         """Logistic noise, the logit of uniform numbers: one draw for each member, cut to the shapes of the gates."""
         if not self.gates_active(step):
@@ -161,9 +190,8 @@ class HardConcrete(Penalized):
         projected = {name: its.clamp(-limit, limit) for name, its in log_alphas(gates).items()}
         if not self._has_targets:
             return layers, gates | projected
-        is_open = {name: (z > 0).to(z.dtype) for name, z in self.gate_values(gates).items()}
         wanted = 1 - self.target_sparsity * DelayedRamp(self.delay_steps, self.ramp_steps)(step)
-        too_much = self.kept(is_open, layers) / weights_of(layers) - wanted
+        too_much = self.kept(self._is_open(gates), layers) / weights_of(layers) - wanted
         integral = gates[MULTIPLIER][:, 1] + ASCENT * too_much
         changed = torch.stack([integral + DAMPING * too_much, integral], dim=1)
         has_target = ~self.target_sparsity.isnan().view(-1, 1)
@@ -178,6 +206,10 @@ def log_alphas(gates: Gates) -> Gates:
 def weights_of(layers: Layers) -> int:
     """How many weights one member has."""
     return sum(weight[0].numel() for weight in regularized(layers).values())
+
+
+def _shifted(gates: Gates, shift: Float[Tensor, "member"]) -> Gates:
+    return gates | {name: its + _over(shift, its) for name, its in log_alphas(gates).items()}
 
 
 def _over(values: Float[Tensor, "member"], tensor: Float[Tensor, "member ..."]) -> Tensor:

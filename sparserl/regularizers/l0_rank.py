@@ -48,7 +48,7 @@ class L0Rank(HardConcrete):
     def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
         """When the gates become active, the bases become the singular vectors of the shorter side."""
         if not self.gates_active(step) or self.gates_active(previous_step):
-            return gates
+            return super().scheduled(layers, gates, previous_step, step)
         bases = {}
         for name, matrix in self.matrices(layers).items():
             finite = torch.nan_to_num(matrix.double(), 0.0, 0.0, 0.0)  # of members that were stopped

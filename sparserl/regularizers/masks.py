@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Lt
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparserl.fields import meaningless, per_member
@@ -36,6 +36,9 @@ class Masked(Regularizer):
 
     def covers(self, component: str, deployed: bool) -> bool:
         return deployed or self.scope == "all"
+
+    def asks_for_zeros(self, step: int) -> Bool[Tensor, "member"]:
+        return self.target_sparsity > 0
 
     def gate_values(self, gates: Gates) -> dict[str, Tensor]:
         return gates

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from sparserl.runs.reader import NAMED, OF_REGULARIZER, Row, Run, distinguishing, groups
+from sparserl.runs.schema import MEASURES
 from sparserl.terminal import plain
 
 CONFIDENCE = 0.95
@@ -63,7 +64,7 @@ def _summary(runs: Sequence[Run]) -> Row:
         "return_low": low,
         "return_high": high,
         "return_random": mean("return_random"),
-        "success_rate": mean("success_rate"),
+        **{measure: mean(measure) for measure in MEASURES},
         "sparsity": mean("sparsity"),
         "nonzero_weights": mean("nonzero_weights"),
         "policy_weights": mean("policy_weights"),
@@ -140,6 +141,8 @@ def _cells(row: dict[Any, Any], settings: Sequence[str]) -> dict[str, str]:
         "return": f"{shown('return_mean', '.1f')}{ends}",
         "random": shown("return_random", ".1f"),
         "success": shown("success_rate", ".1%"),
+        "x": shown("x_pos", ".0f"),
+        "flag": shown("flag_rate", ".1%"),
         "sparsity": shown("sparsity", ".1%"),
         "weights left": " of ".join(format(row[key], ".0f") for key in ("nonzero_weights", "policy_weights") if key in row)
         or "-",

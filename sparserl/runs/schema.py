@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_t
 T = TypeVar("T")
 
 StatusName = Literal["waiting", "running", "interrupted", "done", "failed", "duplicate"]
+MEASURES = ("success_rate", "x_pos", "flag_rate")
+"""The fields of Result and RankRow that are means of an environment's ``measures``; null where it does not give them."""
 Rank: TypeAlias = int | Literal["full"]
 """The k at which a policy is cut; ``full`` leaves it whole."""
 
@@ -62,6 +64,10 @@ class Result:
     return_random: float | None
     success_rate: float | None
     """Of goal environments: the share of these episodes whose last step was a success."""
+    x_pos: float | None
+    """Of games with levels: the mean of how far to the right these episodes came, in pixels."""
+    flag_rate: float | None
+    """Of games with levels: the share of these episodes that reached the flag."""
     episodes: int
     sparsity: float
     expected_sparsity: float | None
@@ -105,6 +111,8 @@ class RankRow:
     return_mean: float | None
     return_std: float | None
     success_rate: float | None
+    x_pos: float | None
+    flag_rate: float | None
     episodes: int
     retention: float | None
     compression: float

@@ -148,6 +148,8 @@ def _finish(
     results = []
     for path, recorder, swept, stopped in zip(paths, recorders, found, event.group.stopped(), strict=True):
         results.append(recorder.swept(swept, seconds))
+        for warning in recorder.at_end:
+            display.say(f"warning: {label(recorder.config)}: {warning}")
         with optional(f"figure of {path}"):
             draw(path)
         recorder.end(results[-1].status, stopped)

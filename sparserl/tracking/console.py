@@ -121,10 +121,16 @@ def print_jobs(jobs: Sequence[tuple[str, str, Result | None, str]]) -> None:
 
 
 def _return(r: Result) -> str:
-    """With its deviation, where there was more than one episode, and the share of successes, where there are goals."""
+    """With its deviation, where there was more than one episode, and what else the environment judges by."""
     mean, deviation = number(r.return_mean, ".1f"), number(r.return_std, ".1f")
-    success = "" if r.success_rate is None else f", {number(r.success_rate, '.0%')} success"
-    return (mean if deviation == "-" else f"{mean} ± {deviation}") + success
+    found = [mean if deviation == "-" else f"{mean} ± {deviation}"]
+    if r.success_rate is not None:
+        found.append(f"{number(r.success_rate, '.0%')} success")
+    if r.x_pos is not None:
+        found.append(f"x {number(r.x_pos, '.0f')}")
+    if r.flag_rate is not None:
+        found.append(f"{number(r.flag_rate, '.0%')} flag")
+    return ", ".join(found)
 
 
 def _at_rank(r: Result) -> tuple[str, str, str, str, str]:

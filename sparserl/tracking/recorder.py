@@ -17,11 +17,11 @@ from sparserl.regularizers.base import regularized
 from sparserl.runs import provenance
 from sparserl.runs.files import joined
 from sparserl.runs.folder import RunFolder
-from sparserl.runs.schema import Result, StatusName, as_json
+from sparserl.runs.schema import MEASURES, Result, StatusName, as_json
 from sparserl.tracking.base import Log
 from sparserl.training.metrics import distributions, observe
 from sparserl.training.trainer import TRAINING_PHASES, Finished, Row
-from sparserl.training.warnings import Signatures
+from sparserl.training.warnings import Signatures, lost_in_ranks, stayed_dense
 
 CUT_OFF = "an episode was cut off by a limit that is not the environment's own: see environment.max_episode_steps"
 
@@ -41,6 +41,7 @@ class Recorder:
         self._env_step = 0
         self._seconds = self._train_seconds = 0.0
         self._result: Result | None = None
+        self._at_end: list[str] = []
         self._ended = False
 
     def begin(self, state: State | None) -> None:
@@ -99,8 +100,11 @@ class Recorder:
         self._folder.policy(
             layers, {"config": self._identity, "spec": algorithm.spec.as_json(), "versions": provenance.versions()}
         )
-        returns, successes = event.evaluation.returns[self._member], event.evaluation.successes
+        returns, measures = event.evaluation.returns[self._member], event.evaluation.measures
         seen = {name: float(value[row]) for name, value in observe(learner).items()}
+        if learner.stopped()[row] is None:
+            asked = torch.as_tensor(learner.regularizer.asks_for_zeros(event.env_step)).expand(learner.size)
+            self._warn(stayed_dense(seen, algorithm.policy, bool(asked[row])))
         shrunken = shrink(layers, algorithm.policy_structure())
         numbers = torch.cat([weight.flatten() for weight in regularized(layers).values()])
         self._result = Result(
@@ -123,7 +127,7 @@ class Recorder:
             return_mean=float(returns.mean()),
             return_std=float(returns.std()) if len(returns) > 1 else None,
             return_random=float(random.mean()),
-            success_rate=None if successes is None else float(successes[self._member].mean()),
+            **{name: float(measures[name][self._member].mean()) if name in measures else None for name in MEASURES},
             episodes=len(returns),
             sparsity=seen["sparsity/exact"],
             expected_sparsity=seen.get("sparsity/expected"),
@@ -143,7 +147,7 @@ class Recorder:
             shrunken_return_mean=None,
             shrunken_retention=None,
             csr_bytes=sum(csr_bytes(as_matrix(layers[name], its)) for name, its in algorithm.policy_structure().items()),
-            warnings=self._signatures.said,
+            warnings=[*self._signatures.said, *self._at_end],
             status="failed" if learner.stopped()[row] else "done",
             wall_seconds=self._seconds,
             train_seconds=self._train_seconds,
@@ -163,8 +167,12 @@ class Recorder:
         self._folder.table("lowrank", found.rows)
         self._folder.table("spectrum", found.spectrum)
         selected, shrunken = found.selected, found.shrunken
+        if selected and self._result.status == "done":
+            wanted = self.config["lowrank"]["retention"]
+            self._warn(lost_in_ranks(selected.rank, len(found.rows), selected.retention, wanted))
         self._result = replace(
             self._result,
+            warnings=[*self._signatures.said, *self._at_end],
             rank=selected.rank if selected else None,
             rank_reason=None if selected else "not_learned",
             compression=selected.compression if selected else None,
@@ -179,6 +187,16 @@ class Recorder:
         self._log.sweep([as_json(row) for row in found.rows])
         self._log.finish(self._result, self._distributions)
         return self._result
+
+    @property
+    def at_end(self) -> list[str]:
+        """The warnings that no row has, since they came after the last one."""
+        return self._at_end
+
+    def _warn(self, warnings: list[str]) -> None:
+        self._at_end += warnings
+        for warning in warnings:
+            self._folder.tell(f"step {self._env_step}: warning: {warning}")
 
     def end(self, status: StatusName, error: str | None = None) -> None:
         """Close the rows and say how the run ended; after the first time nothing happens."""

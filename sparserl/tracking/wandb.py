@@ -258,6 +258,7 @@ class WandbLog(Log):
         self._unseen = {} if is_new else {step: d for step, d in _sent(self.folder).items() if step <= self._had}
         """The digests of what W&B has and the disk has not said yet, by step."""
         self._known: list[tuple[int, Mapping[str, Any]]] = []
+        self._in_rows: set[str] = set()  # the warnings that rows have
         """What W&B has and the disk has too, while there is more to compare."""
         write_text(self.folder / SENT_FILE, "".join(map(_line, self._unseen.items())))
         self._define_metrics()
@@ -277,10 +278,15 @@ class WandbLog(Log):
 
     @_harmless
     def row(self, row: Mapping[str, Any]) -> None:
+        warnings = row.get("warnings", [])
+        self._in_rows.update(warnings)
         if self._send(row["env_step"], as_json(dict(row))):
-            for warning in row.get("warnings", []):
-                text, level = f"{self._name}, step {row['env_step']}", _wandb().AlertLevel.WARN
-                self._run.alert(title=warning, text=text, level=level, wait_duration=0)
+            self._alert(warnings, row["env_step"])
+
+    def _alert(self, warnings: Sequence[str], step: int) -> None:
+        for warning in warnings:
+            text, level = f"{self._name}, step {step}", _wandb().AlertLevel.WARN
+            self._run.alert(title=warning, text=text, level=level, wait_duration=0)
 
     @_harmless
     def sweep(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -305,6 +311,7 @@ class WandbLog(Log):
         finite = {name: values[values.isfinite()].cpu().numpy() for name, values in distributions.items()}
         self._send(self._step + 1, {f"histograms/{name}": wandb.Histogram(values) for name, values in finite.items()})
         self._run.summary.update(as_json(result))
+        self._alert([warning for warning in result.warnings if warning not in self._in_rows], result.env_steps)
         policy = wandb.Artifact(f"policy-{self._run.id}", type="model")
         # as it lies in the folder, without a copy
         policy.add_file(str((self.folder / "policy.safetensors").resolve()), policy="immutable", skip_cache=True)

@@ -44,8 +44,8 @@ class Evaluation:
     """Of each member in whose episodes the environment failed, how it did in the first of them: one sentence."""
     limited: frozenset[int] = frozenset()
     """The members of whom an episode was cut by a step limit that is not the environment's own."""
-    successes: Float[Tensor, "member episode"] | None = None
-    """Of goal environments: whether the last step of an episode was a success, 0 or 1; nan where that is not known."""
+    measures: dict[str, Float[Tensor, "member episode"]] = field(default_factory=dict)
+    """What else the environment judges an episode by, such as ``success_rate``; nan where that is not known."""
 
     def metrics(self) -> Metrics:
         """What a row says of it."""
@@ -55,7 +55,7 @@ class Evaluation:
             "eval/return_mean": self.returns.mean(dim=1),
             "eval/return_std": deviation,
             "eval/constant_action": self.constant_action.double(),
-        } | ({} if self.successes is None else {"eval/success_rate": self.successes.mean(dim=1)})
+        } | {f"eval/{name}": values.mean(dim=1) for name, values in self.measures.items()}
 
 
 def never_interrupted() -> None:
@@ -97,7 +97,7 @@ class _Tally:
 
     returns: Float[Tensor, "member episode"]
     constant_action: Bool[Tensor, "member"]
-    successes: Float[Tensor, "member episode"] | None = None
+    measures: dict[str, Float[Tensor, "member episode"]]
     failures: dict[tuple[int, int], str] = field(default_factory=dict)
     """By member and episode."""
     limited: set[int] = field(default_factory=set)
@@ -148,9 +148,8 @@ class Evaluator:
     @torch.no_grad()
     def play(self, act: Callable[[Tensor, slice, slice], Tensor]) -> Evaluation:
         """The same, for an ``act`` that is also told which episodes it is shown; at the end these may be more than count."""
-        tally = _Tally(torch.zeros(self._size, dtype=torch.float64), torch.ones(self._size[0], dtype=torch.bool))
-        if self._spec.goal_size is not None:
-            tally.successes = torch.full(self._size, math.nan)
+        measures = {name: torch.full(self._size, math.nan) for name in self._environment.measures}
+        tally = _Tally(torch.zeros(self._size, dtype=torch.float64), torch.ones(self._size[0], dtype=torch.bool), measures)
         try:
             for rows in self._rows:
                 tally.first_action = None
@@ -162,7 +161,7 @@ class Evaluator:
         failures: dict[int, str] = {}
         for (member, _), sentence in sorted(tally.failures.items()):  # by episode, in whichever order they were played
             failures.setdefault(member, sentence)
-        return Evaluation(tally.returns, tally.constant_action, failures, frozenset(tally.limited), tally.successes)
+        return Evaluation(tally.returns, tally.constant_action, failures, frozenset(tally.limited), tally.measures)
 
     def _play_wave(self, act: Callable[[Tensor, slice, slice], Tensor], rows: slice, columns: slice, tally: _Tally) -> None:
         """One wave. The last one shows as many episodes as the others, but counts only those of ``columns``."""
@@ -189,10 +188,10 @@ class Evaluator:
             if self._spec.discrete_actions is None:  # no other can be nan
                 reward, over = reward.masked_fill(broken.unsqueeze(1), math.nan), over | broken.unsqueeze(1)
             returns += torch.where(playing, reward.cpu().reshape(self._shape)[:members, :episodes], 0.0)
-            if tally.successes is not None:
-                success = outcome.extras["success"].masked_fill(broken.unsqueeze(1), math.nan).cpu().reshape(self._shape)
-                successes = tally.successes[rows, columns]  # a view
-                successes[playing] = success[:members, :episodes][playing]
+            for name, found in tally.measures.items():
+                measured = outcome.measures[name].masked_fill(broken.unsqueeze(1), math.nan).cpu().reshape(self._shape)
+                its = found[rows, columns]  # a view
+                its[playing] = measured[:members, :episodes][playing]
             for place, sentence in outcome.failures.items():
                 failed, (row, column) = True, divmod(place, self._shape[1])
                 if running[row, column]:

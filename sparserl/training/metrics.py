@@ -27,6 +27,9 @@ def observe(learner: Learner) -> Metrics:
         "sparsity/exact": zero_share(joined(weights, policy)),
         "sparsity/thresholded": zero_share(joined(weights, policy), learner.regularizer.zero_threshold),
     }
+    for component in dict.fromkeys((*policy, *learner.covered)):
+        for name, weight in regularized(weights[component]).items():
+            metrics[f"sparsity/exact/{component}.{name}"] = zero_share({name: weight})
     if critics := tuple(c for c in learner.covered if c not in policy):
         metrics["sparsity/critics"] = zero_share(joined(weights, critics))
         metrics |= {f"sparsity/{c}": zero_share(weights[c]) for c in critics}

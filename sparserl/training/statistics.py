@@ -13,7 +13,7 @@ from sparserl.types import Metrics
 
 
 class Episodes:
-    """Returns of the training episodes of each member, and how many were successes where the environment says so."""
+    """Means over the training episodes of each member: of their returns, and of the measures that the environment gives."""
 
     block = 100
     """How many steps are looked at together: one by one that takes longer than to store them."""
@@ -22,13 +22,14 @@ class Episodes:
         self._running = torch.zeros(members.size, envs, device=members.device)
         self._sum = torch.zeros(members.size, device=members.device)
         self._count = torch.zeros(members.size, device=members.device)
-        self._successes: Tensor | None = None
+        self._measured: dict[str, Tensor] = {}  # sums over the episodes that ended
         self._waiting: list[tuple[Tensor, ...]] = []
 
     def add(self, outcome: Outcome) -> None:
         """One step of every sub-environment."""
-        success = (outcome.extras["success"],) if "success" in outcome.extras else ()
-        self._waiting.append((outcome.reward, outcome.terminated, outcome.truncated, *success))
+        for name in outcome.measures:
+            self._measured.setdefault(name, torch.zeros_like(self._sum))
+        self._waiting.append((outcome.reward, outcome.terminated, outcome.truncated, *outcome.measures.values()))
         if len(self._waiting) == self.block:
             self._count_up()
 
@@ -40,20 +41,20 @@ class Episodes:
     def take(self) -> Metrics:
         """The mean return of the episodes that ended since the last call (nan where none did), and their number.
 
-        Of goal environments also ``train/success_rate``, the share whose last step was a success.
+        Of each measure of the environment also its mean, such as ``train/success_rate``.
         """
         self._count_up()
         metrics = {"train/return": self._sum / self._count, "train/episodes": self._count}
-        if self._successes is not None:
-            metrics["train/success_rate"] = self._successes / self._count
-            self._successes = torch.zeros_like(self._successes)
+        for name, total in self._measured.items():
+            metrics[f"train/{name}"] = total / self._count
+            self._measured[name] = torch.zeros_like(total)
         self._sum, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._count)
         return metrics
 
     def _count_up(self) -> None:
         if not self._waiting:
             return
-        reward, terminated, truncated, *success = (torch.stack(values, dim=2) for values in zip(*self._waiting, strict=True))
+        reward, terminated, truncated, *measured = (torch.stack(values, dim=2) for values in zip(*self._waiting, strict=True))
         self._waiting.clear()
         ends = terminated + truncated > 0
         # the episodes that ended have all rewards up to the last end, the one under way has the others
@@ -61,9 +62,8 @@ class Episodes:
         under_way = ends.flip(2).cumsum(2).flip(2) == 0
         self._sum += (torch.where(ended, self._running, 0.0) + torch.where(under_way, 0.0, reward).sum(dim=2)).sum(dim=1)
         self._count += ends.sum(dim=(1, 2))
-        for values in success:
-            reached = torch.where(ends, values, 0.0).sum(dim=(1, 2))
-            self._successes = reached if self._successes is None else self._successes + reached
+        for name, values in zip(self._measured, measured, strict=True):
+            self._measured[name] = self._measured[name] + torch.where(ends, values, 0.0).sum(dim=(1, 2))
         self._running = torch.where(ended, 0.0, self._running) + torch.where(under_way, reward, 0.0).sum(dim=2)
 
 

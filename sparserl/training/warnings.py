@@ -1,7 +1,8 @@
-"""What a row says of the weights and gates, and the failure signatures that can be seen in rows.
+"""The failure signatures of sparse training: those that rows show, and those that can be told at the end only.
 
-The signatures are the ones that sparse training is known for (arXiv 2403.06313 names the first two and unstable gradients):
-a map of gates that collapses, gates that never move, a policy that no longer looks at what it sees, an exploding gradient.
+They are the ones that sparse training is known for (arXiv 2403.06313 names gates that collapse and unstable gradients): layers
+of which nothing is left, a policy that stayed dense, gates that never move, a policy that no longer looks at what it sees, an
+exploding gradient, gates whose gradient turns again and again, and a return that is lost when the policy is factored.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sparserl.runs.schema import Rank
 
 EXPLODING = 100.0
 """A gradient norm this many times the median of the rows before counts as exploding: from one row to the next the norm of
@@ -22,6 +25,15 @@ CONSTANT_EVALUATIONS = 2
 """In how many evaluations running a policy must be constant: an untrained one may be by chance."""
 
 
+SWING = 0.1
+"""From one row to the next, gates that close or open this share of the weights count as moving one way. Where L0 goes well the
+share that is closed rises; it falls by a few hundredths after its height, over many rows."""
+
+TURNS = 2
+"""How often they may turn to the other way: with as many the gradient of the gates, whose mean over a row a move follows, has
+changed its sign there and back. One turn is an overshoot that comes to rest."""
+
+
 class Signatures:
     """Reads one member's rows as they come and says each failure signature once."""
 
@@ -29,6 +41,7 @@ class Signatures:
         self._said: set[str] = set()
         self._norms: dict[str, list[float]] = {}
         self._constant = 0
+        self._moves: dict[str, dict[str, float]] = {}
 
     @property
     def said(self) -> list[str]:
@@ -40,18 +53,20 @@ class Signatures:
         Of a member that was stopped only that: ``stopped`` says why. What else its rows show, it does not do any more. ``also``
         are warnings that do not come from the row.
         """
-        found = [*self._closed(row), *self._unmoved(row), *self._constant_policy(row), *self._exploding(row), *also]
+        found = [*self._empty(row), *self._unmoved(row), *self._constant_policy(row), *self._exploding(row), *also]
+        found += self._swinging(row)
         if stopped:
             found = [stopped]
         new = [sentence for sentence in found if sentence not in self._said]
         self._said.update(new)
         return new
 
-    def _closed(self, row: Mapping[str, Any]) -> list[str]:
+    def _empty(self, row: Mapping[str, Any]) -> list[str]:
         return [
-            f"every gate of layer {key.split('/')[-1]} is closed: nothing passes through it; lower regularizer.lambda_c"
+            f"every weight of layer {key.split('/')[-1]} is zero: nothing passes through it; lower regularizer.lambda_c or "
+            "regularizer.target_sparsity"
             for key, value in row.items()
-            if "/closed/" in key and value == 1
+            if key.startswith("sparsity/exact/") and value == 1
         ]
 
     def _unmoved(self, row: Mapping[str, Any]) -> list[str]:
@@ -81,10 +96,56 @@ class Signatures:
                 self._norms[key] = [*earlier, value][-ROWS_BEFORE_EXPLODING:]
         return sentences
 
+    def _swinging(self, row: Mapping[str, Any]) -> list[str]:
+        sentences = []
+        for key, value in row.items():
+            if not (key.startswith("gates/") and key.endswith("/closed")) or value is None:
+                continue
+            seen = self._moves.setdefault(key, {"closed": value, "way": 0.0, "turns": 0.0})
+            move, seen["closed"] = value - seen["closed"], value
+            if abs(move) >= SWING:
+                way = math.copysign(1.0, move)
+                seen["turns"] += float(way == -seen["way"])
+                seen["way"] = way
+            if seen["turns"] >= TURNS:
+                which = "the gates" if key.count("/") == 1 else f"the gates of {key.split('/')[1]}"
+                sentences.append(f"{which} close and open again and again: lower regularizer.gate_learning_rate")
+        return sentences
+
     def state_dict(self) -> dict[str, Any]:
-        return {"said": self.said, "norms": {k: list(v) for k, v in self._norms.items()}, "constant": self._constant}
+        norms = {key: list(values) for key, values in self._norms.items()}
+        moves = {key: dict(seen) for key, seen in self._moves.items()}
+        return {"said": self.said, "norms": norms, "constant": self._constant, "moves": moves}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._said = set(state["said"])
         self._norms = {key: list(values) for key, values in state["norms"].items()}
         self._constant = state["constant"]
+        self._moves = {key: dict(seen) for key, seen in state["moves"].items()}
+
+
+def stayed_dense(last: Mapping[str, float], policy: Sequence[str], asked: bool) -> list[str]:
+    """The warning that a policy whose regulariser ``asked`` for zeros has none, from what ``observe`` says at the end.
+
+    ``policy`` are the deployed components. Where these have gates, all of them are open; some gates make no zeros.
+    """
+    gates = [last[key] for key in ("gates/open", *(f"gates/{component}/open" for component in policy)) if key in last]
+    dense = all(share == 1 for share in gates) if gates else last["sparsity/exact"] == 0
+    if not asked or not dense:
+        return []
+    what = "every gate of the policy is open" if gates else "no weight of the policy is zero"
+    return [f"{what} at the end: raise regularizer.lambda_c or regularizer.target_sparsity, or begin earlier"]
+
+
+def lost_in_ranks(rank: Rank, measured: int, retention: float | None, wanted: float) -> list[str]:
+    """The warning that factors lose what was learned.
+
+    ``rank`` was selected of so many that were ``measured``, ``full`` among them; ``retention`` is what it keeps on other seeds,
+    where ``wanted`` was asked for.
+    """
+    if rank == "full":
+        found = f"no rank below full keeps {wanted:.0%} of what was learned: the policy cannot be stored as factors"
+        return [found] if measured > 1 else []
+    if retention is not None and retention < wanted:
+        return [f"rank {rank} was selected to keep {wanted:.0%} of what was learned, and keeps {retention:.1%} on other seeds"]
+    return []

@@ -16,18 +16,17 @@ from parts import immediately, make_regularizer, modules
 from torch import Tensor, nn
 
 from sparserl.algorithms.base import Algorithm, Objective
-from sparserl.networks.base import Network, Structure
+from sparserl.networks.base import Network
 from sparserl.networks.mlp import MLP
 from sparserl.optimizers import Adam, Moments, Optimizer
 from sparserl.population.members import Population
-from sparserl.population.random import Generators, MemberRng
+from sparserl.population.random import MemberRng
 from sparserl.regularizers.base import Regularizer, regularized
-from sparserl.regularizers.l0 import L0
 from sparserl.regularizers.masks import Masked
 from sparserl.schedules import Constant, Schedule
 from sparserl.training.learner import Learner
 from sparserl.training.metrics import distributions, observe
-from sparserl.types import Action, Batch, Gates, Layers, Penalty, Spec, Time, Weights
+from sparserl.types import Action, Batch, Gates, Layers, Spec, Time, Weights
 
 MEMBERS = Population((0, 1, 2))
 SPEC = Spec(observation_shape=(3,), action_low=(-1.0,), action_high=(1.0,))
@@ -515,74 +514,34 @@ def test_a_component_without_weights_learns_under_any_regulariser(name: str) -> 
 # ---------------------------------------------------------------- gates of another shape
 
 
-@dataclass(frozen=True, kw_only=True)
-class L0Units(L0):
-    """One gate a hidden unit, which multiplies the unit's weights and its bias."""
-
-    def init(self, layers: Layers, structure: Structure, generators: Generators) -> Gates:
-        hidden = [name.removesuffix(".weight") for name, matrix in structure.items() if matrix.feeds]
-        return {name: torch.ones_like(layers[f"{name}.bias"][:, 0]) for name in hidden}
-
-    def penalty(self, layers: Layers, gates: Gates) -> Penalty:
-        return super().penalty(layers, gates) if gates else Regularizer.penalty(self, layers, gates)
-
-    def covered_weights(self, layers: Layers, gates: Gates) -> dict[str, int]:
-        return {name: layers[f"{name}.weight"].shape[1] for name in gates}
-
-    def multipliers(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {f"{n}.{kind}": z.unsqueeze(1) for n, z in values.items() for kind in ("weight", "bias")}
-
-
-def units(**changes: Any) -> L0Units:
-    plain = l0()
-    values = {its.name: getattr(plain, its.name) for its in dataclasses.fields(plain)}
-    return L0Units(**(values | {"scope": "policy"} | changes))
+def units(**changes: Any) -> Regularizer:
+    """Gates of units, active from the first step."""
+    plain = make_regularizer("regularizer=l0_units", members=MEMBERS.size)
+    return dataclasses.replace(plain, **{"delay_steps": 0, "ramp_steps": 0} | changes)
 
 
 @dataclass(frozen=True)
-class ShownTrunk(Trunk):
-    """Keeps what its losses were given. Two hidden layers in the encoder."""
+class DeepTrunk(Trunk):
+    """Two hidden layers in the encoder."""
 
     encoder: MLP = DEEPER
-    given: Weights = field(default_factory=dict)
-
-    def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
-        self.given.update({component: copy(layers) for component, layers in weights.items()})
-        return super().losses(weights, noise_free, batch, time, rng)
-
-
-def test_a_gate_of_a_unit_multiplies_its_weights_and_its_bias() -> None:
-    algorithm = ShownTrunk()
-    given = learner(algorithm, units(), DISCRETE)
-    # the policy has no hidden unit, so it has no gates; the critic is not covered
-    assert {c: {name: gate.shape for name, gate in gates.items()} for c, gates in given.gates.items()} == {
-        "encoder": {"0": (3, 7), "1": (3, 4)}, "policy": {}, "critic": {},
-    }  # fmt: skip
-    fresh, gates = copy(given.weights["encoder"]), copy(given.gates["encoder"])
-    given.update(labelled(), env_step=1)
-    running = algorithm.given["encoder"]
-    for index in ("0", "1"):
-        z = running[f"{index}.bias"] / fresh[f"{index}.bias"]
-        assert ((z > 0) & (z < 1)).any(), "some gates must be partly closed, or this test sees nothing"
-        torch.testing.assert_close(running[f"{index}.weight"], fresh[f"{index}.weight"] * z)
-        assert not torch.equal(given.gates["encoder"][index], gates[index])
-    assert torch.equal(running["2.weight"], fresh["2.weight"])
 
 
 def test_shares_of_gates_are_shares_of_weights() -> None:
-    """Units of the first layer have 3 weights each, of the second 7: 21 + 28 of the 49 + 20 + 10 weights are under gates."""
-    given = learner(ShownTrunk(), units(), DISCRETE)
+    """Of 3 x 7, 7 x 4, 4 x 5 and 5 x 2 weights: 3 enter a unit of the first layer and 4 leave it, 7 and 5 of the second."""
+    given = learner(DeepTrunk(), units(), DISCRETE)
     with torch.no_grad():
-        given.gates["encoder"]["0"].fill_(7.0)
-        given.gates["encoder"]["1"].fill_(7.0)
-        given.gates["encoder"]["0"][0, :2] = -7.0  # 6 weights
-        given.gates["encoder"]["1"][1, :1] = -7.0  # 7 weights
+        given.gates["encoder"]["0.weight"].fill_(7.0)
+        given.gates["encoder"]["1.weight"].fill_(7.0)
+        given.gates["encoder"]["0.weight"][0, :2] = -7.0
+        given.gates["encoder"]["1.weight"][1, :1] = -7.0
     given._computed = {}
     row, deterministic = observe(given), given.deterministic()["encoder"]
-    assert row["sparsity/exact"].tolist() == pytest.approx([6 / 79, 7 / 79, 0.0])
-    assert row["gates/encoder/closed"].tolist() == pytest.approx([6 / 49, 7 / 49, 0.0])
-    assert row["gates/encoder/open"].tolist() == pytest.approx([43 / 49, 42 / 49, 1.0])
-    assert row["gates/encoder/closed/encoder.0"].tolist() == pytest.approx([2 / 7, 0.0, 0.0])
+    weights, covered = 21 + 28 + 20 + 10, 7 * (3 + 4) + 4 * (7 + 5)
+    assert row["sparsity/exact"].tolist() == pytest.approx([2 * (3 + 4) / weights, (7 + 5) / weights, 0.0])
+    assert row["gates/encoder/closed"].tolist() == pytest.approx([2 * (3 + 4) / covered, (7 + 5) / covered, 0.0])
+    assert row["gates/encoder/open"].tolist() == pytest.approx([1 - 14 / covered, 1 - 12 / covered, 1.0])
+    assert row["gates/encoder/closed/encoder.0.weight"].tolist() == pytest.approx([2 / 7, 0.0, 0.0])
     assert (deterministic["0.bias"][0, 0, :2] == 0).all()
     assert (deterministic["0.weight"][0, :, :2] == 0).all()
     assert (deterministic["0.weight"][0, :, 2:] != 0).all()
@@ -590,11 +549,11 @@ def test_shares_of_gates_are_shares_of_weights() -> None:
 
 def test_gates_of_units_are_frozen_and_come_back_from_a_checkpoint() -> None:
     regularizer = units(freeze_at_step=3)
-    given = learner(ShownTrunk(), regularizer, DISCRETE)
+    given = learner(DeepTrunk(), regularizer, DISCRETE)
     draw = torch.Generator().manual_seed(0)
     for step in range(3):
         given.update(labelled(draw), env_step=step)
-    other = learner(ShownTrunk(), regularizer, DISCRETE)
+    other = learner(DeepTrunk(), regularizer, DISCRETE)
     other.load_state_dict(given.state_dict())
     gates = copy(given.gates["encoder"])
     data = labelled(draw)

@@ -23,6 +23,7 @@ from sparserl.networks.mlp import MLP
 from sparserl.optimizers import RMSprop
 from sparserl.population.members import Population
 from sparserl.population.state import split
+from sparserl.regularizers.hard_concrete import log_alphas
 from sparserl.schedules import Constant
 from sparserl.sweeps.loop import run
 from sparserl.training.learner import Learner
@@ -79,9 +80,10 @@ def test_log_std_starts_where_its_key_says_and_is_learned_but_not_counted() -> N
     overrides = "algorithm=ppo", "environment=pendulum", "network.hidden=[13,7]", "algorithm.log_std_init=-0.5", *ACTIVE
     learner = make_learner(*overrides, members=2)
     assert torch.equal(learner.weights["policy"]["log_std"], torch.full((2, 1, 1), -0.5))
-    assert set(learner.gates["policy"]) == {"0.weight", "1.weight", "2.weight"}
+    gates = log_alphas(learner.gates["policy"])
+    assert set(gates) == {"0.weight", "1.weight", "2.weight"}
     with torch.no_grad():
-        for gate in learner.gates["policy"].values():
+        for gate in gates.values():
             gate.fill_(-7.0)
     assert observe(learner)["sparsity/exact"].tolist() == [1.0, 1.0]
     assert torch.equal(learner.deterministic()["policy"]["log_std"], learner.weights["policy"]["log_std"])

@@ -45,6 +45,7 @@ IMAGES = ["environment=gymnasium", "environment.id=probes:Motion-v0"]
 
 NEEDED = {
     ("environment", "gymnasium"): ["environment.id=Acrobot-v1"],
+    ("experience", "frames"): IMAGES,
     ("environment", "surrol"): ["environment.task=ECMReach"],
     ("network", "small_dense"): ["network.weights=1000"],
     ("experience", "hindsight"): ["environment=gymnasium", "environment.id=goals:Line-v0"],

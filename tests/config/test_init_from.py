@@ -21,7 +21,8 @@ from sparserl.sweeps.loop import run
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 # so few steps that nothing is learned: what is saved at the end is what was there at the start
-UNTRAINED = "trainer=smoke", "experience.learning_starts=1000", "lowrank.ranks=[]"
+COMMON = "trainer=smoke", "lowrank.ranks=[]", "algorithm.normalize_observation=false"  # statistics would go on
+UNTRAINED = *COMMON, "experience.learning_starts=1000"
 
 
 def config(*overrides: str) -> Config:
@@ -32,7 +33,7 @@ def config(*overrides: str) -> Config:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two dense runs of which something was learned."""
     root = tmp_path_factory.mktemp("dense")
-    configs = [compose("trainer=smoke", "regularizer=none", "lowrank.ranks=[]", f"seed={seed}") for seed in (1, 2)]
+    configs = [compose(*COMMON, "regularizer=none", f"seed={seed}") for seed in (1, 2)]
     run(configs, [root / f"run-seed{seed}-abc" for seed in (1, 2)], live=False)
     return root
 
@@ -56,7 +57,7 @@ def test_each_member_starts_from_its_own_policy_and_so_does_its_target(regulariz
 
 
 def test_a_run_that_goes_on_needs_its_start_no_more(tmp_path: Path) -> None:
-    given = compose("trainer=smoke", "regularizer=none", "lowrank.ranks=[]")
+    given = compose(*COMMON, "regularizer=none")
     run([given], [tmp_path / "given"], live=False)
     started = config("regularizer=none", "seed=1", f"init_from={tmp_path / 'given'}")
     (first,) = run([started], [tmp_path / "mine"], live=False)

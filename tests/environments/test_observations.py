@@ -145,19 +145,19 @@ def test_a_goal_environment_shows_the_observation_and_the_desired_goal() -> None
 
 def test_extras_are_what_was_achieved_also_at_the_end_of_an_episode() -> None:
     for step, outcome in enumerate(play(goals())[1]):
-        assert outcome.extras.keys() == {"achieved_goal", "success"}
+        assert (outcome.extras.keys(), outcome.measures.keys()) == ({"achieved_goal"}, {"success_rate"})
         moved = step % LENGTH + 1.0
         expected = torch.tensor([[moved, 10], [-moved, 10]]).unsqueeze(1).expand(2, 2, 2)
         assert torch.equal(outcome.extras["achieved_goal"], expected)
         assert bool(outcome.truncated.all()) == (step % LENGTH == LENGTH - 1)
         reached = outcome.extras["achieved_goal"][..., 0] == outcome.next_observation[..., 3]
-        assert torch.equal(outcome.extras["success"], reached.float())
+        assert torch.equal(outcome.measures["success_rate"], reached.float())
         assert torch.equal(outcome.reward, reached.float() - 1)
 
 
 @pytest.mark.parametrize(("key", "known"), [("is_success", True), ("success", True), (None, False)])
 def test_success_is_what_info_says_or_unknown(key: str | None, known: bool) -> None:
-    success = torch.stack([outcome.extras["success"] for outcome in play(goals(arguments={"success": key}))[1]])
+    success = torch.stack([outcome.measures["success_rate"] for outcome in play(goals(arguments={"success": key}))[1]])
     assert bool(success.isnan().all()) is not known
     assert known == (0 < success.nanmean() < 1)
 
@@ -167,11 +167,11 @@ def test_however_steps_are_taken_extras_are_the_same_and_a_failure_leaves_those_
     expected, outcomes = play(goals())[1], play(goals(vectorization=how), fault_at=2)[1]
     assert {step: [*outcome.failures] for step, outcome in enumerate(outcomes) if outcome.failures} == {2: [1]}
     for step, (outcome, other) in enumerate(zip(outcomes, expected, strict=True)):
-        for name, values in other.extras.items():
-            assert torch.equal(outcome.extras[name][0], values[0])
+        for name, values in (other.extras | other.measures).items():
+            assert torch.equal((outcome.extras | outcome.measures)[name][0], values[0])
         if step >= 2:
             assert (outcome.extras["achieved_goal"][1, 1] == 0).all()
-            assert outcome.extras["success"][1, 1].isnan()
+            assert outcome.measures["success_rate"][1, 1].isnan()
 
 
 def test_a_single_environment_shows_what_members_see() -> None:
@@ -246,7 +246,7 @@ def test_fetch_reach() -> None:
             action[..., :3] = ((observation[..., -3:] - observation[..., :3]) * 10).clamp(-1, 1)
             outcomes.append(vector.step(action))
             observation = outcomes[-1].next_observation
-    success = torch.stack([outcome.extras["success"] for outcome in outcomes])
+    success = torch.stack([outcome.measures["success_rate"] for outcome in outcomes])
     assert (success[0] == 0).all()
     assert (success[-1] == 1).all()
     assert bool(outcomes[-1].truncated.all())

@@ -45,7 +45,6 @@ def transition(members: int, envs: int, step: int, ends: Tensor) -> Transition:
         "terminated": (ends == 1).float(),
         "truncated": (ends == 2).float(),
         "achieved_goal": torch.stack([name, name * 2], dim=-1).float(),
-        "success": torch.zeros(members, envs),
     }
 
 
@@ -188,7 +187,7 @@ def test_the_rest_is_sampled_as_by_replay() -> None:
         experience.extend(fields)
     (expected,), (batch,) = due(plain), due(experience)
     assert torch.equal(batch["action"], expected["action"])
-    assert batch.keys() == expected.keys() - {"achieved_goal", "success"}
+    assert batch.keys() == expected.keys() - {"achieved_goal"}
     assert {name: value.dtype for name, value in batch.items()} == {name: expected[name].dtype for name in batch}
 
 

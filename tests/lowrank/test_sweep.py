@@ -385,7 +385,7 @@ def test_a_run_leaves_its_ranks_and_its_spectrum(tmp_path: Path) -> None:
     for folder, result in zip(folders, results, strict=True):
         rows = lines(folder / "lowrank.csv")
         assert list(rows[0]) == [
-            "rank", "return_mean", "return_std", "success_rate", "episodes", "retention", "compression",
+            "rank", "return_mean", "return_std", "success_rate", "x_pos", "flag_rate", "episodes", "retention", "compression",
             "parameters", "bytes", "macs", "csr_bytes", "energy", "shrunken_return_mean", "shrunken_retention",
             "shrunken_compression", "shrunken_parameters", "shrunken_macs",
         ]  # fmt: skip

@@ -13,7 +13,8 @@ from parts import make_learner
 from torch import Tensor, nn
 
 from sparserl.algorithms.dqn import DQN
-from sparserl.lowrank.accounting import DecomposedPolicy, dead_units
+from sparserl.lowrank.accounting import DecomposedPolicy
+from sparserl.lowrank.shrinking import Shrunken, shrink, sliced
 from sparserl.lowrank.truncation import as_matrix, factored
 from sparserl.networks import cnn
 from sparserl.networks.base import Network
@@ -237,12 +238,11 @@ def test_a_channel_feeds_its_positions_side_by_side() -> None:
     before = SMALL(layers, images)
     layers["conv.1.weight"][:, 4] += 1
     torch.testing.assert_close(SMALL(layers, images), before)
-    matrices = {name: as_matrix(layers[name][0], its) for name, its in SMALL.structure(SHAPE).items()}
-    assert dead_units(matrices, SMALL.structure(SHAPE)) == {
-        "conv.0.weight": 0,
-        "conv.1.weight": 1,
-        "dense.0.weight": 0,
-        "dense.1.weight": 0,
+    alive = shrink(one(layers, 0), SMALL.structure(SHAPE)).alive
+    assert {name: (~units).nonzero().flatten().tolist() for name, units in alive.items()} == {
+        "conv.0.weight": [],
+        "conv.1.weight": [4],
+        "dense.0.weight": [],
     }
     layers["conv.1.weight"][:, 3] += 1
     assert (SMALL(layers, images) - before).abs().max() > 1e-3, "or this test sees nothing"
@@ -258,18 +258,35 @@ def test_a_factored_module_computes_with_the_truncated_weights(k: int) -> None:
     truncated = {name: tensor.clone() for name, tensor in layers.items()}
     pairs = 0
     for member in range(3):
-        policy = DecomposedPolicy(one(layers, member), structure)
-        products = policy.truncated(policy.cut(k))
-        for name, product in products.items():
+        policy = DecomposedPolicy(Shrunken(one(layers, member), {}, structure))
+        cut = policy.cut(k)
+        for name, product in policy.layers(cut).items():
             truncated[name][member] = product
-        pairs = len(products)
-    output, whole = SMALL(truncated, images), SMALL(layers, images)
+        pairs = sum(rank is not None for rank in cut)
+    output, before = SMALL(truncated, images), SMALL(layers, images)
     for member in range(3):
         module = factored(SMALL.module(one(layers, member)), k)
         torch.testing.assert_close(output[member], module(images[member]), atol=1e-5, rtol=1e-5)
         assert sum(isinstance(part, nn.Sequential) for part in module.modules()) == 1 + pairs
     assert pairs, "something must be cut, or this test sees nothing"
-    assert (output - whole).abs().max() > 1e-4
+    assert (output - before).abs().max() > 1e-4
+
+
+@given(density=st.floats(0.0, 0.5), seed=st.integers(0, 999))
+@settings(deadline=None, max_examples=30)
+def test_without_the_channels_and_units_that_do_nothing_it_computes_the_same(density: float, seed: int) -> None:
+    """Also where no channel is left: torch has no convolution without any, so one that gives zeros stays."""
+    draw = torch.Generator().manual_seed(seed)
+    layers, images = one(fresh(SMALL, SHAPE, 3), 0), bytes_of(6, *SHAPE)
+    for name in SMALL.structure(SHAPE):
+        layers[name] = layers[name] * (torch.rand(layers[name].shape, generator=draw) < density)
+    layers["conv.0.weight"][2] = 0  # at least this channel is constant
+    shrunken = shrink(layers, SMALL.structure(SHAPE))
+    assert shrunken.changed
+    smaller = sliced(SMALL.module(shrunken.layers), shrunken)
+    torch.testing.assert_close(smaller(images), SMALL.module(layers)(images), atol=1e-5, rtol=1e-5)
+    matrices = [part.weight for part in smaller.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    assert sum(weight.numel() for weight in matrices) == shrunken.weights
 
 
 # ---------------------------------------------------------------- trunk and head

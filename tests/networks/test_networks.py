@@ -96,6 +96,16 @@ def test_a_network_worked_by_hand(activation: Activation, expected: float) -> No
     torch.testing.assert_close(network.module(one(layers, 0))(observation[0]), torch.tensor([[expected]]))
 
 
+def test_bytes_are_numbers_also_for_the_module() -> None:
+    """A run that learned from bytes could not be played: nn.Linear takes no bytes."""
+    network = MLP(hidden=[3], activation="tanh")
+    layers = {name: tensor / 100 for name, tensor in fresh(network, (2, 3), 2, (0,)).items()}
+    bytes_ = torch.tensor([[[[0, 255, 7], [1, 2, 3]]]], dtype=torch.uint8)
+    output = network(layers, bytes_)
+    torch.testing.assert_close(output, network(layers, bytes_.float()))
+    torch.testing.assert_close(network.module(one(layers, 0))(bytes_[0]), output[0])
+
+
 def test_an_exported_module_keeps_copies() -> None:
     network = MLP(hidden=[3], activation="relu")
     layers = fresh(network, (2,), 2, (0,))

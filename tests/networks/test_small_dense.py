@@ -113,3 +113,13 @@ def test_too_few_weights_are_refused_before_training() -> None:
 def test_how_many_weights_must_be_said() -> None:
     with pytest.raises(ConfigError, match=r"network.weights is missing and has no default; set it with network.weights=VALUE"):
         compose("network=small_dense")
+
+
+@pytest.mark.parametrize("algorithm", modules("algorithms"))
+def test_it_is_made_smaller_from_what_the_algorithm_has(algorithm: str) -> None:
+    """PPO's perceptrons, for example, have other sizes and activations than DQN's: conf/tuned/network has a file for both."""
+    chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}"
+    perceptron, small = (compose(*chosen, *its)["network"] for its in ((), ("network=small_dense", "network.weights=1000")))
+    assert {key: small[key] for key in perceptron if key != "_target_"} == {
+        key: value for key, value in perceptron.items() if key != "_target_"
+    }

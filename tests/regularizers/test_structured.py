@@ -240,3 +240,28 @@ def test_a_member_without_a_target_keeps_its_lambda_c() -> None:
     _, gates = regularizer.project(layers, fresh(regularizer, layers), step=0, pull=0.0)
     assert gates[MULTIPLIER][0].tolist() == [1.0, 1.0]
     assert gates[MULTIPLIER][1, 0] > 1
+
+
+@pytest.mark.parametrize("name", ["l0", *STRUCTURED])
+@pytest.mark.parametrize("kind", ["sigmoid", "median"])
+def test_frozen_gates_are_at_the_level_that_was_asked_for(name: str, kind: str) -> None:
+    """To a single gate, in a network of CartPole's size; gates keep their order, and a member without a target all."""
+    targets = torch.tensor([0.5, 0.93, math.nan])
+    learner = make_learner(f"regularizer={name}", members=3)
+    regularizer = dataclasses.replace(learner.regularizer, target_sparsity=targets, deterministic_gate=kind)
+    its = regularizer.bind(learner.algorithm.structure("policy"))
+    assert isinstance(its, HardConcrete)
+    assert its.freeze_at_step is not None
+    layers, gates, draw = learner.weights["policy"], dict(learner.gates["policy"]), torch.Generator().manual_seed(0)
+    gates |= {n: 3 * torch.randn(gate.shape, generator=draw) for n, gate in log_alphas(gates).items()}
+    assert its.scheduled(layers, gates, its.delay_steps, its.freeze_at_step - 1) is gates, "they are not frozen yet"
+    frozen = its.scheduled(layers, gates, its.freeze_at_step - 1, its.freeze_at_step)
+    is_open = {n: (z > 0).float() for n, z in its.gate_values(frozen).items()}
+    sparsity = 1 - its.kept(is_open, layers) / 10_728
+    # a unit of the first hidden layer is up to 4 + 84 weights, 0.8 points; a direction 204, 1.9; a weight nothing
+    largest = {"l0": 1e-3, "l0_units": 0.012, "l0_combined": 0.012, "l0_rank": 0.02}[name]
+    assert sparsity[:2].tolist() == pytest.approx([0.5, 0.93], abs=largest)
+    for n, gate in log_alphas(gates).items():
+        assert torch.equal(frozen[n][2], gate[2])
+        moved = frozen[n][:2] - gate[:2]
+        assert moved.flatten(1).std(dim=1).max() < 1e-5, "all by one number, but for rounding"

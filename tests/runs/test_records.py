@@ -147,15 +147,17 @@ def test_numbers_that_are_not_finite_become_null_however_deep(tmp_path: Path) ->
 def test_a_table_reads_back_exactly_and_null_is_an_empty_cell(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, total_steps=100)
     third, nan = 1 / 3, float("nan")
-    folder.table("lowrank", [RankRow(1, 0.1 + 0.2, 1e-300, 0.5, 2, None, -third, 3, 12, 3, 44, nan, nan, None, 0.0, 3, 3)])
-    folder.table("lowrank", [RankRow("full", third, 0.0, None, 2, 1.0, 0.0, 3, 12, 3, 44, 1.0, third, None, 0.5, 2, 2)])
+    cut = RankRow(1, 0.1 + 0.2, 1e-300, 0.5, 70.5, 0.0, 2, None, -third, 3, 12, 3, 44, nan, nan, None, 0.0, 3, 3)
+    whole = RankRow("full", third, 0.0, None, None, None, 2, 1.0, 0.0, 3, 12, 3, 44, 1.0, third, None, 0.5, 2, 2)
+    folder.table("lowrank", [cut])
+    folder.table("lowrank", [whole])
     folder.table("spectrum", [SingularValue("0", 1, 0.1 + 0.2, third, 0), SingularValue("1", 1, nan, 1e-300, 2)])
     folder.close()
-    names = "rank,return_mean,return_std,success_rate,episodes,retention,compression,parameters,bytes,macs,csr_bytes,energy"
-    names += ",shrunken_return_mean,shrunken_retention,shrunken_compression,shrunken_parameters,shrunken_macs"
+    names = "rank,return_mean,return_std,success_rate,x_pos,flag_rate,episodes,retention,compression,parameters,bytes,macs"
+    names += ",csr_bytes,energy,shrunken_return_mean,shrunken_retention,shrunken_compression,shrunken_parameters,shrunken_macs"
     assert (
         tmp_path / "lowrank.csv"
-    ).read_text() == f"{names}\nfull,{third!r},0.0,,2,1.0,0.0,3,12,3,44,1.0,{third!r},,0.5,2,2\n"
+    ).read_text() == f"{names}\nfull,{third!r},0.0,,,,2,1.0,0.0,3,12,3,44,1.0,{third!r},,0.5,2,2\n"
     first, second = list(csv.DictReader((tmp_path / "spectrum.csv").open(newline="")))
     assert (float(first["singular_value"]), float(first["effective_rank"])) == (0.1 + 0.2, third)
     assert (second["layer"], second["singular_value"], second["dead_units"]) == ("1", "", "2")
@@ -303,7 +305,7 @@ def test_any_text_can_be_told_and_kept(text: str, tmp_path: Path) -> None:
 
 def test_a_table_that_is_not_whole_is_a_problem_and_not_a_row_of_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, total_steps=100)
-    folder.table("lowrank", [RankRow(1, None, None, None, 1, None, 0.5, 3, 12, 3, 44, 1.0, None, None, 0.5, 3, 3)])
+    folder.table("lowrank", [RankRow(1, None, None, None, None, None, 1, None, 0.5, 3, 12, 3, 44, 1.0, None, None, 0.5, 3, 3)])
     folder.close()
     path = tmp_path / "lowrank.csv"
     header, line = path.read_text().splitlines()

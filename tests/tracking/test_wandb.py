@@ -39,7 +39,7 @@ PIXEL = (
 
 
 def test_an_offline_run_holds_what_the_folder_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = compose(*SETTINGS, "logger.group=mine", "logger.tags=[one,two]", "seed=5")
+    config = compose(*SETTINGS, "logger.group=mine", "logger.tags=[one,two]", "seed=5", "regularizer.gate_learning_rate=0")
     (result,) = run([config], [tmp_path])
     (process,) = records(tmp_path)
     (begun,) = of("run", process)[:1]
@@ -53,10 +53,11 @@ def test_an_offline_run_holds_what_the_folder_holds(tmp_path: Path, capsys: pyte
     assert (begun["job_type"], begun["tags"]) == ("l0", ["one", "two"])
     assert begun["display_name"] == label(config)
     assert training(process) == rows(tmp_path)
-    # the smoke run is too short to learn anything, and says so
+    # gates that do not move are a warning of a row, and that none is closed is one of the end
     said = [warning for row in rows(tmp_path) for warning in row.get("warnings", [])]
     assert said
-    assert [alert["title"] for alert in of("alert", process)] == said
+    assert set(result.warnings) > set(said)
+    assert sorted(alert["title"] for alert in of("alert", process)) == sorted(result.warnings)
     summary = {key: value for record in of("summary", process) for key, value in record["update"].items()}
     assert summary.items() >= {"return_mean": result.return_mean, "sparsity": result.sparsity, "status": "done"}.items()
     (artifact,) = (artifact for artifact in of("artifact", process) if artifact["type"] == "model")  # the others are tables

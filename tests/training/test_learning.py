@@ -47,6 +47,7 @@ COMMON = (
     "trainer.log_every=100000",
     "trainer.checkpoint_every=100000",
     f"algorithm.gamma={DISCOUNT}",
+    "algorithm.normalize_observation=false",
     "experience.batch_size=32",
     "network.hidden=[16,16]",
 )

@@ -93,7 +93,8 @@ def trained(name: str, *overrides: str, states: list[State] | None = None) -> tu
     """Three members, of which two share a regulariser: 480 environment steps of each, 120 of the loop."""
     small = "trainer=smoke", "trainer.total_steps=480", "trainer.checkpoint_every=192", "trainer.num_envs=4"
     shaped = {"dqn": ("experience.learning_starts=100",), "ppo": ("experience.n_steps=20", "experience.batch_size=40")}
-    options = (f"algorithm={name}", *small, *shaped[name], "network.hidden=[8]", *overrides)
+    own = "algorithm.normalize_observation=false", "network.hidden=[8]"  # these have statistics of their own
+    options = (f"algorithm={name}", *small, *shaped[name], *own, *overrides)
     configs = [compose(f"regularizer={r}", f"seed={seed}", *options) for r, seed in (("none", 0), ("none", 1), ("l1", 2))]
     trainer, parts = build(configs)
     algorithm = as_kind(KINDS[name], parts.algorithm)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import as_kind, environment_for, immediately, make_learner, modules, random_batches
+from parts import as_kind, environment_for, immediately, make_learner, pairs, random_batches
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -76,8 +76,7 @@ def again(learner: Learner, arguments: tuple[Any, ...]) -> tuple[LearnerState, M
     return state, learner._step(state, *others, rng)
 
 
-@pytest.mark.parametrize("algorithm", modules("algorithms"))
-@pytest.mark.parametrize("regularizer", modules("regularizers"))
+@pytest.mark.parametrize(("algorithm", "regularizer"), pairs())
 def test_a_step_on_a_copy_of_what_it_was_given_gives_the_same_bits(algorithm: str, regularizer: str) -> None:
     learner = learner_of(algorithm, regularizer)
     arguments = recorded(learner)
@@ -122,8 +121,7 @@ class NoValues(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("regularizer", modules("regularizers"))
-@pytest.mark.parametrize("algorithm", modules("algorithms"))
+@pytest.mark.parametrize(("algorithm", "regularizer"), pairs())
 def test_no_value_of_a_tensor_decides_what_a_step_does(algorithm: str, regularizer: str) -> None:
     """So it can be traced, and compiled; also while gates are fixed and after a member was stopped."""
     learner = learner_of(algorithm, regularizer)

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from sparserl.training.warnings import CONSTANT_EVALUATIONS, EXPLODING, ROWS_BEFORE_EXPLODING, Signatures
+from sparserl.training.warnings import (
+    CONSTANT_EVALUATIONS,
+    EXPLODING,
+    ROWS_BEFORE_EXPLODING,
+    SWING,
+    TURNS,
+    Signatures,
+    lost_in_ranks,
+    stayed_dense,
+)
 
 
 def said(*rows: Mapping[str, Any], after: Signatures | None = None) -> list[list[str]]:
@@ -18,7 +27,8 @@ def said(*rows: Mapping[str, Any], after: Signatures | None = None) -> list[list
 
 def test_a_run_that_goes_well_gives_no_warning() -> None:
     row = {
-        "gates/closed/policy.0.weight": 0.99,
+        "sparsity/exact/policy.0.weight": 0.99,
+        "sparsity/exact": 0.99,
         "gates/closed": 0.99,
         "gates/moved": 0.5,
         "penalty/policy": 0.1,
@@ -32,8 +42,8 @@ def test_a_run_that_goes_well_gives_no_warning() -> None:
     assert signatures.said == []
 
 
-def test_a_layer_whose_gates_are_all_closed_is_named_once() -> None:
-    rows = [{"gates/closed/policy.0.weight": share, "gates/closed/policy.1.weight": 0.5} for share in (0.9, 1.0, 1.0)]
+def test_a_layer_of_which_nothing_is_left_is_named_once() -> None:
+    rows = [{"sparsity/exact/policy.0.weight": share, "sparsity/exact/policy.1.weight": 0.5} for share in (0.9, 1.0, 1.0)]
     first, second, third = said(*rows)
     assert first == third == []
     assert len(second) == 1
@@ -41,14 +51,14 @@ def test_a_layer_whose_gates_are_all_closed_is_named_once() -> None:
     assert "lambda_c" in second[0]
 
 
-def test_two_closed_layers_are_two_warnings() -> None:
-    (warnings,) = said({"gates/closed/policy.0.weight": 1.0, "gates/critic/closed/critic.0.weight": 1.0})
+def test_two_empty_layers_are_two_warnings() -> None:
+    (warnings,) = said({"sparsity/exact/policy.0.weight": 1.0, "sparsity/exact/critic.0.weight": 1.0})
     assert sorted("policy.0.weight" in warning for warning in warnings) == [False, True]
     assert sorted("critic.0.weight" in warning for warning in warnings) == [False, True]
 
 
-def test_open_and_undecided_layers_are_not_closed() -> None:
-    assert said({"gates/open/policy.0.weight": 1.0, "gates/undecided/policy.0.weight": 1.0, "gates/closed": 1.0}) == [[]]
+def test_a_policy_of_which_most_is_zero_is_not_empty() -> None:
+    assert said({"sparsity/exact/policy.0.weight": 0.999, "sparsity/exact": 0.999, "gates/closed": 0.999}) == [[]]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +120,87 @@ def test_a_gradient_that_is_not_finite_is_none_to_compare_with(value: float | No
     assert "exploded" in above[0]
 
 
+def shares(*closed: float, key: str = "gates/closed") -> list[dict[str, float]]:
+    return [{key: value} for value in closed]
+
+
+def test_gates_that_swing_are_said_when_they_have_turned_twice() -> None:
+    assert TURNS == 2
+    # up, down, hardly at all, up again: the second turn
+    given = said(*shares(0.0, 0.9, 0.1, 0.1 + SWING / 2, 0.9, 0.1))
+    assert [bool(warnings) for warnings in given] == [False] * 4 + [True, False]
+    assert "gate_learning_rate" in given[4][0]
+    (*_, of_critic) = said(*shares(0.0, 0.9, 0.1, 0.9, key="gates/critic/closed"))
+    assert "gates of critic" in of_critic[0]
+
+
+@pytest.mark.parametrize(
+    "closed",
+    [
+        (0.0, 0.3, 0.6, 0.9, 0.93, 0.92, 0.9, 0.88),  # as L0 closes them
+        (0.0, 0.99, 0.74, 0.55, 0.51, 0.51),  # an overshoot: it turns once
+        tuple(0.5 + 0.4 * SWING * (-1) ** index for index in range(20)),  # trembling
+    ],
+)
+def test_gates_that_come_to_rest_are_no_warning(closed: tuple[float, ...]) -> None:
+    assert said(*shares(*closed)) == [[]] * len(closed)
+
+
+def test_a_swing_goes_on_from_its_state() -> None:
+    signatures = Signatures()
+    assert said(*shares(0.0, 0.9, 0.1), after=signatures) == [[]] * 3
+    state = json.loads(json.dumps(signatures.state_dict()))
+    signatures.read({"gates/closed": 0.9})
+    resumed = Signatures()
+    resumed.load_state_dict(state)
+    assert said(*shares(0.15), after=resumed) == [[]], "no move of a tenth"
+    assert len(said(*shares(0.9), after=resumed)[0]) == 1
+
+
+# ---------------------------------------------------------------- what can be told at the end only
+
+
+@pytest.mark.parametrize(
+    ("last", "warned"),
+    [
+        ({"sparsity/exact": 0.0}, "no weight"),
+        ({"sparsity/exact": 0.001}, None),
+        ({"sparsity/exact": 0.0, "gates/open": 1.0}, "every gate"),
+        ({"sparsity/exact": 0.3, "gates/open": 0.7}, None),
+        # gates on the rank make no zeros
+        ({"sparsity/exact": 0.0, "gates/open": 0.7}, None),
+        # a trunk and a head: not both are open; and a critic's gates are not the policy's
+        ({"sparsity/exact": 0.1, "gates/encoder/open": 0.9, "gates/policy/open": 1.0}, None),
+        ({"sparsity/exact": 0.0, "gates/encoder/open": 1.0, "gates/policy/open": 1.0, "gates/critic/open": 0.2}, "every gate"),
+    ],
+)
+def test_a_policy_that_stayed_dense(last: dict[str, float], warned: str | None) -> None:
+    found = stayed_dense(last, ("encoder", "policy"), asked=True)
+    assert len(found) == (warned is not None)
+    assert all(sentence.startswith(warned or "") for sentence in found)
+    assert stayed_dense(last, ("encoder", "policy"), asked=False) == []
+
+
+@pytest.mark.parametrize(
+    ("rank", "measured", "retention", "words"),
+    [
+        ("full", 8, 1.0, "no rank below full keeps 95%"),
+        ("full", 1, 1.0, None),  # no other was measured
+        (4, 8, 0.949, "rank 4 was selected to keep 95% of what was learned, and keeps 94.9%"),
+        (4, 8, 0.95, None),
+        (4, 8, 1.02, None),
+        (4, 8, None, None),  # the other seeds tell nothing
+    ],
+)
+def test_a_return_that_is_lost_in_ranks(rank: Any, measured: int, retention: float | None, words: str | None) -> None:
+    found = lost_in_ranks(rank, measured, retention, 0.95)
+    assert len(found) == (words is not None)
+    assert all(sentence.startswith(words or "") for sentence in found)
+
+
 def test_of_a_stopped_member_only_that_is_said_and_once() -> None:
     signatures = Signatures()
-    constant = {"eval/constant_action": 1.0, "gates/closed/policy.0.weight": 1.0}
+    constant = {"eval/constant_action": 1.0, "sparsity/exact/policy.0.weight": 1.0}
     assert signatures.read(constant, "stopped") == ["stopped"]
     assert signatures.read(constant, "stopped") == []
     resumed = Signatures()
@@ -130,21 +218,21 @@ def test_signatures_go_on_from_their_state() -> None:
     """Nothing is said twice, a series of evaluations goes on, and a median is remembered."""
     signatures = Signatures()
     usual = [{"gradient/weights/policy": 1.0}] * ROWS_BEFORE_EXPLODING
-    said(*usual, {"gates/closed/policy.0.weight": 1.0}, {"eval/constant_action": 1.0}, after=signatures)
+    said(*usual, {"sparsity/exact/policy.0.weight": 1.0}, {"eval/constant_action": 1.0}, after=signatures)
     state = json.loads(json.dumps(signatures.state_dict()))  # a checkpoint keeps it, and shares nothing with it
     signatures.read({"eval/constant_action": 0.0, "gradient/weights/policy": 2.0})
 
     resumed = Signatures()
     resumed.load_state_dict(state)
     assert len(resumed.said) == 1
-    assert "closed" in resumed.said[0]
-    closed, constant, exploding = said(
-        {"gates/closed/policy.0.weight": 1.0},
+    assert "is zero" in resumed.said[0]
+    empty, constant, exploding = said(
+        {"sparsity/exact/policy.0.weight": 1.0},
         {"eval/constant_action": 1.0},
         {"gradient/weights/policy": 2 * EXPLODING},
         after=resumed,
     )
-    assert closed == []
+    assert empty == []
     assert len(constant) == len(exploding) == 1
     assert len(resumed.said) == 3
 
@@ -154,5 +242,5 @@ def test_a_state_is_not_changed_by_what_is_read_later() -> None:
     signatures.read({"gradient/weights/policy": 1.0})
     state = signatures.state_dict()
     before = json.dumps(state)
-    signatures.read({"gradient/weights/policy": 1.0, "gates/closed/policy.0.weight": 1.0})
+    signatures.read({"gradient/weights/policy": 1.0, "sparsity/exact/policy.0.weight": 1.0})
     assert json.dumps(state) == before

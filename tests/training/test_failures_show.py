@@ -1,0 +1,116 @@
+"""What fails in sparse training is said: learners and short runs that fail in each way, and those that do not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from parts import environment_for, immediately, make_learner, modules, random_batches
+
+from sparserl.config.schema import Config
+from sparserl.config.validation import compose
+from sparserl.lowrank.sweep import Selected, Sweep
+from sparserl.runs.schema import Rank, Result
+from sparserl.sweeps.loop import run
+from sparserl.training.learner import Learner
+from sparserl.training.metrics import observe
+from sparserl.training.warnings import Signatures
+
+KINDS = ["dqn", "ppo", "sac"]
+"""Values of actions, rollouts, and an actor with critics."""
+
+EMPTIES = [("initial_open", 0.01), ("target_sparsity", 0.999), ("zero_threshold", 100.0)]
+"""With the first of these that it has, a regulariser leaves nothing: closed gates, closed masks, a threshold above all."""
+
+
+def after_two_updates(regularizer: str, algorithm: str, *overrides: str) -> Learner:
+    small = "network.hidden=[32,32]", f"algorithm={algorithm}", f"environment={environment_for(algorithm)}"
+    learner = make_learner(*small, f"regularizer={regularizer}", *overrides)
+    for step, batch in zip((10, 20), random_batches(2, 1, 32, algorithm), strict=True):
+        learner.begin_rollout(step)
+        learner.update(batch, step)
+    return learner
+
+
+def said(learner: Learner) -> list[str]:
+    return Signatures().read({name: float(value) for name, value in observe(learner).items()})
+
+
+@pytest.mark.parametrize("algorithm", KINDS)
+@pytest.mark.parametrize("regularizer", [name for name in modules("regularizers") if name != "none"])
+def test_a_layer_of_which_nothing_is_left_is_said_of_every_regularizer(regularizer: str, algorithm: str) -> None:
+    keys = compose(f"regularizer={regularizer}")["regularizer"]
+    key, value = next((key, value) for key, value in EMPTIES if keys.get(key) is not None)
+    # gates that do not move, and masks that do
+    begins = [f"regularizer.{key}={value}", *(["regularizer.end_step=20", "regularizer.start_step=0"] * ("end_step" in keys))]
+    first, *_ = said(after_two_updates(regularizer, algorithm, *begins))
+    assert first.startswith("every weight of layer policy.")
+    assert "is zero" in first
+
+
+@pytest.mark.parametrize("regularizer", modules("regularizers"))
+def test_where_something_is_left_nothing_is_said(regularizer: str) -> None:
+    """The negative control: the settings that are shipped, at the beginning; half of the weights under masks."""
+    assert said(after_two_updates(regularizer, "dqn", *immediately(regularizer))) == []
+
+
+# ---------------------------------------------------------------- at the end
+
+AT_END = {
+    "none": ([], None),
+    "l0": ([], "every gate of the policy is open at the end"),
+    "l1": (["regularizer.zero_threshold=0"], "no weight of the policy is zero at the end"),
+    "l2": (["regularizer.zero_threshold=0.01"], None),
+    "magnitude": (["regularizer.start_step=1000", "regularizer.end_step=1000"], "every gate of the policy is open at the end"),
+    "random": ([], None),
+}
+"""What each regulariser does in 400 steps, and what is said of it."""
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("algorithm", KINDS)
+def test_a_policy_that_stayed_dense_is_said_at_the_end(algorithm: str, tmp_path: Path) -> None:
+    common = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}", "trainer=smoke", "logger=disk"
+    options = (*common, "network.hidden=[16,16]", "lowrank.ranks=[]")
+    configs = [compose(*options, f"regularizer={name}", *changes) for name, (changes, _) in AT_END.items()]
+    results = run(configs, [tmp_path / name for name in AT_END], live=False)
+    for result, (name, (_, expected)) in zip(results, AT_END.items(), strict=True):
+        dense = [warning for warning in result.warnings if "at the end" in warning]
+        assert len(dense) == (expected is not None), name
+        assert all(warning.startswith(expected or "") for warning in dense)
+        log = (tmp_path / name / "run.log").read_text()
+        assert all(warning in log for warning in dense)
+        assert json.loads((tmp_path / name / "result.json").read_text())["warnings"] == result.warnings
+
+
+def swept(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch, selected: Selected) -> Result:
+    """A short run whose rank sweep selects this."""
+    sweep = Sweep.__call__
+
+    def select(*arguments: Any) -> list[Any]:
+        return [dataclasses.replace(found, selected=selected) for found in sweep(*arguments)]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Sweep, "__call__", select)
+        (result,) = run([config], [folder], live=False)
+    return result
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("rank", "retention", "words"),
+    [("full", 1.0, "no rank below full keeps 95%"), (2, 0.4, "rank 2 was selected to keep 95%"), (2, 0.97, None)],
+)
+def test_a_return_that_is_lost_in_ranks_is_in_the_result_and_the_log(
+    rank: Rank, retention: float, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once also where the run is swept again."""
+    config = compose("trainer=smoke", "logger=disk", "regularizer=none", "lowrank.ranks=[1,2]", "network.hidden=[16,16]")
+    for _ in range(2):
+        result = swept(config, tmp_path, monkeypatch, Selected(rank, 0.5, 100.0, retention))
+        found = [warning for warning in result.warnings if "learned" in warning]
+        assert len(found) == (words is not None)
+        assert all(warning.startswith(words or "") and warning in (tmp_path / "run.log").read_text() for warning in found)

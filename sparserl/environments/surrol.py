@@ -66,7 +66,7 @@ class SurRoL(GymnasiumEnvironment):
         except Exception as error:
             raise BrokenEnvironmentError(f"the clone of SurRoL in {folder} cannot be imported: {describe(error)}") from error
         if self.task not in clone.tasks:
-            raise ValueError(f"environment.task is {self.task!r}; SurRoL has {', '.join(sorted(clone.tasks))}")
+            raise ValueError(f"environment.task is {self.task!r}; SurRoL has {', '.join(sorted(clone.tasks)) or 'nothing'}")
         own = clone.tasks[self.task][1]
         try:
             env = SurgicalTask(clone, self.task, render_mode)
@@ -120,10 +120,9 @@ class SurgicalTask(gymnasium.Env[Any, Any]):
             observation, reward, _, info = self._task.step(action)
         return observation, float(reward), False, False, {"is_success": bool(info["is_success"])}
 
-    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> np.ndarray:
+    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
         """0 where the achieved goal ``[..., goal]`` is near the desired one, -1 elsewhere."""
-        reward: np.ndarray = self._task.compute_reward(achieved_goal, desired_goal, info)
-        return reward
+        return self._task.compute_reward(achieved_goal, desired_goal, info)
 
     def oracle(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """The action of SurRoL's scripted policy after the last observation of this episode."""

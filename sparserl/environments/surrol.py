@@ -120,10 +120,9 @@ class SurgicalTask(gymnasium.Env[Any, Any]):
             observation, reward, _, info = self._task.step(action)
         return observation, float(reward), False, False, {"is_success": bool(info["is_success"])}
 
-    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> np.ndarray:
+    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
         """0 where the achieved goal ``[..., goal]`` is near the desired one, -1 elsewhere."""
-        reward: np.ndarray = self._task.compute_reward(achieved_goal, desired_goal, info)
-        return reward
+        return self._task.compute_reward(achieved_goal, desired_goal, info)
 
     def oracle(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """The action of SurRoL's scripted policy after the last observation of this episode."""

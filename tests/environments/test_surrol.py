@@ -18,7 +18,6 @@ from gymnasium.utils.env_checker import check_env
 from sparserl.config.schema import ConfigError
 from sparserl.config.validation import compose
 from sparserl.environments import surrol
-from sparserl.environments.containment import SUCCESS
 from sparserl.environments.observations import ACHIEVED, DESIRED
 from sparserl.environments.surrol import CLONING, COMMIT, FOLDER, SurgicalTask, SurRoL
 from sparserl.environments.surrol_shims import load
@@ -143,7 +142,7 @@ def test_members_meet_the_same_episodes_however_steps_are_taken(vectorization: s
             # time is up: the episode is cut, and what follows counts
             assert outcome.truncated.flatten().tolist() == [float(step == 4)] * 2
             assert not outcome.terminated.any()
-            assert outcome.extras[SUCCESS].flatten().tolist() == [0, 0]
+            assert outcome.measures["success_rate"].flatten().tolist() == [0, 0]
             achieved, desired = outcome.extras[ACHIEVED], outcome.next_observation[..., -3:]
             reward, terminated = environment.relabel(achieved, desired)
             assert torch.equal(reward, outcome.reward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from sparserl.config.validation import compose
 from sparserl.environments import surrol
 from sparserl.environments.observations import ACHIEVED, DESIRED
 from sparserl.environments.surrol import CLONING, COMMIT, FOLDER, SurgicalTask, SurRoL
-from sparserl.environments.surrol_shims import load
+from sparserl.environments.surrol_shims import _load
 from sparserl.loading import UntrustedError, check
 from sparserl.population.members import Population
 from sparserl.sweeps.loop import run
@@ -98,6 +99,15 @@ def test_an_episode_is_the_same_in_the_company_of_another(task: str) -> None:
 
 
 @with_clone
+def test_threads_that_call_environments_at_the_same_time_do_not_mix_them() -> None:
+    """``sparserl.run`` may be called in several threads; without turns steps reached each other's simulations and raised."""
+    with closing(made("ECMReach")) as one, closing(made("ECMReach")) as two, ThreadPoolExecutor(2) as pool:
+        alone = [list(episode(env, seed)) for seed, env in enumerate((one, two))]
+        together = [pool.submit(list, episode(env, seed)) for seed, env in enumerate((one, two))]
+        assert all(same(first, second.result()) for first, second in zip(alone, together, strict=True))
+
+
+@with_clone
 def test_what_an_arm_has_gripped_is_forgotten_in_reset() -> None:
     """SurRoL's own reset keeps it, and would then tie the needle to an arm that has not gripped it in this episode."""
     with closing(made("NeedlePick")) as env:
@@ -158,7 +168,7 @@ def test_members_meet_the_same_episodes_however_steps_are_taken(vectorization: s
 @with_clone
 def test_it_is_quiet_and_leaves_no_module_behind(capfd: pytest.CaptureFixture[str]) -> None:
     path, modules = list(sys.path), {name: sys.modules.get(name) for name in ("gym", "roboticstoolbox", "surrol", "numpy")}
-    load.cache_clear()
+    _load.cache_clear()
     for task in TASKS:
         with closing(made(task)) as env:
             list(episode(env, 0))
@@ -208,15 +218,15 @@ def test_what_is_no_task_here_is_one_sentence(task: str, sentence: str) -> None:
 
 @with_clone
 @pytest.mark.slow
-def test_ddpg_learns_to_turn_the_endoscope_upright(tmp_path: Path) -> None:
+def test_ddpg_learns_to_reach_with_the_endoscope(tmp_path: Path) -> None:
+    """Uniformly random actions are never at the goal, within 5 mm of it: not in one step of 60 episodes of seeds 0 to 59."""
     settings = (
-        "algorithm=ddpg", "environment=surrol_mis_orient", "regularizer=none", "logger=disk", "lowrank.ranks=[]",
+        "algorithm=ddpg", "environment=surrol_ecm_reach", "regularizer=none", "logger=disk", "lowrank.ranks=[]",
         "trainer.total_steps=3000", "trainer.eval_every=3000", "trainer.checkpoint_every=3000", "trainer.log_every=3000",
-        "experience.learning_starts=500", "network.hidden=[64,64]",
     )  # fmt: skip
     (result,) = run([compose(*settings)], [tmp_path])
     assert result.success_rate is not None
-    assert result.success_rate > 0
+    assert result.success_rate >= 0.5  # of 20 episodes; it was 1.0
 
 
 # ---------------------------------------------------------------- what a user is told

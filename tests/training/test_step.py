@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import as_kind, environment_for, immediately, make_learner, random_batches
+from parts import as_kind, environment_for, immediately, make_learner, pairs, random_batches
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -96,13 +96,11 @@ class Clone:
         return _module("pybullet", **vars(self._pybullet) | functions | own)
 
 
+@cache
 def load(folder: Path) -> Clone:
     """The clone in ``folder``, whose code is run the first time. Raises ImportError."""
     with _TURN:
-        return _load(folder)
-
-
-_load = cache(Clone)
+        return Clone(folder)
 
 
 def _import(folder: Path, registered: dict[str, tuple[str, int]]) -> dict[str, ModuleType]:

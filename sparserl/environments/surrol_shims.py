@@ -12,8 +12,8 @@ SurRoL was written for Python 3.7, gym 0.15, an old numpy and one simulation a p
 
 After the import these names are replaced in SurRoL's own modules, and nowhere else: ``np`` by a copy with the old names and
 with the generator of the environment that is being called, ``p`` by a copy that calls its client. So any number of
-environments live in one process, one is not changed by another, and the process's own generator is never touched. One thread
-at a time may call environments of a clone.
+environments live in one process, one is not changed by another, and the process's own generator is never touched. Threads
+take turns: what SurRoL's modules call is the same for all of them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import importlib
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -35,6 +36,9 @@ from gymnasium import spaces
 from gymnasium.utils import seeding
 
 CAMERA_VELOCITY = "it steers a camera by its velocity, for which SurRoL needs roboticstoolbox; sparserl does without"
+
+_TURN = threading.RLock()
+"""Whose turn it is to run SurRoL's code."""
 
 
 class Clone:
@@ -59,21 +63,24 @@ class Clone:
 
     def connect(self) -> int:
         """A new simulation without a window; its number."""
-        return int(self._pybullet.connect(self._pybullet.DIRECT))
+        with _TURN:
+            return int(self._pybullet.connect(self._pybullet.DIRECT))
 
     def disconnect(self, client: int) -> None:
         """End a simulation."""
-        self._pybullet.disconnect(physicsClientId=client)
+        with _TURN:
+            self._pybullet.disconnect(physicsClientId=client)
 
     @contextmanager
     def bound(self, client: int, generator: np.random.RandomState) -> Iterator[None]:
-        """Within it SurRoL's code calls this simulation, and draws from this generator."""
-        before = self._client, self._numpy.random
-        self._client, self._numpy.random = client, generator
-        try:
-            yield
-        finally:
-            self._client, self._numpy.random = before
+        """Within it SurRoL's code calls this simulation, and draws from this generator; other threads wait."""
+        with _TURN:
+            before = self._client, self._numpy.random
+            self._client, self._numpy.random = client, generator
+            try:
+                yield
+            finally:
+                self._client, self._numpy.random = before
 
     def _simulation(self) -> ModuleType:
         """A copy of pybullet whose functions call the bound client, and leave connections to whoever bound it."""
@@ -92,7 +99,8 @@ class Clone:
 @cache
 def load(folder: Path) -> Clone:
     """The clone in ``folder``, whose code is run the first time. Raises ImportError."""
-    return Clone(folder)
+    with _TURN:
+        return Clone(folder)
 
 
 def _import(folder: Path, registered: dict[str, tuple[str, int]]) -> dict[str, ModuleType]:

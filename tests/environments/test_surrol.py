@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,6 +97,15 @@ def test_an_episode_is_the_same_in_the_company_of_another(task: str) -> None:
         together = list(zip(episode(one, 3), episode(third, 9), episode(two, 4), strict=True))
     assert same(alone[0], [shown[0] for shown in together])
     assert same(alone[1], [shown[2] for shown in together])
+
+
+@with_clone
+def test_threads_that_call_environments_at_the_same_time_do_not_mix_them() -> None:
+    """``sparserl.run`` may be called in several threads; without turns steps reached each other's simulations and raised."""
+    with closing(made("ECMReach")) as one, closing(made("ECMReach")) as two, ThreadPoolExecutor(2) as pool:
+        alone = [list(episode(env, seed)) for seed, env in enumerate((one, two))]
+        together = [pool.submit(list, episode(env, seed)) for seed, env in enumerate((one, two))]
+        assert all(same(first, second.result()) for first, second in zip(alone, together, strict=True))
 
 
 @with_clone

@@ -26,6 +26,7 @@ from sparserl.environments.base import BrokenEnvironmentError
 from sparserl.environments.gymnasium import GymnasiumEnvironment
 from sparserl.environments.observations import ACHIEVED, DESIRED, OBSERVATION
 from sparserl.environments.surrol_shims import CAMERA_VELOCITY, Clone, load
+from sparserl.fields import Count
 from sparserl.terminal import describe
 
 COMMIT = "a903fa6de40b41e1cad12ddd2d4a6758ec78e817"
@@ -50,7 +51,7 @@ class SurRoL(GymnasiumEnvironment):
     task: str
     path: str | None
     vectorization: Literal["sync", "processes"] = "sync"  # not threads: see surrol_shims.py
-    at_once: int | None = 20
+    at_once: Count | None = 20
 
     @property
     def name(self) -> str:

@@ -66,7 +66,7 @@ class SurRoL(GymnasiumEnvironment):
         except Exception as error:
             raise BrokenEnvironmentError(f"the clone of SurRoL in {folder} cannot be imported: {describe(error)}") from error
         if self.task not in clone.tasks:
-            raise ValueError(f"environment.task is {self.task!r}; SurRoL has {', '.join(sorted(clone.tasks))}")
+            raise ValueError(f"environment.task is {self.task!r}; SurRoL has {', '.join(sorted(clone.tasks)) or 'nothing'}")
         own = clone.tasks[self.task][1]
         try:
             env = SurgicalTask(clone, self.task, render_mode)

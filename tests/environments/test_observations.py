@@ -176,8 +176,8 @@ def test_however_steps_are_taken_extras_are_the_same_and_a_failure_leaves_those_
 
 def test_a_single_environment_shows_what_members_see() -> None:
     class Alone(Gymnasium):
-        def _make(self, **more: Any) -> Any:
-            return super()._make()  # there is nothing to draw
+        def make(self, render_mode: str | None = None) -> Any:
+            return super().make()  # there is nothing to draw
 
     first, _ = Alone("Line-v0", None, {}).single(episode_generators(EVALUATION), "rgb_array").reset()
     with closing(Evaluator(goals(), 1, 1, torch.device("cpu"))) as evaluator:

@@ -17,13 +17,14 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from sparserl.config.schema import ConfigError
-from sparserl.config.validation import compose
+from sparserl.config.validation import compose, read_back
 from sparserl.environments import surrol
 from sparserl.environments.observations import ACHIEVED, DESIRED
 from sparserl.environments.surrol import CLONING, COMMIT, FOLDER, SurgicalTask, SurRoL
 from sparserl.environments.surrol_shims import load
 from sparserl.loading import UntrustedError, check
 from sparserl.population.members import Population
+from sparserl.runs.files import write_json
 from sparserl.sweeps.loop import run
 
 TASKS = ["ECMReach", "MisOrient", "NeedleReach", "GauzeRetrieve", "NeedlePick", "PegTransfer"]
@@ -218,15 +219,16 @@ def test_what_is_no_task_here_is_one_sentence(task: str, sentence: str) -> None:
 
 @with_clone
 @pytest.mark.slow
-def test_ddpg_learns_to_turn_the_endoscope_upright(tmp_path: Path) -> None:
+def test_ddpg_learns_to_move_the_endoscope(tmp_path: Path) -> None:
     settings = (
-        "algorithm=ddpg", "environment=surrol_mis_orient", "regularizer=none", "logger=disk", "lowrank.ranks=[]",
-        "trainer.total_steps=3000", "trainer.eval_every=3000", "trainer.checkpoint_every=3000", "trainer.log_every=3000",
-        "experience.learning_starts=500", "network.hidden=[64,64]",
+        "algorithm=ddpg", "environment=surrol_ecm_reach", "regularizer=none", "logger=disk", "lowrank.ranks=[]",
+        "trainer.total_steps=2500", "trainer.eval_every=2500", "trainer.checkpoint_every=2500", "trainer.log_every=2500",
     )  # fmt: skip
     (result,) = run([compose(*settings)], [tmp_path])
     assert result.success_rate is not None
-    assert result.success_rate > 0
+    # the goal is within 5 mm in a cube of 10 cm: random actions were never there at the end of 100 episodes, so that 10 of 20
+    # are no chance
+    assert result.success_rate >= 0.5
 
 
 # ---------------------------------------------------------------- what a user is told
@@ -354,6 +356,21 @@ def test_a_stranger_may_not_say_which_clone_is_run(where: str) -> None:
         value = {key: value}
     with pytest.raises(UntrustedError, match=rf"environment\.{where} is '/home/stranger/evil'.*trust=true"):
         check("", {"environment": value})
+
+
+@with_clone
+def test_a_clone_that_a_strangers_run_names_is_not_run_without_trust(tmp_path: Path) -> None:
+    trace, folder, file = tmp_path / "trace", fake(tmp_path / "clone"), tmp_path / "config.json"
+    (folder / "surrol" / "gym" / "__init__.py").write_text(f"import os; os.mkdir({str(trace)!r})")
+    config = compose("algorithm=ddpg", "environment=surrol_ecm_reach")
+    config["environment"]["path"] = str(folder)
+    write_json(file, config)
+    with pytest.raises(ConfigError, match=r"environment\.path is .*trust=true"):
+        read_back(file, trust=False)
+    assert not trace.exists()
+    with pytest.raises(ConfigError, match="SurRoL has nothing"):  # it ran, and registered no task
+        read_back(file, trust=True)
+    assert trace.exists()
 
 
 def test_a_run_from_the_clone_that_the_user_names_needs_no_trust() -> None:

@@ -157,7 +157,7 @@ class _NoModel:
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
     def __getattr__(self, name: str) -> Any:
-        raise NotImplementedError(CAMERA_VELOCITY)
+        raise ValueError(CAMERA_VELOCITY)
 
 
 class _NoPlugin:

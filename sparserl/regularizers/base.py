@@ -141,10 +141,6 @@ class Regularizer(ABC):
         """z_hat, the values of gates without noise, by the name of the gates."""
         return {}
 
-    def open_probability(self, gates: Gates) -> dict[str, Tensor]:
-        """P(z != 0) of each gate, by the name of the gates."""
-        return {}
-
     def expected_nonzero(self, layers: Layers, gates: Gates) -> Float[Tensor, "member"] | None:
         """How many weights are expected not to be zero under random gates, or None where there are none."""
         return None

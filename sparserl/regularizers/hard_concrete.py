@@ -161,7 +161,7 @@ class HardConcrete(Penalized):
         return {name: hard_sigmoid(its / _over(self.beta, its)) for name, its in log_alphas(gates).items()}
 
     def open_probability(self, gates: Gates) -> dict[str, Tensor]:
-        """P(z != 0), equation 12."""
+        """P(z != 0) of each gate, by the name of the gates: equation 12."""
         shift = math.log(-GAMMA / ZETA)
         return {name: sigmoid(its - _over(self.beta, its) * shift) for name, its in log_alphas(gates).items()}
 

@@ -43,10 +43,6 @@ class Masked(Regularizer):
     def gate_values(self, gates: Gates) -> dict[str, Tensor]:
         return gates
 
-    def open_probability(self, gates: Gates) -> dict[str, Tensor]:
-        """Masks are not random."""
-        return gates
-
     def expected_nonzero(self, layers: Layers, gates: Gates) -> Float[Tensor, "member"]:
         """``sparsity/expected`` is the share of closed masks."""
         return member_sums(list(gates.values()))

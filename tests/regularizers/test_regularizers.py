@@ -98,7 +98,6 @@ def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, d
         "project, layers": kept,
         "project, gates": projected,
         "gate_values": regularizer.gate_values(gates),
-        "open_probability": regularizer.open_probability(gates),
         "scheduled": regularizer.scheduled(layers, gates, STEP - 1, STEP),
     }
 
@@ -127,7 +126,7 @@ def test_every_hook_gives_the_shapes_of_what_it_was_given(regularizer: Regulariz
     given = hooks(regularizer, layers, gates)
     like_layers, like_gates = (
         ("running", "harden", "project, layers"),
-        ("noise", "sample", "gate_values", "open_probability"),
+        ("noise", "sample", "gate_values"),
     )
     if not regularizer.gates_active(STEP):
         assert given["noise"] == given["sample"] == {}
@@ -139,7 +138,7 @@ def test_every_hook_gives_the_shapes_of_what_it_was_given(regularizer: Regulariz
         assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in random.items()}
     for hook in ("project, gates", "scheduled"):
         assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in gates.items()}
-    for hook in ("sample", "gate_values", "open_probability"):  # where there is no sample, there is nothing to see
+    for hook in ("sample", "gate_values"):  # where there is no sample, there is nothing to see
         assert all(((values >= 0) & (values <= 1)).all() for values in given[hook].values())
 
 

@@ -32,6 +32,9 @@ PANEL = 4.4, 3.3
 LABELS = 0.8
 """What a panel's labels take of its width, and of its height: the same for all, so that no layout need be searched for."""
 
+TITLE = 0.95
+"""Inches above the panels: three lines, and the panels' own titles."""
+
 LONGEST = 250
 """Characters of a text in a figure; more would leave no room for the panels."""
 
@@ -58,7 +61,7 @@ def of_run(run: Run) -> Figure:
     if not panels:
         raise ValueError(f"{run.folder} holds nothing to draw: it is not a run's folder, or the run has just begun")
     figure = _arranged(panels)
-    figure.suptitle(f"{_title(run)}\n{_summary(run)}", fontsize=12)
+    figure.suptitle(f"{_title(run)}\n{_summary(run)}", fontsize=10)  # up to three lines above the panels
     return figure
 
 
@@ -67,17 +70,17 @@ def _arranged(panels: Sequence[Callable[[Axes], None]]) -> Figure:
     rows = math.ceil(len(panels) / 3)
     columns = math.ceil(len(panels) / rows)
     last = len(panels) - columns * (rows - 1)
-    width, height = PANEL[0] * columns, PANEL[1] * rows + 0.8
+    width, height = PANEL[0] * columns, PANEL[1] * rows + TITLE
     figure = Figure(figsize=(width, height))
     cells = columns * last
-    cell = (width - 0.2 - cells * LABELS) / cells, (height - 1 - rows * LABELS) / rows
+    cell = (width - 0.2 - cells * LABELS) / cells, (height - TITLE - 0.2 - rows * LABELS) / rows
     grid = figure.add_gridspec(
         rows,
         cells,
         left=LABELS / width,
         right=1 - 0.2 / width,
         bottom=(LABELS + 0.2) / height,
-        top=1 - 0.8 / height,
+        top=1 - TITLE / height,
         wspace=LABELS / cell[0],
         hspace=LABELS / cell[1],
     )
@@ -96,7 +99,7 @@ def _title(run: Run) -> str:
 
 
 def _summary(run: Run) -> str:
-    """The numbers that a reader came for."""
+    """The numbers that a reader came for, in a line or two."""
     row = run.result
     if not run.counts:
         return run.status
@@ -105,10 +108,13 @@ def _summary(run: Run) -> str:
     if row["rank"] is not None:
         at_it, saved = number(row["return_lowrank"], ".1f"), number(row["compression"], ".1%")
         told.append(f"rank {row['rank']}: return {at_it}, compression {saved}")
+    lines = [" · ".join([*told, "it did not learn"] if run.learned is False else told)]
     if row["shrunken_rank"] is not None and row["shrunken_weights"] < row["policy_weights"]:
         at_it, saved = number(row["shrunken_return_mean"], ".1f"), number(row["shrunken_compression"], ".1%")
-        told.append(f"shrunken to {row['alive_units']} units, rank {row['shrunken_rank']}: return {at_it}, compression {saved}")
-    return " · ".join([*told, "it did not learn"] if run.learned is False else told)
+        lines.append(
+            f"shrunken to {row['alive_units']} units, rank {row['shrunken_rank']}: return {at_it}, compression {saved}"
+        )
+    return "\n".join(lines)
 
 
 def learning(axes: Axes, run: Run) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from folders import made_up, table
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
@@ -84,6 +85,19 @@ def test_the_title_says_which_run_it_is_and_how_it_ended(tmp_path: Path) -> None
         assert words in title
     nothing = made_up(tmp_path / "nothing", rank=None, rank_reason="not_learned", return_lowrank=None, compression=None)
     assert "it did not learn" in figure(nothing).get_suptitle()
+
+
+def test_the_title_of_a_shrunken_policy_has_room_beside_and_above_the_panels(tmp_path: Path) -> None:
+    """It was one line that began and ended outside of the picture."""
+    weights = {"policy_weights": 10728, "nonzero_weights": 843, "shrunken_weights": 843, "alive_units": 54}
+    at_rank = {"shrunken_rank": 5, "shrunken_return_mean": 500.0, "shrunken_compression": 0.961}
+    drawn = figure(made_up(tmp_path / "run", return_mean=500.0, **weights, **at_rank))
+    assert "shrunken to 54 units, rank 5: return 500.0, compression 96.1%" in drawn.get_suptitle()
+    FigureCanvasAgg(drawn).draw()
+    box = drawn._suptitle.get_window_extent()  # type: ignore[attr-defined]
+    assert box.x0 > 0
+    assert box.x1 < drawn.bbox.width
+    assert box.y0 > max(axes.title.get_window_extent().y1 for axes in drawn.axes)
 
 
 def test_a_learning_curve_has_training_evaluation_and_the_random_policy(tmp_path: Path) -> None:

@@ -22,5 +22,5 @@ class A2C(OnPolicyActorCritic):
         log_prob, value, entropy = self.evaluated(weights, batch)
         policy_loss = -(self.advantage(batch) * log_prob).mean(dim=1)
         value_loss = (value - batch["return"]).square().mean(dim=1)
-        loss, metrics = self.weighted(policy_loss, value_loss, entropy)
+        loss, metrics = self.weighted(policy_loss, value_loss, entropy, time)
         return {"policy": Objective(loss, tuple(self.networks), metrics)}

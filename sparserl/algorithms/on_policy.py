@@ -24,7 +24,7 @@ from sparserl.policies.distributions import Distribution, for_actions
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import Schedule
-from sparserl.types import Action, Batch, Metrics, Rollout, Spec, Weights
+from sparserl.types import Action, Batch, Metrics, Rollout, Spec, Time, Weights
 
 GAINS = {"encoder": math.sqrt(2), "policy": 0.01, "critic": 1.0}
 """Of the last layer of each component, where weights start orthogonal: all actions are about equally likely at first."""
@@ -39,7 +39,7 @@ class OnPolicyActorCritic(Algorithm):
     gamma: Fraction
     gae_lambda: Fraction
     learning_rate: Annotated[Schedule, Ge(0)]
-    ent_coef: NonNegative
+    ent_coef: Annotated[Schedule, Ge(0)]
     vf_coef: NonNegative
     normalize_advantage: bool
     log_std_init: float
@@ -177,11 +177,15 @@ class OnPolicyActorCritic(Algorithm):
         return (advantage - advantage.mean(dim=1, keepdim=True)) / (advantage.std(dim=1, keepdim=True) + 1e-8)
 
     def weighted(
-        self, policy_loss: Float[Tensor, "member"], value_loss: Float[Tensor, "member"], entropy: Float[Tensor, "member"]
+        self,
+        policy_loss: Float[Tensor, "member"],
+        value_loss: Float[Tensor, "member"],
+        entropy: Float[Tensor, "member"],
+        time: Time,
     ) -> tuple[Float[Tensor, "member"], Metrics]:
         """The sum of the terms, and the terms as metrics."""
         terms = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
-        loss = policy_loss - self.ent_coef * entropy + self.vf_coef * value_loss
+        loss = policy_loss - self.ent_coef(time.step) * entropy + self.vf_coef * value_loss
         return loss, {name: term.detach() for name, term in terms.items()}
 
 

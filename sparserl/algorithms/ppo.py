@@ -54,7 +54,7 @@ class PPO(OnPolicyActorCritic):
             limit = self.clip_range_vf(time.step)
             value = batch["value"] + (value - batch["value"]).clamp(-limit, limit)
         value_loss = (value - batch["return"]).square().mean(dim=1)
-        loss, metrics = self.weighted(policy_loss, value_loss, entropy)
+        loss, metrics = self.weighted(policy_loss, value_loss, entropy, time)
         with torch.no_grad():
             # Schulman's estimate of the divergence from the policy that acted, which is never below 0
             approx_kl = (ratio - 1 - log_ratio).mean(dim=1)

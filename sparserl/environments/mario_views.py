@@ -82,9 +82,9 @@ class Tiles(View):
         on_screen = (columns * TILE + TILE > border) & (columns * TILE < border + 256)
         solid = SOLID[pages[columns // TILE & 1, :, columns % TILE].T] * on_screen
         hostile = np.zeros((ROWS, COLUMNS), np.float32)
-        for x, y in _hostile_places(console):
+        for x, y, hidden_by_tiles in _hostile_places(console):
             row, column = (y - TOP) // TILE, x // TILE - left
-            if 0 <= row < ROWS and 0 <= column < COLUMNS and not solid[row, column]:  # a piranha hides in its pipe
+            if 0 <= row < ROWS and 0 <= column < COLUMNS and not (hidden_by_tiles and solid[row, column]):
                 hostile[row, column] = 1
         return solid, hostile
 
@@ -136,10 +136,13 @@ def _mario(console: Console) -> np.ndarray:
     return np.array(numbers, np.float32)
 
 
-def _hostile_places(console: Console) -> list[tuple[int, int]]:
-    """Pixels ``(x, y)`` of the stage, each in a tile that hurts."""
+def _hostile_places(console: Console) -> list[tuple[int, int, bool]]:
+    """Pixels ``(x, y)`` of the stage, each in a tile that hurts, and whether not where that tile is solid.
+
+    A piranha hides in its pipe and a firebar turns about a block; a bullet is seen in the cannon that it comes out of.
+    """
     memory, border = console.memory, console.left_border
-    places: list[tuple[int, int]] = []
+    places: list[tuple[int, int, bool]] = []
     for slot in at.ENEMIES:
         kind = memory[at.ENEMY_TYPE + slot]
         if not memory[at.ENEMY_DRAWN + slot] or kind in HARMLESS or memory[at.ENEMY_Y_PAGE + slot] != 1:
@@ -151,13 +154,13 @@ def _hostile_places(console: Console) -> list[tuple[int, int]]:
         if kind in SHORT_FIREBARS or kind == LONG_FIREBAR:
             angle = memory[FIREBAR_ANGLE + slot] % 32 / 32 * 2 * math.pi
             reach = range(1, 12 if kind == LONG_FIREBAR else 6)  # balls of 8 pixels; the first is in the block that holds them
-            places += [(int(x + 8 * k * math.sin(angle)), int(y + 8 - 8 * k * math.cos(angle))) for k in reach]
+            places += [(int(x + 8 * k * math.sin(angle)), int(y + 8 - 8 * k * math.cos(angle)), True) for k in reach]
             continue
         wide = {PIRANHA: (-4, 4), at.BOWSER: (0, TILE)}.get(kind, (0,))  # a piranha is between two columns
         high = (0, TILE) if kind in TALL or kind == at.BOWSER else (TILE,)
-        places += [(x + right, y + down) for right in wide for down in high]
+        places += [(x + right, y + down, kind == PIRANHA) for right in wide for down in high]
     for slot in HAMMERS:
         if memory[HAMMER + slot] & IS_HAMMER:
             x = memory[HAMMER_PAGE + slot] * 256 + memory[HAMMER_X + slot]
-            places.append((x + 4, memory[HAMMER_Y + slot] + 4))
+            places.append((x + 4, memory[HAMMER_Y + slot] + 4, False))
     return places

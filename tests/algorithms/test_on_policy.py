@@ -164,7 +164,7 @@ def a2c(**changes: Any) -> A2C:
         "gamma": 0.5,
         "gae_lambda": 1.0,
         "learning_rate": Constant(0.1),
-        "ent_coef": 0.0,
+        "ent_coef": Constant(0.0),
         "vf_coef": 0.0,
         "normalize_advantage": False,
         "log_std_init": 0.0,
@@ -198,7 +198,7 @@ def test_the_loss_of_a2c_by_hand() -> None:
     policy = -(2 * math.log(0.75) - 4 * math.log(0.25)) / 2
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     expected = policy + 0.5 * (9 + 1) / 2 - 0.1 * entropy
-    found = loss_of(a2c(vf_coef=0.5, ent_coef=0.1), Spec((1,), 2), weights, batch)
+    found = loss_of(a2c(vf_coef=0.5, ent_coef=Constant(0.1)), Spec((1,), 2), weights, batch)
     assert found.tolist() == pytest.approx([expected], rel=1e-5)
 
 
@@ -214,7 +214,7 @@ def test_the_loss_of_a2c_for_continuous_actions_by_hand() -> None:
     peak = -math.log(2) - 0.5 * math.log(2 * math.pi)
     entropy = 0.5 * math.log(2 * math.pi * math.e * 4)
     expected = -(2 * (peak - 0.5) - 4 * peak) / 2 - 0.1 * entropy
-    assert loss_of(a2c(ent_coef=0.1), Spec((1,), None, (-1.0,), (1.0,)), weights, batch).tolist() == pytest.approx([expected])
+    assert loss_of(a2c(ent_coef=Constant(0.1)), Spec((1,), None, (-1.0,), (1.0,)), weights, batch).tolist() == pytest.approx([expected])
 
 
 def test_a2c_takes_each_rollout_as_one_batch_once() -> None:

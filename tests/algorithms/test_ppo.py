@@ -97,7 +97,7 @@ def ppo(kind: type[PPO] = PPO, **changes: Any) -> PPO:
         "target_kl": None,
         "share_trunk": False,
         "log_std_init": 0.0,
-        "ent_coef": 0.0,
+        "ent_coef": Constant(0.0),
         "vf_coef": 0.0,
         "normalize_advantage": False,
         "max_grad_norm": None,
@@ -160,10 +160,17 @@ def test_the_clip_range_follows_its_schedule() -> None:
 
 def test_the_terms_are_added_by_their_weights() -> None:
     """The surrogate is -2, the critic is 3 below the return, and the entropy of one half each is log 2."""
-    found = objective(ppo(ent_coef=0.1, vf_coef=0.5), example(0.5, value=1.0), minibatch([2.0], returns=4.0))
+    found = objective(ppo(ent_coef=Constant(0.1), vf_coef=0.5), example(0.5, value=1.0), minibatch([2.0], returns=4.0))
     assert found.loss.tolist() == pytest.approx([-2 - 0.1 * math.log(2) + 0.5 * 9])
     terms = {name: found.metrics[name].item() for name in ("policy_loss", "value_loss", "entropy")}
     assert terms == pytest.approx({"policy_loss": -2.0, "value_loss": 9.0, "entropy": math.log(2)})
+
+
+def test_the_entropy_bonus_follows_its_schedule() -> None:
+    """The surrogate of no advantage is 0, and the entropy of one half each is log 2."""
+    algorithm = ppo(ent_coef=Linear(0.4, 0.0, steps=100))
+    for step, weight in ((0, 0.4), (50, 0.2), (100, 0.0)):
+        assert objective(algorithm, example(0.5), minibatch([0.0]), step).loss.tolist() == pytest.approx([-weight * math.log(2)])
 
 
 def test_advantages_are_normalised_in_each_members_minibatch() -> None:
@@ -266,7 +273,7 @@ def rollouts(
 
 
 def learner_of(kind: type[PPO], *overrides: str, environment: Environment = CARTPOLE, **changes: Any) -> Learner:
-    settings = {"ent_coef": 0.01, "vf_coef": 0.5, "normalize_advantage": True, "learning_rate": Constant(1e-2)}
+    settings = {"ent_coef": Constant(0.01), "vf_coef": 0.5, "normalize_advantage": True, "learning_rate": Constant(1e-2)}
     algorithm = ppo(kind, **({"network": MLP(hidden=[13, 7], activation="tanh")} | settings | changes))
     regularizer = make_regularizer(*overrides, members=MEMBERS.size)
     return Learner(algorithm.bind(environment.spec()), regularizer, MEMBERS)

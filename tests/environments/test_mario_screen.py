@@ -8,8 +8,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from sparserl.environments import mario_console as at
 from sparserl.environments.mario_console import Console, check_installed
-from sparserl.environments.mario_views import COLUMNS, MARIO_COLUMN, ROWS, SCALARS, TILE, TOP, Tiles
+from sparserl.environments.mario_views import COLUMNS, MARIO_COLUMN, PIRANHA, ROWS, SCALARS, TILE, TOP, Tiles
 
 try:
     check_installed()
@@ -20,6 +21,7 @@ NOTHING, RUN, LEAP = 0, 130, 131
 """What is pressed: nothing; right and B; right, A and B."""
 
 CELLS = ROWS * COLUMNS
+BULLET = 0x08
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +190,17 @@ def test_the_way_into_a_pipe_is_skipped_as_by_the_package_and_drawn_or_not() -> 
             if ended:
                 break
         assert info["x_pos"] > 150, "he came out and walked on"
+
+
+@pytest.mark.parametrize(("kind", "seen"), [(BULLET, True), (PIRANHA, False)])
+def test_a_bullet_is_seen_in_its_cannon_and_a_piranha_is_not_in_its_pipe(undrawn: Console, kind: int, seen: bool) -> None:
+    """Both are put into the ground below Mario, which is solid."""
+    undrawn.reset()
+    memory, row = undrawn.memory, ROWS - 1
+    memory[at.ENEMY_DRAWN], memory[at.ENEMY_TYPE], memory[at.ENEMY_Y_PAGE] = 1, kind, 1
+    memory[at.ENEMY_PAGE], memory[at.ENEMY_X] = divmod(undrawn.x, 256)
+    memory[at.ENEMY_Y] = TOP + (row - 1) * TILE  # what hurts is a tile lower, and a piranha is two high
+    view = Tiles()
+    solid, hostile, _ = view.first(undrawn)[: 3 * ROWS * COLUMNS].reshape(3, ROWS, COLUMNS)
+    assert solid[row, MARIO_COLUMN] == 1
+    assert bool(hostile[row].any()) is seen

@@ -214,7 +214,8 @@ def test_the_loss_of_a2c_for_continuous_actions_by_hand() -> None:
     peak = -math.log(2) - 0.5 * math.log(2 * math.pi)
     entropy = 0.5 * math.log(2 * math.pi * math.e * 4)
     expected = -(2 * (peak - 0.5) - 4 * peak) / 2 - 0.1 * entropy
-    assert loss_of(a2c(ent_coef=Constant(0.1)), Spec((1,), None, (-1.0,), (1.0,)), weights, batch).tolist() == pytest.approx([expected])
+    found = loss_of(a2c(ent_coef=Constant(0.1)), Spec((1,), None, (-1.0,), (1.0,)), weights, batch)
+    assert found.tolist() == pytest.approx([expected])
 
 
 def test_a2c_takes_each_rollout_as_one_batch_once() -> None:

@@ -170,7 +170,8 @@ def test_the_entropy_bonus_follows_its_schedule() -> None:
     """The surrogate of no advantage is 0, and the entropy of one half each is log 2."""
     algorithm = ppo(ent_coef=Linear(0.4, 0.0, steps=100))
     for step, weight in ((0, 0.4), (50, 0.2), (100, 0.0)):
-        assert objective(algorithm, example(0.5), minibatch([0.0]), step).loss.tolist() == pytest.approx([-weight * math.log(2)])
+        found = objective(algorithm, example(0.5), minibatch([0.0]), step)
+        assert found.loss.tolist() == pytest.approx([-weight * math.log(2)])
 
 
 def test_advantages_are_normalised_in_each_members_minibatch() -> None:

@@ -13,14 +13,18 @@ from parts import environment_for, immediately, make_learner, modules, random_ba
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
 from sparserl.lowrank.sweep import Selected, Sweep
+from sparserl.regularizers.l0_units import L0Units
 from sparserl.runs.schema import Rank, Result
 from sparserl.sweeps.loop import run
 from sparserl.training.learner import Learner
 from sparserl.training.metrics import observe
 from sparserl.training.warnings import Signatures
+from sparserl.types import Gates, Layers, Penalty
 
 KINDS = ["dqn", "ppo", "sac"]
 """Values of actions, rollouts, and an actor with critics."""
+ONE_AND_SLOW = ["dqn", *(pytest.param(name, marks=pytest.mark.slow) for name in KINDS[1:])]
+"""For runs of seconds: what is said comes from rows, which all algorithms leave alike."""
 
 EMPTIES = [("initial_open", 0.01), ("target_sparsity", 0.999), ("zero_threshold", 100.0)]
 """With the first of these that it has, a regulariser leaves nothing: closed gates, closed masks, a threshold above all."""
@@ -84,6 +88,81 @@ def test_a_policy_that_stayed_dense_is_said_at_the_end(algorithm: str, tmp_path:
         log = (tmp_path / name / "run.log").read_text()
         assert all(warning in log for warning in dense)
         assert json.loads((tmp_path / name / "result.json").read_text())["warnings"] == result.warnings
+
+
+# ---------------------------------------------------------------- while training
+
+FREQUENT = {
+    "dqn": ["experience.train_freq=2", "trainer.num_envs=2"],
+    "sac": [],
+    "ppo": ["experience.n_steps=8", "experience.batch_size=8"],
+}
+"""So that gradient steps are many, and ten rows have some before the learning rate jumps: a rollout of PPO is 32 steps."""
+
+
+def short_run(folder: Path, algorithm: str, *overrides: str) -> Result:
+    chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}", *FREQUENT[algorithm]
+    short = "trainer=smoke", "trainer.total_steps=600", "trainer.log_every=20", "trainer.eval_every=200"
+    config = compose(*short, "logger=disk", "network.hidden=[16,16]", "lowrank.ranks=[]", *chosen, *overrides)
+    (result,) = run([config], [folder], live=False)
+    log = (folder / "run.log").read_text()
+    assert all(warning in log for warning in result.warnings)
+    return result
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("algorithm", ONE_AND_SLOW)
+@pytest.mark.parametrize("rate", [1e-9, 1e-2])
+def test_gates_that_do_not_move_are_said(algorithm: str, rate: float, tmp_path: Path) -> None:
+    """The negative control has a rate with which they do."""
+    gates = "regularizer=l0_units", *immediately("l0_units"), f"regularizer.gate_learning_rate={rate}"
+    moved = short_run(tmp_path, algorithm, *gates).warnings
+    assert any(warning.startswith("the gates have not moved") for warning in moved) == (rate < 1e-3)
+
+
+def jump(algorithm: str) -> str:
+    """The override by which the learning rate goes from 1e-4 to 100 after 400 steps."""
+    key = "actor_learning_rate" if algorithm == "sac" else "learning_rate"
+    schedule = "{_target_: sparserl.schedules.Linear, start: 1e-4, end: 100.0, steps: 1, delay_steps: 400}"
+    return f"++algorithm.{key}={schedule}"
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("algorithm", ONE_AND_SLOW)
+def test_a_gradient_that_explodes_is_said(algorithm: str, tmp_path: Path) -> None:
+    rises = short_run(tmp_path / "jump", algorithm, "regularizer=none", jump(algorithm)).warnings
+    assert any("exploded to over 100 times" in warning for warning in rises)
+    assert not any("exploded" in warning for warning in short_run(tmp_path / "none", algorithm, "regularizer=none").warnings)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("algorithm", ONE_AND_SLOW)
+def test_a_policy_without_weights_always_takes_the_same_action(algorithm: str, tmp_path: Path) -> None:
+    """All gates close within a few updates: what is left are biases."""
+    close = "regularizer.gate_learning_rate=3", "regularizer.initial_open=0.5", "regularizer.lambda_c=1e4"
+    result = short_run(tmp_path, algorithm, "regularizer=l0_units", *immediately("l0_units"), *close)
+    assert "the evaluated policy always takes the same action" in result.warnings
+    assert any(warning.startswith("every weight of layer policy.0.weight is zero") for warning in result.warnings)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("algorithm", ONE_AND_SLOW)
+def test_gates_that_swing_are_said(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The penalty turns when nearly all gates have closed, and again when nearly all are open."""
+    penalty, signs = L0Units.penalty, dict[int, float]()
+
+    def turning(self: L0Units, layers: Layers, gates: Gates) -> Penalty:
+        found = penalty(self, layers, gates)
+        share = float(found.detach().mean())  # expected of the weights of the component
+        sign = signs.get(id(self), 1.0)
+        signs[id(self)] = -1.0 if share < 0.2 else 1.0 if share > 0.7 else sign
+        return signs[id(self)] * found
+
+    monkeypatch.setattr(L0Units, "penalty", turning)
+    rate = "regularizer.gate_learning_rate=0.5", "regularizer.initial_open=0.9", "regularizer.lambda_c=1e4"
+    longer = ["trainer.total_steps=1500"] * (algorithm == "sac")  # a gradient step a step: Adam remembers the first pull longer
+    result = short_run(tmp_path, algorithm, "regularizer=l0_units", *immediately("l0_units"), *rate, *longer)
+    assert any("close and open again and again" in warning for warning in result.warnings)
 
 
 def swept(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch, selected: Selected) -> Result:

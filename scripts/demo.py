@@ -44,7 +44,7 @@ def main(overrides: list[str]) -> None:
         f"sparserl.load_policy({str(sparse)!r}) at the origin: action values {values[0]:.2f} (left), {values[1]:.2f} (right)"
     )
     print_line(f"watch it where there is a display: python -m sparserl.play {sparse}")
-    print_line(f"all of it took {time.perf_counter() - started:.0f} s; figure: {FOLDER / 'comparison.png'}")
+    print_line(f"all of it took {time.perf_counter() - started:.0f} s; figure: {FOLDER / 'figures' / 'comparison.png'}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sparserl.config.validation import compose
-from sparserl.report import tables
+from sparserl.report import overview
 from sparserl.runs import provenance
 from sparserl.runs.reader import Run, find, groups
 from sparserl.sweeps.loop import run
@@ -69,7 +69,7 @@ def train(job: Job) -> None:
 def table(found: Sequence[Run]) -> list[dict[str, str]]:
     """The report's rows, with how the returns of each spread: they end at 500, so an interval of their mean says little."""
     shown = []
-    for row, members in zip(tables.cells(tables.table(found)), groups(found).values(), strict=True):
+    for row, members in zip(overview.cells(overview.table(found)), groups(found).values(), strict=True):
         returns = [run.result["return_mean"] for run in members]
         spread = {
             "median": f"{median(returns):.1f}",

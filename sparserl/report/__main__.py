@@ -1,4 +1,7 @@
-"""``python -m sparserl.report FOLDER...``: one table of all runs below some folders, and a figure that compares them."""
+"""``python -m sparserl.report FOLDER...``: tables, figures and exports of all runs below some folders.
+
+A ``rows.csv`` of an earlier report may take a folder's place: what needs results only is then made without the runs.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,34 @@ import argparse
 import sys
 from pathlib import Path
 
-from sparserl.report import figures, tables
+from sparserl.report import sources, writer
+from sparserl.report.groups import grouped
+from sparserl.report.rows import rows
 from sparserl.runs import provenance, reader
 from sparserl.runs.files import DiskError, write_text
-from sparserl.terminal import optional, print_line, print_table, say
+from sparserl.terminal import print_line, print_table, say
+
+PACKAGES = "matplotlib", "pandas", "scipy"
+"""What else decides how a report looks and what its intervals are."""
 
 
 def main() -> None:
     """The console script."""
-    parser = argparse.ArgumentParser("sparserl-report", description="One table of all runs below some folders, and a figure.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's folder, or one with runs below it")
+    parser = argparse.ArgumentParser("sparserl-report", description="Tables and figures of all runs below some folders.")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="a run's folder, one with runs below it, or a rows.csv"
+    )
+    parser.add_argument("--table", choices=writer.NAMES, metavar="NAME", help=f"one table only: {', '.join(writer.NAMES)}")
     parser.add_argument("--to", type=Path, metavar="DIR", help="where the files go; by default the first folder")
     arguments = parser.parse_args()
-    for folder in arguments.folders:
-        if not folder.is_dir():
-            say(f"sparserl: {folder} is not a folder")
-    found = reader.find(arguments.folders)
-    if not found:
-        sys.exit(f"sparserl: there is no run in {', '.join(map(str, arguments.folders))}")
     try:
-        _report(found, arguments.folders, arguments.to or arguments.folders[0])
+        found = sources.read(arguments.folders)
+        for problem in found.problems:
+            say(f"sparserl: {problem}")
+        if not found.runs:
+            sys.exit(f"sparserl: there is no run in {', '.join(map(str, arguments.folders))}")
+        first = arguments.folders[0]
+        _report(found, arguments.to or (first if first.is_dir() else first.parent), arguments.table)
     except DiskError as error:
         sys.exit(f"sparserl: {error}")
     except OSError as error:
@@ -34,36 +45,38 @@ def main() -> None:
         sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
 
 
-def _report(found: list[reader.Run], folders: list[Path], to: Path) -> None:
-    kept, repeats = reader.without_repeats(found)
-    for sentence in (*(problem for run in found for problem in run.problems), *repeats):
+def _report(found: sources.Found, to: Path, only: str | None) -> None:
+    runs = found.runs
+    kept, repeats = reader.without_repeats(runs)
+    for sentence in (*(problem for run in runs for problem in run.problems), *repeats):
         say(f"sparserl: {sentence}")
-    uncounted = [f"{run.folder}: {_end(run)}" for run in kept if not run.counts]
-    summary = tables.table(kept)
-    shown = tables.cells(summary)
-    title = f"{_common(kept)}{len(found)} run{'s' * (len(found) > 1)}"
+    groups = grouped(kept)
+    title = f"{_common(kept)}{len(runs)} run{'s' * (len(runs) > 1)}"
     origin = {
         "command": provenance.command(),
         "commit": provenance.commit(),
-        "versions": provenance.versions(*figures.PACKAGES),
+        "versions": provenance.versions(*PACKAGES),
     }
-
-    print_table([*shown[0]], [[*row.values()] for row in shown], title)
-    for line in (tables.CAPTION, *uncounted):
+    tables, skipped = writer.make_tables(groups, kept, title, (only,) if only else writer.NAMES)
+    if not tables:
+        sys.exit(f"sparserl: {skipped[0]}")
+    for table in tables[:1]:
+        print_table([*table.cells[0]], [[*row.values()] for row in table.cells], table.title)
+        for line in (table.caption, *table.notes):
+            print_line(line)
+    for line in skipped:
         print_line(line)
 
     to.mkdir(parents=True, exist_ok=True)
-    made_by = {f"report_{key}": value for key, value in origin.items()}
-    write_text(to / "rows.csv", tables.rows(found, kept).assign(**made_by).to_csv(index=False))
-    write_text(to / "table.csv", summary.assign(**made_by).to_csv(index=False))
-    lines = [f"# {tables.escaped(title)}", "", tables.markdown(shown), tables.CAPTION, ""]
-    lines += ["Not counted:", "", *(f"* {tables.escaped(line)}" for line in uncounted), ""] * bool(uncounted)
-    lines += [f"* {key}: {tables.code(value)}" for key, value in origin.items() if value]
-    write_text(to / "table.md", "\n".join(lines) + "\n")
-    written = ["rows.csv", "table.csv", "table.md"]
-    if any(run.counts for run in kept):
-        with optional("comparison.png"):
-            written.append(figures.compare(folders, to / "comparison.png").name)
+    written = [name for table in tables for name in writer.write_table(table, to, origin)]
+    if only is None:
+        if not any(path.resolve() == (to / sources.ROWS).resolve() for path in found.tables):  # what it says of its runs stays
+            made_by = {f"report_{key}": value for key, value in origin.items()}
+            write_text(to / sources.ROWS, rows(runs, kept).assign(**made_by).to_csv(index=False))
+            written.insert(0, sources.ROWS)
+        written += writer.write_exports(groups, to)
+        drawn = writer.write_figures(groups, to / writer.FIGURE_FOLDER, origin)
+        written += [f"{writer.FIGURE_FOLDER}/{name}{ending}" for name in drawn for ending in writer.FORMATS]
     print_line(f"{', '.join(written)}: {to}")
 
 
@@ -72,13 +85,6 @@ def _common(kept: list[reader.Run]) -> str:
     names = [{str(run.settings[key]) for run in kept} for key in ("algorithm", "environment", "regularizer")]
     shared = ", ".join(next(iter(values)) for values in names if len(values) == 1)
     return f"{shared}: " if shared else ""
-
-
-def _end(run: reader.Run) -> str:
-    """How a run ended that does not count."""
-    step, total = run.status_file.get("env_step"), run.status_file.get("total_steps")
-    how_far = "" if step is None else f" at step {step} of {total}"
-    return f"{run.status}{how_far}{f', {run.error}' if run.error else ''}"
 
 
 if __name__ == "__main__":

@@ -1,180 +1,320 @@
-"""The rows of all runs, and one row for all that differ in nothing but their seed."""
+"""The tables that have names: which runs they are of, and what their columns say."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
-from statistics import fmean
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
-import pandas as pd
-from scipy import stats
+import numpy as np
 
-from sparserl.runs.reader import NAMED, OF_REGULARIZER, Row, Run, distinguishing, groups
-from sparserl.runs.schema import MEASURES
-from sparserl.terminal import plain
+from sparserl.report import overview
+from sparserl.report.groups import Group, by_task, reference
+from sparserl.report.statistics import CONFIDENCE, Estimate, Scores, estimate, pooled_mean, ratio_of_iqms
+from sparserl.report.table import NothingToShowError, Table, Value, of_rows
+from sparserl.runs.reader import Row, Run
 
-CONFIDENCE = 0.95
+Builder: TypeAlias = Callable[[Sequence[Group]], Table]
 
+INTERVALS = (
+    "Last policies, hardened and greedy. IQM: interquartile mean over seeds. In brackets "
+    f"{CONFIDENCE:.0%} bootstrap intervals over seeds, stratified by task; of fewer than eight seeds they are too narrow. "
+)
 
-def rows(runs: Sequence[Run], counted: Sequence[Run]) -> pd.DataFrame:
-    """Every run, with every field of its result: also those that have none, and those that are not ``counted``."""
-    columns = distinguishing(runs)
-    return pd.DataFrame(
-        {
-            "folder": str(run.folder),
-            "status": run.status,
-            "error": run.error,
-            "counted": run in counted,
-            "learned": run.learned,
-            "seed": run.seed,
-        }
-        | {key: run.settings.get(key) for key in (*NAMED, *OF_REGULARIZER, *columns)}
-        | {key: "; ".join(value) if isinstance(value, list) else value for key, value in run.result.items() if key != "status"}
-        for run in runs
-    ).convert_dtypes()
+BUDGETS = (0.5, 0.25, 0.1, 0.05, 0.03, 0.02)
+"""Shares of the dense policy's numbers at which forms are compared."""
 
 
-def table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row for each group, by what distinguishes it.
-
-    Returns are means over seeds, between the ends of their interval; sizes, compression and retention are means over the
-    runs that have them. Columns that no run has anything for are left out.
-    """
-    columns = distinguishing(runs)
-    found = [dict(zip(columns, values, strict=True)) | _summary(members) for values, members in groups(runs).items()]
-    return pd.DataFrame(found).dropna(axis="columns", how="all").convert_dtypes()
+def _settings(groups: Sequence[Group]) -> dict[str, tuple[str, str]]:
+    """The columns that name a row: always the task and the regulariser, and whatever else tells groups apart."""
+    first = ("environment", "algorithm", "regularizer")
+    return {key: (key, "g") for key in dict.fromkeys((*first, *groups[0].columns))}
 
 
-def _summary(runs: Sequence[Run]) -> Row:
-    done = [run for run in runs if run.counts]
-    returns = [run.result["return_mean"] for run in done if run.result["return_mean"] is not None]
-    low, high = interval(returns)
-
-    def mean(field: str) -> float | None:
-        known = [run.result[field] for run in done if run.result.get(field) is not None]
-        return fmean(known) if known else None
-
-    learned = [run.learned for run in done if run.learned is not None]
-    return {
-        "seeds": len(done),
-        "seed_list": _listed(sorted(run.seed for run in done if run.seed is not None)),
-        "return_mean": mean("return_mean"),
-        "return_low": low,
-        "return_high": high,
-        "return_random": mean("return_random"),
-        **{measure: mean(measure) for measure in MEASURES},
-        "sparsity": mean("sparsity"),
-        "nonzero_weights": mean("nonzero_weights"),
-        "policy_weights": mean("policy_weights"),
-        "alive_units": mean("alive_units"),
-        "shrunken_weights": mean("shrunken_weights"),
-        "ranks": _ranks(done, "rank"),
-        "compression": mean("compression"),
-        "return_lowrank": mean("return_lowrank"),
-        "retention": mean("retention"),
-        "shrunken_ranks": _ranks(done, "shrunken_rank"),
-        "shrunken_compression": mean("shrunken_compression"),
-        "shrunken_return_mean": mean("shrunken_return_mean"),
-        "shrunken_retention": mean("shrunken_retention"),
-        "learned": sum(learned) if learned else None,
-        "failed": sum(run.status == "failed" for run in runs),
-        "unfinished": sum(run.status not in ("done", "failed") for run in runs),
-        "with_warnings": sum(bool(run.result.get("warnings")) for run in done),
-    }
+def _named(group: Group, groups: Sequence[Group]) -> dict[str, Value]:
+    return {key: group.settings.get(key) for key in _settings(groups)} | {"seeds": group.how_many}
 
 
-def _ranks(runs: Sequence[Run], field: str) -> str | None:
-    """The selected ranks in increasing order."""
-    known = [run.result[field] for run in runs if run.result.get(field) is not None]
-    return ", ".join(map(str, sorted(known, key=lambda rank: math.inf if rank == "full" else rank))) or None
+def _table(name: str, title: str, groups: Sequence[Group], rows: Sequence[dict[str, Value]],
+           columns: Mapping[str, tuple[str, str]], caption: str, notes: Sequence[str] = ()) -> Table:  # fmt: skip
+    cells, frame = of_rows(rows, _settings(groups) | {"seeds": ("seeds", "")} | dict(columns))
+    return Table(name, title, cells, frame, caption, [run for group in groups for run in group.runs], list(notes))
 
 
-def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Student's t-interval of the mean of independent values; None twice for fewer than two.
-
-    It assumes that means of so few values are normal: where returns pile up at a limit, it may reach beyond that.
-    """
-    if len(values) < 2:
-        return None, None
-    sample = pd.Series(values)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1)) * float(sample.sem())
-    return float(sample.mean()) - half, float(sample.mean()) + half
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    """``0-2, 5``: numbers in order, with those that follow each other as a range."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][-1] + 1:
-            ranges[-1] = [ranges[-1][0], number]
-        else:
-            ranges.append([number])
-    return ", ".join("-".join(map(str, ends)) for ends in ranges)
+def _of_dense(group: Group, groups: Sequence[Group]) -> dict[str, Value]:
+    """The return of a group beside that of dense runs: as a quotient, and as the share of what they gained."""
+    runs = reference(group, groups)
+    dense = np.array([run.result["return_mean"] for run in runs if run.result["return_mean"] is not None], float)
+    random = [run.result["return_random"] for run in runs if run.result["return_random"] is not None]
+    scores = group.scores("return_mean")
+    if not len(dense) or not len(scores):
+        return {}
+    if {id(run) for run in group.done} == {id(run) for run in runs}:
+        return dict.fromkeys(OF_DENSE, 1.0)
+    found: dict[str, Value] = {}
+    if dense.min() > 0:  # of negative returns the better one has the smaller quotient
+        found["of_dense"] = estimate([scores, dense], ratio_of_iqms)
+    if random and (floor := float(np.mean(random))) < float(dense.mean()):
+        found["gained"] = estimate([scores - floor, dense - floor], ratio_of_iqms)
+    return found
 
 
-# ---------------------------------------------------------------- for a reader
-
-CAPTION = (
-    f"Means over seeds of the last policy, hardened and greedy; in brackets the {CONFIDENCE:.0%} t-interval over seeds. "
-    "Rank: the selected one of each run; return at it, compression and retention: means over the runs that learned. "
-    "Shrunken: without the hidden units that nothing enters or leaves."
+OF_DENSE = {"of_dense": ("return / dense", ".3f"), "gained": ("gain / dense gain", ".3f")}
+OF_DENSE_CAPTION = (
+    "Return / dense: IQM divided by that of dense policies of the same algorithm and environment, where these are positive. "
+    "Gain / dense gain: the same of the returns above a random policy's. "
 )
 
 
-def cells(summary: pd.DataFrame) -> list[dict[str, str]]:
-    """The rows of a table as text by header, all with the same headers; one that no row has anything for is left out."""
-    settings = [str(column) for column in summary.columns[: summary.columns.get_indexer(["seeds"])[0]]]
-    found = [_cells({k: v for k, v in row.items() if not pd.isna(v)}, settings) for row in summary.to_dict("records")]
-    headers = [header for header in found[0] if any(row[header] != "-" for row in found)]
-    return [{header: row[header] for header in headers} for row in found]
+def missing(groups: Sequence[Group]) -> list[str]:
+    """What other rows have and these lack: regularisers of a task, and seeds of a group."""
+    forms = dict.fromkeys(group.form for group in groups)
+    notes = []
+    for task, here in by_task(groups).items():
+        where = f"{task[1]} on {task[0]}"
+        lacking = [form for form in forms if form not in {group.form for group in here if group.done}]
+        notes += [f"{where}: no result of {', '.join(lacking)}"] * bool(lacking)
+        wanted = set().union(*(group.seeds for group in here))
+        absent = {group.label: sorted(wanted - group.seeds) for group in here if group.done}
+        notes += [f"{where}, {label}: no result of seed {overview.listed(seeds)}" for label, seeds in absent.items() if seeds]
+    return notes
 
 
-def _cells(row: dict[Any, Any], settings: Sequence[str]) -> dict[str, str]:
-    def shown(key: str, form: str) -> str:
-        return format(row[key], form) if key in row else "-"
+# ---------------------------------------------------------------- the tables
 
-    ends = f" [{row['return_low']:.1f}, {row['return_high']:.1f}]" if "return_low" in row else ""
-    return {key: str(row.get(key, "-")) for key in settings} | {
-        "seeds": f"{row['seeds']}: {row['seed_list']}" if row["seeds"] else "0",
-        "return": f"{shown('return_mean', '.1f')}{ends}",
-        "random": shown("return_random", ".1f"),
-        "success": shown("success_rate", ".1%"),
-        "x": shown("x_pos", ".0f"),
-        "flag": shown("flag_rate", ".1%"),
-        "sparsity": shown("sparsity", ".1%"),
-        "weights left": " of ".join(format(row[key], ".0f") for key in ("nonzero_weights", "policy_weights") if key in row)
-        or "-",
-        "rank": shown("ranks", ""),
-        "return at it": shown("return_lowrank", ".1f"),
-        "compression": shown("compression", ".1%"),
-        "retention": shown("retention", ".1%"),
-        "units alive": shown("alive_units", ".0f"),
-        "shrunken: weights": shown("shrunken_weights", ".0f"),
-        "shrunken: rank": shown("shrunken_ranks", ""),
-        "shrunken: return at it": shown("shrunken_return_mean", ".1f"),
-        "shrunken: compression": shown("shrunken_compression", ".1%"),
-        "learned": f"{row['learned']} of {row['seeds']}" if "learned" in row else "-",
-        "failed": str(row["failed"]),
-        "unfinished": str(row["unfinished"]),
-        "warned": str(row["with_warnings"]),
+
+def main(groups: Sequence[Group]) -> Table:
+    """Environments x algorithms x regularisers: return and sparsity."""
+    rows = []
+    for group in groups:
+        scores = group.scores("return_mean")
+        rows.append(
+            _named(group, groups)
+            | {"return_mean": estimate([scores], pooled_mean), "return_iqm": estimate([scores])}
+            | {"return_random": group.mean("return_random")}
+            | _of_dense(group, groups)
+            | {"sparsity": group.mean("sparsity"), "nonzero_weights": group.mean("nonzero_weights")}
+            | {"policy_weights": group.mean("policy_weights"), "alive_units": group.mean("alive_units")}
+        )
+    columns = {
+        "return_mean": ("return: mean", ".1f"),
+        "return_iqm": ("return: IQM", ".1f"),
+        "return_random": ("random", ".1f"),
+        **OF_DENSE,
+        "sparsity": ("sparsity", ".1%"),
+        "nonzero_weights": ("weights left", ".0f"),
+        "policy_weights": ("of", ".0f"),
+        "alive_units": ("units alive", ".0f"),
     }
+    caption = INTERVALS + OF_DENSE_CAPTION + "Sparsity, weights and units: means over seeds."
+    return _table("main", "Return and sparsity", groups, rows, columns, caption, missing(groups))
 
 
-def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """A table for a README."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "".join(f"| {' | '.join(map(escaped, line))} |\n" for line in lines)
+def ranks(groups: Sequence[Group]) -> Table:
+    """The selected ranks: what is kept and what is saved at them."""
+    kept = [group for group in groups if any(run.is_swept for run in group.done)]
+    if not kept:
+        raise NothingToShowError("no run has been swept by rank")
+    rows = []
+    for group in kept:
+        row = _named(group, kept)
+        learned = [run.learned for run in group.done if run.learned is not None]
+        row["learned"] = f"{sum(learned)} of {len(learned)}"
+        for prefix, score, kind in (("", "return_lowrank", ""), ("shrunken_", "shrunken_return_mean", "shrunken_")):
+            row |= {
+                f"{kind}ranks": overview.ranks(group.done, f"{prefix}rank"),
+                f"{kind}return_iqm": estimate([group.scores(score)]),
+                f"{kind}compression": estimate([group.scores(f"{prefix}compression")], pooled_mean),
+                f"{kind}retention": group.mean(f"{prefix}retention"),
+            }
+        row["full_iqm"] = estimate([group.scores("return_mean")])
+        rows.append(row)
+    columns = {"learned": ("learned", ""), "full_iqm": ("return: IQM", ".1f")}
+    for kind, said in (("", ""), ("shrunken_", "shrunken: ")):
+        columns |= {
+            f"{kind}ranks": (f"{said}ranks", ""),
+            f"{kind}return_iqm": (f"{said}IQM at them", ".1f"),
+            f"{kind}compression": (f"{said}compression", ".1%"),
+            f"{kind}retention": (f"{said}retention", ".1%"),
+        }
+    caption = (
+        INTERVALS + "Ranks: the selected one of each run that learned; compression, 1 - stored / dense numbers, and retention: "
+        "means. Shrunken: without the hidden units that nothing enters or leaves."
+    )
+    return _table("ranks", "Selected ranks", kept, rows, columns, caption)
 
 
-def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, also in a table."""
-    return re.sub(r"([\\|`*<])", r"\\\1", plain(text))
+def rank_sweep(groups: Sequence[Group]) -> Table:
+    """Return and compression at every rank."""
+    kept = [group for group in groups if any(run.lowrank for run in group.done)]
+    if not kept:
+        raise NothingToShowError("it needs lowrank.csv, which only folders of runs have, and none of these has one")
+    rows = []
+    for group in kept:
+        cut = [row for run in group.done for row in run.lowrank if math.isfinite(row["return_mean"])]
+        for rank in sorted({row["rank"] for row in cut}):
+            here = [row for row in cut if row["rank"] == rank]
+            rows.append(
+                _named(group, kept)
+                | {"rank": f"{rank:g}" if math.isfinite(rank) else "full", "return_iqm": _iqm(here, "return_mean")}
+                | {"retention": _iqm(here, "retention"), "compression": _mean(here, "compression")}
+                | {"energy": _mean(here, "energy"), "shrunken_return_iqm": _iqm(here, "shrunken_return_mean")}
+                | {"shrunken_compression": _mean(here, "shrunken_compression"), "n": len(here)}
+            )
+    columns = {
+        "rank": ("rank", ""),
+        "n": ("n", "d"),
+        "return_iqm": ("return: IQM", ".1f"),
+        "retention": ("retention: IQM", ".1%"),
+        "compression": ("compression", ".1%"),
+        "energy": ("energy", ".1%"),
+        "shrunken_return_iqm": ("shrunken: IQM", ".1f"),
+        "shrunken_compression": ("shrunken: compression", ".1%"),
+    }
+    caption = INTERVALS + "One rank for all layers; n: runs that were evaluated at it. Compression and energy: means over them."
+    return _table("rank_sweep", "Return by rank", kept, rows, columns, caption)
 
 
-def code(text: str) -> str:
-    """Text as code in Markdown, between more backticks than it has in a row."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    space = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{space}{plain(text)}{space}{fence}"
+def stored(groups: Sequence[Group]) -> Table:
+    """Every form at the same numbers stored."""
+    kept = [group for group in groups if any(forms_of(run) for run in group.done)]
+    if not kept:
+        raise NothingToShowError("no run says how many numbers its policy stores")
+    rows = []
+    for group in kept:
+        row = _named(group, kept)
+        for form in FORMS:
+            numbers = [found[form][0] for run in group.done if form in (found := forms_of(run))]
+            row[form] = float(np.mean(numbers)) if numbers else None
+        dense = [run.result["policy_weights"] for run in reference(group, groups)]
+        for budget in BUDGETS:
+            row[f"within_{budget:g}"] = _within(group, budget * dense[0]) if dense else None
+        rows.append(row)
+    columns = {form: (f"stored: {form}", ".0f") for form in FORMS}
+    columns |= {f"within_{budget:g}": (f"return within {budget:.0%}", ".1f") for budget in BUDGETS}
+    caption = (
+        INTERVALS + "Stored: numbers of 4 bytes, means over seeds. Sparse: values and indices of compressed rows "
+        "(csr_bytes / 4); shrunken: without the hidden units that nothing enters or leaves; factored: at the selected rank. "
+        "Return within a share of the dense policy's numbers: IQM in the form, named in parentheses, that is best for the "
+        "group, each run at the largest rank that fits; where not all runs fit, it is said how many do."
+    )
+    return _table("stored", "Return at equal stored numbers", kept, rows, columns, caption)
+
+
+FORMS = ("sparse", "shrunken", "factored", "shrunken and factored")
+
+
+def forms_of(run: Run) -> dict[str, tuple[float, float]]:
+    """How many numbers each form of a run's policy stores, and its return; forms that are not known are left out."""
+    row = run.result
+    sizes = {
+        "sparse": (row["csr_bytes"] and row["csr_bytes"] / 4, row["return_mean"]),
+        "shrunken": (row["shrunken_weights"], row["return_mean"]),
+        "factored": (_left(row, "compression"), row["return_lowrank"]),
+        "shrunken and factored": (_left(row, "shrunken_compression"), row["shrunken_return_mean"]),
+    }
+    return {form: (float(size), score) for form, (size, score) in sizes.items() if size is not None and score is not None}
+
+
+def _left(row: Row, compression: str) -> float | None:
+    return None if row[compression] is None else (1 - row[compression]) * float(row["policy_weights"])
+
+
+CUT = {
+    "factored": ("parameters", "return_mean"),
+    "shrunken and factored": ("shrunken_parameters", "shrunken_return_mean"),
+}
+"""The columns of lowrank.csv that say how many numbers a form stores, and its return."""
+
+
+def _stored_by(run: Run, form: str) -> list[tuple[float, float]]:
+    """How many numbers a form of a run's policy stores and its return, at every rank where these are known."""
+    known = [forms_of(run)[form]] if form in forms_of(run) else []
+    size, score = CUT.get(form, ("", ""))
+    cut = [(row[size], row[score]) for row in run.lowrank if size and math.isfinite(row[size]) and math.isfinite(row[score])]
+    return known + cut
+
+
+def _within(group: Group, most: float) -> Value:
+    """The returns that so many numbers allow, in the form that is best for the group.
+
+    Of each run it is the largest rank of the form that fits: to choose ranks by return would flatter.
+    The form is chosen for all runs of the group together: the one that fits most of them, then the one of the highest IQM.
+    """
+    estimates = []
+    for form in FORMS:
+        fitting = [[point for point in _stored_by(run, form) if point[0] <= most] for run in group.done]
+        value = estimate([[max(points)[1] for points in fitting if points]])
+        if value is not None:
+            part = f", {value.n} of {len(group.done)}" * (value.n < len(group.done))
+            estimates.append(replace(value, note=f"{form}{part}"))
+    return max(estimates, key=lambda value: (value.n, value.value), default=None)
+
+
+def surgical(groups: Sequence[Group]) -> Table:
+    """Tasks with goals, surgical ones among them: success rate."""
+    return _measured("surgical", "Success rate of tasks with goals", groups, {"success_rate": ("success", ".1%")})
+
+
+def mario(groups: Sequence[Group]) -> Table:
+    """Games with levels: how far to the right, and how often at the flag."""
+    columns = {"x_pos": ("x", ".0f"), "flag_rate": ("flag", ".1%")}
+    return _measured("mario", "Super Mario Bros: distance and flag rate", groups, columns)
+
+
+def _measured(name: str, title: str, groups: Sequence[Group], measures: Mapping[str, tuple[str, str]]) -> Table:
+    """The groups whose environments give some measure."""
+    kept = [group for group in groups if any(len(group.scores(measure)) for measure in measures)]
+    if not kept:
+        raise NothingToShowError(f"no run has {' or '.join(measures)}")
+    rows = []
+    columns: dict[str, tuple[str, str]] = {}
+    for measure, (header, form) in measures.items():
+        columns |= {f"{measure}_mean": (f"{header}: mean", form), f"{measure}_iqm": (f"{header}: IQM", form)}
+    for group in kept:
+        row = _named(group, kept)
+        for measure in measures:
+            scores = group.scores(measure)
+            row |= {f"{measure}_mean": estimate([scores], pooled_mean), f"{measure}_iqm": estimate([scores])}
+        rows.append(
+            row
+            | {"return_iqm": estimate([group.scores("return_mean")]), "return_lowrank": group.mean("return_lowrank")}
+            | _of_dense(group, kept)
+            | {"sparsity": group.mean("sparsity"), "ranks": overview.ranks(group.done, "rank")}
+            | {"compression": group.mean("compression")}
+        )
+    columns |= {
+        "return_iqm": ("return: IQM", ".1f"),
+        **OF_DENSE,
+        "sparsity": ("sparsity", ".1%"),
+        "ranks": ("ranks", ""),
+        "return_lowrank": ("return at them", ".1f"),
+        "compression": ("compression", ".1%"),
+    }
+    caption = INTERVALS + OF_DENSE_CAPTION + "Sparsity, compression and the return at the selected ranks: means over seeds."
+    return _table(name, title, kept, rows, columns, caption, missing(kept))
+
+
+def _known(rows: Sequence[Row], key: str) -> Scores:
+    values = np.array([row[key] for row in rows], float)
+    known: Scores = values[np.isfinite(values)]
+    return known
+
+
+def _iqm(rows: Sequence[Row], key: str) -> Estimate | None:
+    return estimate([_known(rows, key)])
+
+
+def _mean(rows: Sequence[Row], key: str) -> float | None:
+    return float(values.mean()) if len(values := _known(rows, key)) else None
+
+
+TABLES: dict[str, Builder] = {
+    "main": main,
+    "ranks": ranks,
+    "rank_sweep": rank_sweep,
+    "stored": stored,
+    "surgical": surgical,
+    "mario": mario,
+}

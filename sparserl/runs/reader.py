@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sparserl.runs.files import read_json, read_record
-from sparserl.runs.schema import RankRow, Result, SingularValue, Status
+from sparserl.runs.schema import RankRow, Result, SingularValue, Status, may_be_null
 
 T = TypeVar("T")
 
@@ -51,6 +51,8 @@ class Run:
     spectrum: list[Row]
     problems: list[str]
     """A sentence for each file that is damaged."""
+    stated: Row | None = None
+    """The settings, where no config has them but a table of rows; None elsewhere."""
 
     @property
     def status(self) -> str:
@@ -84,6 +86,8 @@ class Run:
     @cached_property
     def settings(self) -> Row:
         """Everything that decides how a run is trained but its seed, flat: the named settings, then whatever the config has."""
+        if self.stated is not None:
+            return self.stated
         if not self.config:
             return {key: self.result.get(key) for key in dict.fromkeys((*NAMED, *OF_REGULARIZER))}
         named: Row = self.config["names"] | {key: self.config["regularizer"].get(key) for key in OF_REGULARIZER}
@@ -192,12 +196,19 @@ def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """
     newest: dict[str, Run] = {}
     left_out: dict[int, str] = {}
-    for run in sorted((run for run in runs if run.counts), key=lambda run: (run.folder / "result.json").stat().st_mtime_ns):
-        key = json.dumps([run.seed, run.settings], sort_keys=True)
+    for run in sorted((run for run in runs if run.counts), key=_written):
+        # a table states a few settings only, and runs of several tables may differ in others
+        key = json.dumps([run.seed, run.settings] if run.stated is None else run.result, sort_keys=True)
         if key in newest:
             left_out[id(newest[key])] = f"{newest[key].folder} is left out: {run.folder} is the same run, and newer"
         newest[key] = run
     return [run for run in runs if id(run) not in left_out], list(left_out.values())
+
+
+def _written(run: Run) -> int:
+    """When its result was written; of a run that a table tells of nobody knows."""
+    path = run.folder / "result.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 # ---------------------------------------------------------------- files
@@ -237,14 +248,15 @@ def _lines(path: Path) -> list[Row]:
 
 
 def _table(cls: type, path: Path) -> list[Row]:
-    """The lines of a table, each a dataclass ``cls`` when it was written. An empty cell is no number."""
+    """The lines of a table, each a dataclass ``cls`` when it was written. An empty or missing cell is no number."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         header = reader.fieldnames or []
-        lacking = [field.name for field in fields(cls) if field.name not in header]
+        absent = [field.name for field in fields(cls) if field.name not in header]
+        lacking = [name for name in absent if not may_be_null(cls, name)]
         if lacking:
             raise ValueError(f"{path} is not whole: it has no {', '.join(lacking)}")
-        return [{key: _number(key, text) for key, text in row.items()} for row in reader]
+        return [dict.fromkeys(absent, math.nan) | {key: _number(key, text) for key, text in row.items()} for row in reader]
 
 
 def _number(key: str, text: str) -> float | str:

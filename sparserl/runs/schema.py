@@ -1,7 +1,8 @@
 """The rows that a run leaves, as types, and what checks them when they are read.
 
 What is not known is null, never a made-up number: a field that says ``None`` is one that readers may find empty. A number that
-is not finite, such as the deviation of one episode, is written as null too.
+is not finite, such as the deviation of one episode, is written as null too. A field that may be null may also be missing, and
+is read as null then: the version that wrote the file did not know it. So a field that is added later says ``None``.
 """
 
 from __future__ import annotations
@@ -76,9 +77,9 @@ class Result:
     """Of the regularised components that are not deployed; null unless the regulariser's scope is all."""
     nonzero_weights: int
     policy_weights: int
-    alive_units: int
+    alive_units: int | None
     """Hidden units that something enters and leaves."""
-    shrunken_weights: int
+    shrunken_weights: int | None
     """Of the network of these units, with all inputs and outputs, zeros included."""
     rank: Rank | None
     rank_reason: Literal["not_learned", "not_swept"] | None
@@ -125,9 +126,9 @@ class RankRow:
     shrunken_return_mean: float | None
     """This and what follows is of the policy without the units that do nothing, cut at the same rank."""
     shrunken_retention: float | None
-    shrunken_compression: float
-    shrunken_parameters: int
-    shrunken_macs: int
+    shrunken_compression: float | None
+    shrunken_parameters: int | None
+    shrunken_macs: int | None
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def as_json(value: Any) -> Any:
 
 
 def from_json(cls: type[T], row: Any) -> T:
-    """A dataclass from the JSON object of its fields; those with a default may be missing.
+    """A dataclass from the JSON object of its fields; those with a default, or that may be null, may be missing.
 
     Raises ValueError where a field is missing, unknown, or of another type than the dataclass says.
     """
@@ -166,7 +167,8 @@ def from_json(cls: type[T], row: Any) -> T:
         raise ValueError("it is not an object")
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     hints = _hints(cls)  # type: ignore[arg-type]  # a class can be hashed
-    lacking = [name for name, field in known.items() if name not in row and field.default is MISSING]
+    absent = [name for name, field in known.items() if name not in row and field.default is MISSING]
+    lacking = [name for name in absent if not may_be_null(cls, name)]
     unknown = [name for name in row if name not in known]
     wrong = [name for name in row if name in known and not _fits(hints[name], row[name])]
     faults = [
@@ -176,7 +178,12 @@ def from_json(cls: type[T], row: Any) -> T:
     ]
     if faults:
         raise ValueError("; ".join(faults))
-    return cls(**{name: _of(hints[name], value) for name, value in row.items()})
+    return cls(**dict.fromkeys(absent), **{name: _of(hints[name], value) for name, value in row.items()})
+
+
+def may_be_null(cls: type, name: str) -> bool:
+    """Whether a field may be empty, and so missing in a file of an earlier version."""
+    return NoneType in get_args(_hints(cls)[name])
 
 
 @cache

@@ -14,8 +14,9 @@ from folders import NASTY, made_up, result, table, unfinished
 
 from sparserl import status
 from sparserl.config.validation import compose
-from sparserl.report import figures, panels
+from sparserl.report import figures, writer
 from sparserl.report.__main__ import main
+from sparserl.report.figures import catalogue, comparison, single
 from sparserl.runs import reader
 from sparserl.runs.files import write_json
 from sparserl.runs.schema import RankRow, Result, Status
@@ -27,6 +28,13 @@ HINTS = {name: (hint, *get_args(hint)) for name, hint in get_type_hints(Result).
 NUMBERS = [name for name, hints in HINTS.items() if {int, float} & {*hints}]
 OPTIONAL = [name for name in NUMBERS if NoneType in HINTS[name]]
 REQUIRED = [name for name in NUMBERS if name not in OPTIONAL]
+
+
+@pytest.fixture(autouse=True)
+def _one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others take seconds, and have tests of their own."""
+    monkeypatch.setattr(writer, "FIGURES", {"comparison": catalogue.FIGURES["comparison"]})
+    monkeypatch.setattr(writer, "FORMATS", (".svg",))  # of XML, which text can break
 
 
 def report(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -49,7 +57,7 @@ def print_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         warnings.simplefilter("error")  # whatever is said on stderr, nobody asked for
         assert figures.draw(folder).exists()
         report(monkeypatch, folder.parent)
-    assert (folder.parent / "comparison.png").exists()
+    assert (folder.parent / "figures" / "comparison.svg").exists()
     assert [job.status for job in status.look(folder.parent)] == ["done"]
 
 
@@ -114,16 +122,18 @@ def test_runs_without_ranks_are_compared_by_what_they_have(
     only_full(folder)
     print_all(folder, monkeypatch)
     assert capsys.readouterr().err == ""
-    drawn = panels.of_many(reader.find([tmp_path]))
+    drawn = comparison.of_many(reader.find([tmp_path]))
     assert [axes.get_title()[:6] for axes in drawn.axes] == ["Evalua", "Return"]
-    assert "Return by rank" not in [axes.get_title() for axes in panels.of_run(reader.read(folder)).axes]
+    assert "Return by rank" not in [axes.get_title() for axes in single.of_run(reader.read(folder)).axes]
 
 
 def test_of_runs_with_and_without_ranks_those_that_have_them_are_compared_by_rank(tmp_path: Path) -> None:
     """A seed without ranks does not take those of the other seeds out of the picture."""
     made_up(tmp_path / "a", seed=0, raw=None)
     only_full(made_up(tmp_path / "b", seed=1, raw=None, sweep=False))
-    (axes,) = [axes for axes in panels.of_many(reader.find([tmp_path])).axes if axes.get_title().startswith("Return by rank")]
+    (axes,) = [
+        axes for axes in comparison.of_many(reader.find([tmp_path])).axes if axes.get_title().startswith("Return by rank")
+    ]
     assert list(axes.lines[0].get_xdata()) == [1.0, 2.0]
 
 
@@ -158,11 +168,13 @@ def test_a_figure_that_fails_leaves_the_tables_and_is_a_warning(
     def fail(*_: object) -> None:
         raise ValueError("made to fail")
 
-    monkeypatch.setattr(panels, "of_many", fail)
+    monkeypatch.setattr(comparison, "of_many", fail)
     report(monkeypatch, tmp_path)
     printed = capsys.readouterr()
-    assert printed.err == "warning: there is no comparison.png: ValueError: made to fail\n"
-    assert printed.out.splitlines()[-1] == f"rows.csv, table.csv, table.md: {tmp_path}"
+    assert printed.err == "warning: there is no figure comparison: ValueError: made to fail\n"
+    written = printed.out.splitlines()[-1]
+    assert written.startswith("rows.csv, table.md, table.tex, table.csv, ")
+    assert "figures/" not in written
 
 
 # ---------------------------------------------------------------- text
@@ -182,7 +194,7 @@ def test_any_text_goes_through_a_report(
         report(monkeypatch, tmp_path)
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert (tmp_path / "comparison.png").exists()
+    assert (tmp_path / "figures" / "comparison.svg").exists()
     written = text.encode("utf-8", "backslashreplace").decode()
     rows = {Path(row["folder"]).name: row for row in cells(tmp_path / "rows.csv")}
     assert (rows["a"]["regularizer"], rows["b"]["algorithm"], rows["d"]["network"]) == (written, written, written)
@@ -202,8 +214,8 @@ def _columns(line: str) -> list[str]:
 def test_the_figure_of_a_run_has_the_text_as_it_is(tmp_path: Path) -> None:
     """matplotlib takes what is between dollars for a formula, and what begins with an underscore for nothing."""
     folder = made_up(tmp_path / "run", regularizer="$\\bad{$ $", network="_x")
-    assert "l, $" not in panels.of_run(reader.read(folder)).get_suptitle()
-    assert r"\$\bad{\$ \$" in panels.of_run(reader.read(folder)).get_suptitle()
+    assert "l, $" not in single.of_run(reader.read(folder)).get_suptitle()
+    assert r"\$\bad{\$ \$" in single.of_run(reader.read(folder)).get_suptitle()
     made_up(tmp_path / "other", regularizer="_hidden", network="_x")
-    named = [axes.get_legend_handles_labels()[1] for axes in panels.of_many(reader.find([tmp_path])).axes]
+    named = [axes.get_legend_handles_labels()[1] for axes in comparison.of_many(reader.find([tmp_path])).axes]
     assert len(named[0]) == 2, "none is hidden"

@@ -15,8 +15,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sparserl.config.validation import compose
-from sparserl.report import panels
-from sparserl.report.figures import compare, draw
+from sparserl.report.figures import comparison, draw, single, style
 from sparserl.runs import reader
 from sparserl.runs.files import read_json, write_json
 from sparserl.runs.schema import RankRow
@@ -28,11 +27,11 @@ PANELS += ["Return by compression (the same lines)"]
 
 
 def figure(folder: Path) -> Figure:
-    return panels.of_run(reader.read(folder))
+    return single.of_run(reader.read(folder))
 
 
-def comparison(folder: Path) -> Figure:
-    return panels.of_many(reader.find([folder]))
+def compared(folder: Path) -> Figure:
+    return comparison.of_many(reader.find([folder]))
 
 
 def titles(drawn: Figure) -> list[str]:
@@ -166,7 +165,7 @@ def test_a_frozen_run_is_drawn_as_one_that_failed_also_where_its_returns_are_no_
     assert titles(drawn) == PANELS[:4], "there is no return to show by rank"
     assert draw(folder).read_bytes().startswith(PNG)
     with pytest.raises(ValueError, match="no run has finished"):
-        compare([tmp_path], tmp_path / "comparison.png")
+        comparison.of_many([run for run in reader.find([tmp_path]) if run.counts])
 
 
 def test_no_place_is_empty(tmp_path: Path) -> None:
@@ -214,7 +213,7 @@ def several(folder: Path) -> Path:
 
 
 def test_seeds_of_one_setting_are_one_line_with_a_band(tmp_path: Path) -> None:
-    axes = panel(comparison(several(tmp_path)), "Evaluation")
+    axes = panel(compared(several(tmp_path)), "Evaluation")
     assert [shown.get_label() for shown in axes.lines] == ["l0, lambda_c 60 (seeds: 2)", "none (seeds: 1)"]
     assert points(axes.lines[0]) == [(10, 50.0), (20, 100.0)]  # of 40 and 60, and of 80 and 120
     (band,) = axes.collections  # one run has none
@@ -222,7 +221,7 @@ def test_seeds_of_one_setting_are_one_line_with_a_band(tmp_path: Path) -> None:
 
 
 def test_return_by_rank_is_compared_with_full_rank(tmp_path: Path) -> None:
-    axes = panel(comparison(several(tmp_path)), "Return by rank")
+    axes = panel(compared(several(tmp_path)), "Return by rank")
     assert points(line(axes, "l0")) == [(1, 40.0), (2, 96.0)]
     assert [height(shown) for shown in axes.lines if len(shown.get_xdata()) == 2 and shown.get_marker() == "None"] == [
         100.0,
@@ -231,7 +230,7 @@ def test_return_by_rank_is_compared_with_full_rank(tmp_path: Path) -> None:
 
 
 def test_every_run_and_every_mean_has_its_return_by_size(tmp_path: Path) -> None:
-    axes = panel(comparison(several(tmp_path)), "Return by size")
+    axes = panel(compared(several(tmp_path)), "Return by size")
     assert points(line(axes, "l0, lambda_c 60")) == [(0.375, 100.0)]
     assert points(line(axes, "none")) == [(1.0, 110.0)]
     assert points(axes.lines[0]) == [(0.25, 80.0), (0.5, 120.0)]
@@ -241,21 +240,26 @@ def test_every_run_and_every_mean_has_its_return_by_size(tmp_path: Path) -> None
 def test_a_mean_that_a_smaller_policy_beats_is_not_on_the_line_of_the_best(tmp_path: Path) -> None:
     made_up(tmp_path / "sparse", sparsity=0.9, return_mean=100.0, raw=None)
     made_up(tmp_path / "dense", regularizer="none", sparsity=0.0, return_mean=90.0, raw=None)
-    axes = panel(comparison(tmp_path), "Return by size")
+    axes = panel(compared(tmp_path), "Return by size")
     assert points(axes.lines[-1]) == [(pytest.approx(0.1), 100.0)]
 
 
 def test_environments_are_compared_apart(tmp_path: Path) -> None:
     made_up(tmp_path / "a", raw=None)
     made_up(tmp_path / "b", environment="acrobot", sweep=False, raw=None)
-    drawn = comparison(tmp_path)
+    drawn = compared(tmp_path)
     assert [row.get_suptitle() for row in drawn.subfigs] == ["acrobot", "cartpole"]
     assert [len(row.axes) for row in drawn.subfigs] == [2, 3]  # nothing by rank where no rank was swept
 
 
-def test_a_comparison_is_written_where_it_was_asked_for(tmp_path: Path) -> None:
-    path = compare([several(tmp_path / "runs")], tmp_path / "comparison.png")
-    assert path.read_bytes().startswith(PNG)
-    (tmp_path / "empty").mkdir()
+def test_figures_are_written_in_both_formats_and_equal_ones_are_equal_files(tmp_path: Path) -> None:
+    drawn = [compared(several(tmp_path / "runs")), compared(tmp_path / "runs")]
+    first, second = (style.save(figure, tmp_path / f"{index}.svg", ["typed"]) for index, figure in enumerate(drawn))
+    assert first.read_text().startswith("<?xml")
+    assert first.read_bytes() == second.read_bytes()
+    assert style.save(drawn[0], tmp_path / "a.png", ["typed"]).read_bytes().startswith(PNG)
+
+
+def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to compare"):
-        compare([tmp_path / "empty"], tmp_path / "none.png")
+        comparison.of_many([])

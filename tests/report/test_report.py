@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from folders import made_up, unfinished
 
-from sparserl.report import figures, tables
+from sparserl.report import markup, overview, statistics, writer
 from sparserl.report.__main__ import main
 from sparserl.runs import provenance, reader
 from sparserl.runs.files import read_json, write_json
@@ -23,13 +23,13 @@ def report(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_to_draw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figure takes a second, and has tests of its own."""
-    if "every_file" not in request.node.name:
-        monkeypatch.setattr(figures, "compare", lambda _, path: path)
+    """Figures take seconds, and have tests of their own."""
+    kept = ("comparison",) if "every_file" in request.node.name else ()
+    monkeypatch.setattr(writer, "FIGURES", {name: writer.FIGURES[name] for name in kept})
 
 
 def table(folder: Path) -> pd.DataFrame:
-    return tables.table(reader.find([folder]))
+    return overview.table(reader.find([folder]))
 
 
 # ---------------------------------------------------------------- the interval
@@ -40,13 +40,13 @@ def test_the_interval_is_the_one_of_a_worked_example() -> None:
 
     So 3 -+ 2.7764 * sqrt(2.5) / sqrt(5) = 3 -+ 1.9633.
     """
-    assert tables.interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((1.0367, 4.9633), abs=1e-4)
+    assert statistics.t_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((1.0367, 4.9633), abs=1e-4)
 
 
 def test_two_values_have_the_widest_interval_and_one_has_none() -> None:
     # 12.706 is t for one degree of freedom; the standard error of 0 and 2 is sqrt(2) / sqrt(2)
-    assert tables.interval([0.0, 2.0]) == pytest.approx((1 - 12.706, 1 + 12.706), abs=1e-3)
-    assert tables.interval([7.0]) == tables.interval([]) == (None, None)
+    assert statistics.t_interval([0.0, 2.0]) == pytest.approx((1 - 12.706, 1 + 12.706), abs=1e-3)
+    assert statistics.t_interval([7.0]) == statistics.t_interval([]) == (None, None)
 
 
 # ---------------------------------------------------------------- groups
@@ -144,10 +144,10 @@ def test_a_row_says_what_was_learned_kept_and_saved(tmp_path: Path) -> None:
 def test_the_share_of_successes_is_a_column_where_some_run_has_one(tmp_path: Path) -> None:
     made_up(tmp_path / "a", environment="cartpole")
     assert "success_rate" not in table(tmp_path)
-    assert "success" not in tables.cells(table(tmp_path))[0]
+    assert "success" not in overview.cells(table(tmp_path))[0]
     made_up(tmp_path / "b", seed=0, environment="fetch_reach", success_rate=0.5)
     made_up(tmp_path / "c", seed=1, environment="fetch_reach", success_rate=1.0)
-    assert [row["success"] for row in tables.cells(table(tmp_path))] == ["-", "75.0%"]
+    assert [row["success"] for row in overview.cells(table(tmp_path))] == ["-", "75.0%"]
 
 
 def test_runs_without_a_result_are_counted_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str],
@@ -226,16 +226,23 @@ def test_every_file_says_what_it_was_made_with(tmp_path: Path, monkeypatch: pyte
     made_up(tmp_path / "runs" / "a")
     report(monkeypatch, tmp_path / "runs", "--to", tmp_path / "new" / "place")
     place = tmp_path / "new" / "place"
-    assert {path.name for path in place.iterdir()} == {"rows.csv", "table.csv", "table.md", "comparison.png"}
+    named = {
+        f"{name}{ending}" for name in ("table", "main", "ranks", "rank_sweep", "stored") for ending in (".md", ".tex", ".csv")
+    }
+    exports = {"rows.csv", "long.csv", "marl_eval.json"}
+    assert {path.name for path in place.iterdir()} == named | exports | {"figures"}
+    assert {path.name for path in (place / "figures").iterdir()} == {"comparison.png", "comparison.svg"}
     typed = f"sparserl-report {tmp_path / 'runs'} --to {place}"
-    for name in ("rows.csv", "table.csv"):
+    for name in ("rows.csv", "table.csv", "main.csv"):
         (row,) = pd.read_csv(place / name).to_dict("records")
         assert row["report_command"] == typed
         assert all(f"{package} " in row["report_versions"] for package in ("sparserl", "pandas", "scipy"))
         assert "report_commit" in row
-    written = (place / "table.md").read_text()
-    assert typed in written
-    assert "95% t-interval" in written
+    for name in ("table.md", "main.md", "main.tex"):
+        written = (place / name).read_text()
+        assert typed in written
+        assert "1 run: " in written, "the command, commit and versions of the runs"
+    assert "95% t-interval" in (place / "table.md").read_text()
 
 
 def test_a_package_is_named_as_it_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +263,7 @@ def test_the_table_for_a_readme_has_a_cell_for_each_header(tmp_path: Path) -> No
     made_up(tmp_path / "a", seed=0)
     made_up(tmp_path / "b", seed=1, return_mean=110.0)
     made_up(tmp_path / "c", regularizer="none", lambda_c=None)
-    header, line, *rows = tables.markdown(tables.cells(table(tmp_path))).splitlines()
+    header, line, *rows = markup.markdown(overview.cells(table(tmp_path))).splitlines()
     assert len({text.count("|") for text in (header, line, *rows)}) == 1
     assert "| 2: 0-1 | 105.0 [41.5, 168.5] |" in rows[0]  # 105 -+ 12.706 * 5
     assert "| 1: 0 | 100.0 |" in rows[1]
@@ -267,7 +274,7 @@ def test_where_there_is_no_run_is_said(
 ) -> None:
     with pytest.raises(SystemExit, match="there is no run in"):
         report(monkeypatch, tmp_path / "nowhere")
-    assert "is not a folder" in capsys.readouterr().err
+    assert "is neither a folder nor a table of runs" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

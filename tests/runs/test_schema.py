@@ -60,8 +60,8 @@ def test_what_is_wrong_with_a_row_is_one_sentence(change: dict[str, Any], senten
 
 
 def test_a_field_that_is_missing_is_named_with_the_file(tmp_path: Path) -> None:
-    write_json(tmp_path / "result.json", {key: value for key, value in row().items() if key not in ("seed", "commit")})
-    with pytest.raises(ValueError, match=r"result\.json is not whole: it has no seed; it has no commit$"):
+    write_json(tmp_path / "result.json", {key: value for key, value in row().items() if key not in ("seed", "command")})
+    with pytest.raises(ValueError, match=r"result\.json is not whole: it has no seed; it has no command$"):
         read_record(Result, tmp_path / "result.json")
     (tmp_path / "result.json").write_text("[]")
     with pytest.raises(ValueError, match=r"result\.json is not whole: it is not an object$"):
@@ -71,6 +71,14 @@ def test_a_field_that_is_missing_is_named_with_the_file(tmp_path: Path) -> None:
 def test_fields_with_a_default_may_be_missing() -> None:
     given = {"status": "running", "env_step": 1, "total_steps": 2, "process": 3, "host": "here"}
     assert from_json(Status, given) == Status("running", 1, 2, 3, "here")
+
+
+def test_a_field_that_may_be_null_may_be_missing_and_is_null() -> None:
+    """The version that wrote the file did not know it."""
+    later = "x_pos", "alive_units", "shrunken_weights", "shrunken_return_mean"
+    read = from_json(Result, {key: value for key, value in row().items() if key not in later})
+    assert [getattr(read, name) for name in later] == [None] * 4
+    assert read == from_json(Result, row(**dict.fromkeys(later)))
 
 
 def test_a_whole_number_is_a_number() -> None:

@@ -299,7 +299,7 @@ def test_scripts_start_where_cores_cannot_be_asked_for(command: list[str], tmp_p
     )
     assert done.returncode == 0, done.stderr.decode()
     if script == "demo.py":
-        assert (tmp_path / "outputs/demo/comparison.png").exists()
+        assert (tmp_path / "outputs/demo/figures/comparison.png").exists()
 
 
 def test_a_measurement_runs_unpinned_where_that_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,85 @@
+"""How figures look, and how they are written."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
+
+from sparserl.runs.files import replace
+from sparserl.terminal import plain
+
+# told apart also by those who do not see red or green as others do (Okabe and Ito 2008)
+BLUE, RED, GREEN, PURPLE, ORANGE, SKY = COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+GREY = "0.45"
+
+PANEL = 4.4, 3.3
+"""Width and height of one panel with its labels, in inches."""
+
+LONGEST = 250
+"""Characters of a text in a figure; more would leave no room for the panels."""
+
+
+def origin(row: Mapping[str, Any]) -> list[str]:
+    """The command, commit and versions that the numbers of a picture were made with: its last lines."""
+    text = " · ".join(str(row[key]) for key in ("command", "commit", "versions") if row.get(key))
+    return textwrap.wrap(text, 200, max_lines=6)
+
+
+def save(figure: Figure, path: Path, footer: Sequence[str]) -> Path:
+    """Write a picture, in the format of the path's ending, whose last lines are ``footer``; returns its path.
+
+    Equal figures give equal files.
+    """
+    figure.supxlabel("\n".join(map(literal, footer)), fontsize=6, color=GREY)
+    metadata = {"Date": None} if path.suffix == ".svg" else {}
+    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "sparserl"}):
+        warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks, a label with no room: boxes and overlaps
+        replace(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150, metadata=metadata))
+    return path
+
+
+def styles() -> Iterator[dict[str, Any]]:
+    """A colour for each group, and another line once the colours are used up."""
+    return ({"color": colour, "linestyle": style} for style in cycle(("-", "--", ":")) for colour in COLOURS)
+
+
+def literal(text: str) -> str:
+    """Text from outside, of which matplotlib would take dollars for a formula and hide what begins with an underscore."""
+    shown = plain(text)
+    shown = shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+    return f"{' ' * shown.startswith('_')}{shown}".replace("$", r"\$")
+
+
+def by_step(axes: Axes, title: str, y: str, legend: bool = True) -> None:
+    """``finish`` for a panel by environment step."""
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    finish(axes, title, "environment steps", y, legend)
+
+
+def share(axes: Axes) -> None:
+    """The vertical axis is a share, 0 to 1."""
+    axes.set_ylim(-0.03, 1.03)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def finish(axes: Axes, title: str, x: str, y: str, legend: bool = True) -> None:
+    """Titles, labels and lines of a panel that has been drawn."""
+    axes.set_title(title, fontsize=10, y=1.0)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if legend:
+        axes.margins(y=0.15)  # room for it
+        axes.legend(fontsize=7, framealpha=0.8, edgecolor="none")

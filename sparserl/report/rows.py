@@ -1,0 +1,143 @@
+"""``rows.csv``: every run with every field of its result, and runs read back from it.
+
+What is in a repository so is enough to make every table and figure again that needs results only.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pandas as pd
+
+from sparserl.runs.reader import NAMED, OF_REGULARIZER, Row, Run, distinguishing
+from sparserl.runs.schema import Result
+
+OF_FOLDER = ("folder", "status", "error", "counted", "learned", "seed")
+"""The columns that are neither a setting nor, but for the seed, a field of a result."""
+
+NEEDED = ("algorithm", "environment", "regularizer", "seed", "return_mean", "env_steps")
+"""The columns without which a table is not one of runs."""
+
+MADE_BY = "report_"
+"""What the columns begin with that say how the table was made."""
+
+FIELDS = tuple(field.name for field in fields(Result))
+
+
+def rows(runs: Sequence[Run], counted: Sequence[Run]) -> pd.DataFrame:
+    """Every run, with every field of its result: also those that have none, and those that are not ``counted``."""
+    columns = distinguishing(runs)
+    return pd.DataFrame(
+        {
+            "folder": str(run.folder),
+            "status": run.status,
+            "error": run.error,
+            "counted": run in counted,
+            "learned": run.learned,
+            "seed": run.seed,
+        }
+        | {key: run.settings.get(key) for key in (*NAMED, *OF_REGULARIZER, *columns)}
+        | {key: "; ".join(value) if isinstance(value, list) else value for key, value in run.result.items() if key != "status"}
+        for run in runs
+    ).convert_dtypes()
+
+
+def read_rows(path: Path) -> list[Run]:
+    """The runs that a ``rows.csv`` lists, but for those that it does not count, as runs without curves, ranks or spectra.
+
+    A field that the table lacks is null: the version that made it did not know it. Every column that is no field of a result
+    and says nothing of the folder or the report is a setting. Raises ValueError where it is not such a table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            header, lines = reader.fieldnames or [], list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a table of runs: {error}") from error
+    lacking = [name for name in NEEDED if name not in header]
+    if lacking:
+        raise ValueError(f"{path} is not a table of runs: it has no {', '.join(lacking)}")
+    try:
+        runs = [_run(line) for line in lines if line.get("counted") != "False"]
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole: {error}") from error
+    lengths = {_key(run): run.result["env_steps"] for run in runs if run.result}
+    return [_of_length(run, lengths.get(_key(run))) for run in runs]
+
+
+def alike(runs: Sequence[Run]) -> list[Run]:
+    """The same runs, those of folders with no more settings than a table states: so both can be compared."""
+    columns = dict.fromkeys((*NAMED, *OF_REGULARIZER, *distinguishing([run for run in runs if run.stated is None])))
+    return [run if run.stated is not None else _stated(run, [*columns]) for run in runs]
+
+
+def _stated(run: Run, columns: Sequence[str]) -> Run:
+    length = run.result.get("env_steps", run.config.get("trainer", {}).get("total_steps"))
+    return _of_length(replace(run, stated={key: run.settings.get(key) for key in columns}), length)
+
+
+def _of_length(run: Run, env_steps: int | None) -> Run:
+    """Tables of several experiments may differ in it only, and state it only as a result."""
+    return replace(run, stated=run.settings | {"env_steps": env_steps})
+
+
+def _key(run: Run) -> str:
+    return json.dumps(run.settings, sort_keys=True)
+
+
+def _run(line: Mapping[str, str]) -> Run:
+    hints = get_type_hints(Result)
+    has_result = line["env_steps"] != ""
+    status = line.get("status") or "done"
+    result: Row = {name: _field(name, hints[name], line.get(name, "")) for name in FIELDS if name != "status"}
+    if "rank_reason" not in line:
+        result["rank_reason"] = "not_swept"
+    settings = {name: _number(text) for name, text in line.items() if _is_setting(name)}
+    settings |= {name: result[name] for name in (*NAMED, *OF_REGULARIZER)}
+    return Run(
+        folder=Path(line.get("folder", "")),
+        config={"seed": result["seed"]},
+        status_file={"status": status, "error": line.get("error") or None},
+        # the status of a run that is trained but not swept is that of its rank sweep
+        result=result | {"status": "done" if result["rank_reason"] == "not_swept" else status} if has_result else {},
+        metrics=[],
+        lowrank=[],
+        spectrum=[],
+        problems=[],
+        stated=settings,
+    )
+
+
+def _is_setting(name: str) -> bool:
+    return name not in (*OF_FOLDER, *FIELDS) and not name.startswith(MADE_BY)
+
+
+def _field(name: str, hint: Any, text: str) -> Any:
+    """A cell as the type that the result says."""
+    kinds = get_args(hint) or (hint,)
+    try:
+        if text == "":
+            return [] if get_origin(hint) is list else None
+        if get_origin(hint) is list:
+            return text.split("; ")
+        if int in kinds and text != "full":
+            return int(float(text))
+        return float(text) if float in kinds else text
+    except ValueError:
+        raise ValueError(f"its {name} is {text!r:.80}") from None
+
+
+def _number(text: str) -> Any:
+    """A cell of a setting: whole numbers as such, also where an empty cell in the column made them fractions."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text or None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    return value if isinstance(value, int) else text

@@ -1,0 +1,102 @@
+"""Writes a report: tables, figures, exports, and a page of it all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sparserl.report import exports, markup, overview
+from sparserl.report.figures import style
+from sparserl.report.figures.catalogue import FIGURES
+from sparserl.report.groups import Group
+from sparserl.report.rows import MADE_BY
+from sparserl.report.table import NothingToShowError, Table
+from sparserl.report.tables import TABLES
+from sparserl.runs.files import write_text
+from sparserl.runs.reader import Run
+from sparserl.terminal import optional, print_line
+
+OVERVIEW = "table"
+NAMES = (OVERVIEW, *TABLES)
+FIGURE_FOLDER = "figures"
+FORMATS = (".png", ".svg")
+
+
+def make_tables(
+    groups: Sequence[Group], runs: Sequence[Run], title: str, names: Sequence[str] = NAMES
+) -> tuple[list[Table], list[str]]:
+    """The tables of these names that the runs have something for, and a sentence on each other one."""
+    made, skipped = [], []
+    for name in names:
+        try:
+            made.append(_overview(runs, title) if name == OVERVIEW else TABLES[name](groups))
+        except NothingToShowError as reason:
+            skipped.append(f"table {name} is not made: {reason}")
+    return made, skipped
+
+
+def _overview(runs: Sequence[Run], title: str) -> Table:
+    summary = overview.table(runs)
+    return Table(OVERVIEW, title, overview.cells(summary), summary, overview.CAPTION, runs, _uncounted(runs))
+
+
+def _uncounted(runs: Sequence[Run]) -> list[str]:
+    return [f"not counted: {run.folder}: {_end(run)}" for run in runs if not run.counts]
+
+
+def _end(run: Run) -> str:
+    """How a run ended that does not count."""
+    step, total = run.status_file.get("env_step"), run.status_file.get("total_steps")
+    how_far = "" if step is None else f" at step {step} of {total}"
+    return f"{run.status}{how_far}{f', {run.error}' if run.error else ''}"
+
+
+def write_table(table: Table, to: Path, origin: Mapping[str, str | None]) -> list[str]:
+    """A table as Markdown, LaTeX and CSV; returns the files' names."""
+    made_with = made_by(table.runs)
+    lines = [f"# {markup.escaped(table.title)}", "", markup.markdown(table.cells), markup.escaped(table.caption), ""]
+    lines += ["Missing:", "", *(f"* {markup.escaped(note)}" for note in table.notes), ""] * bool(table.notes)
+    lines += ["Runs:", "", *(f"* {count}: {', '.join(map(markup.code, what))}" for what, count in made_with.items()), ""]
+    lines += ["This table:", "", *(f"* {key}: {markup.code(value)}" for key, value in origin.items() if value)]
+    write_text(to / f"{table.name}.md", "\n".join(lines) + "\n")
+    comments = [*table.notes, *(f"{count}: {', '.join(what)}" for what, count in made_with.items())]
+    comments += [f"{key}: {value}" for key, value in origin.items() if value]
+    write_text(to / f"{table.name}.tex", markup.latex(table.cells, table.caption, table.name, comments))
+    columns = {f"{MADE_BY}{key}": value for key, value in origin.items()}
+    write_text(to / f"{table.name}.csv", table.frame.assign(**columns).to_csv(index=False))
+    return [f"{table.name}{ending}" for ending in (".md", ".tex", ".csv")]
+
+
+def made_by(runs: Sequence[Run]) -> dict[tuple[str, ...], str]:
+    """The command, commit and versions of the runs that count, and how many runs each made."""
+    counts: dict[tuple[str, ...], int] = {}
+    for run in (run for run in runs if run.counts):
+        what = tuple(str(run.result[key]) for key in ("command", "commit", "versions") if run.result[key])
+        counts[what] = counts.get(what, 0) + 1
+    return {what: f"{count} run{'s' * (count > 1)}" for what, count in counts.items()}
+
+
+def write_figures(groups: Sequence[Group], to: Path, origin: Mapping[str, str | None]) -> dict[str, Figure]:
+    """The figures that the runs have something for, as PNG and SVG; of each other one a line says why there is none."""
+    made: dict[str, Figure] = {}
+    to.mkdir(parents=True, exist_ok=True)
+    for name, draw in FIGURES.items():
+        with optional(f"figure {name}"):
+            try:
+                made[name] = draw(groups)
+            except NothingToShowError as reason:
+                print_line(f"figure {name} is not made: {reason}")
+                continue
+            for ending in FORMATS:
+                style.save(made[name], to / f"{name}{ending}", style.origin(origin))
+    return made
+
+
+def write_exports(groups: Sequence[Group], to: Path) -> list[str]:
+    """The files for other programs; returns their names."""
+    write_text(to / "long.csv", exports.long(groups).to_csv(index=False))
+    write_text(to / "marl_eval.json", json.dumps(exports.marl_eval(groups), indent=1, allow_nan=False) + "\n")
+    return ["long.csv", "marl_eval.json"]

@@ -1,6 +1,6 @@
 """A workspace of Weights & Biases from code: ``python -m sparserl.dashboard --project P``.
 
-Its panels name what records/wandb.py logs: rows of training by env_step, the rank sweep by lowrank/rank, and result.json as
+Its panels name what tracking/wandb.py logs: rows of training by env_step, the rank sweep by lowrank/rank, and result.json as
 the summary of a run.
 """
 
@@ -85,17 +85,21 @@ def workspace(project: str, entity: str, name: str, colours: Mapping[str, str] |
 
     sections = {
         "Learning curves": curves("train/return", "eval/return_mean"),
+        "Goals and levels": curves(*(f"eval/{name}" for name in MEASURES)),
         "Sparsity": curves("sparsity/exact", "sparsity/expected", "sparsity/thresholded"),
         "Return and what it costs": [
             points("sparsity", "return_mean"),
             points("compression", "return_lowrank"),
             points("shrunken_compression", "shrunken_return_mean"),
+            points("alive_units", "return_mean"),
         ],
         "Return by rank": curves(
-            *("lowrank/return_mean", "lowrank/retention", "lowrank/compression", "lowrank/shrunken_return_mean"),
+            *("lowrank/return_mean", "lowrank/retention", "lowrank/compression"),
+            *("lowrank/shrunken_return_mean", "lowrank/shrunken_compression"),
             x="lowrank/rank",
         ),
         "Gates": curves("gates/open", "gates/closed", "gates/undecided"),
+        "PPO": curves("policy/approx_kl", "policy/clip_fraction"),
         "Runs": [wr.RunComparer(diff_only="split")],
     }
     return ws.Workspace(

@@ -127,6 +127,9 @@ def _job(config: DictConfig) -> float | None:
 
 
 def _train(config: DictConfig, folder: Path, is_sweep: bool) -> float | None:
+    if config.objective_seeds is not None:  # the launcher `population` makes runs of it, and asks nothing here
+        remedy = "start it with hydra/launcher=population" if is_sweep else "start a sweep with -m, or set it to null"
+        raise ConfigError(f"objective_seeds is {config.objective_seeds}; this command trains one run: {remedy}")
     if config.resume:
         job, result = _resume(config, folder, is_sweep)
     else:

@@ -19,14 +19,20 @@ from wandb_server import Server
 
 from sparserl import dashboard
 from sparserl.config.validation import compose
+from sparserl.environments import mario
+from sparserl.environments.gymnasium import GOAL_MEASURES
 from sparserl.runs.schema import Result
 from sparserl.sweeps import loop
 from sparserl.sweeps.loop import run
 
+SMOKE = ("trainer=smoke", "network.hidden=[8]", "lowrank.ranks=[1]", "logger.mode=offline")
+GOAL = ("environment=gymnasium", "environment.id=goals:EndingLine-v0")
+RUNS = {"gates and ranks": ("algorithm=dqn", "regularizer=l0"), "goals": ("algorithm=ppo", "regularizer=none", *GOAL)}
+
 
 @dataclass(frozen=True)
 class Logged:
-    """The names of what W&B was told of one run."""
+    """The names of what W&B was told of the runs."""
 
     rows: set[str]
     summary: set[str]
@@ -35,17 +41,20 @@ class Logged:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
-    """Of a run with gates, ranks and everything else that there is to see."""
-    folder = tmp_path_factory.mktemp("run")
+    """Of runs that have, between them, everything that there is to see. The goals stand in for the levels of a game, too."""
+    found = Logged(set(), set(), {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "draw", lambda _: None)  # seconds, for a picture that nobody looks at
-        run([compose("trainer=smoke", "network.hidden=[8]", "lowrank.ranks=[1]", "logger.mode=offline")], [folder])
-    (process,) = records(folder)
-    return Logged(
-        {key for row in history(process) for key in row},
-        {key for record in of("summary", process) for key in record["update"]},
-        of("run", process)[0]["config"]["update"],
-    )
+        for name in mario.MEASURES:
+            patch.setitem(GOAL_MEASURES, name, GOAL_MEASURES["success_rate"])
+        for chosen in RUNS.values():
+            folder = tmp_path_factory.mktemp("run")
+            run([compose(*SMOKE, *chosen)], [folder])
+            (process,) = records(folder)
+            found.rows.update(key for row in history(process) for key in row)
+            found.summary.update(key for record in of("summary", process) for key in record["update"])
+            found.config.update(of("run", process)[0]["config"]["update"])
+    return found
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
@@ -100,6 +109,8 @@ def test_all_that_is_named_is_logged(spec: dict[str, Any], logged: Logged) -> No
     ("old", "new", "told"),
     [
         ('"eval/return_mean"', '"eval/return"', "eval/return"),
+        ('"policy/clip_fraction"', '"clip_fraction"', "clip_fraction"),
+        ('"eval/flag_rate"', '"eval/flag"', "eval/flag"),
         ('"lowrank/rank"', '"rank"', "rank"),
         ('"summary:sparsity"', '"summary:sparse"', "sparse"),
         ('"names.value.regularizer"', '"names.value.penalty"', "names.value.penalty"),
@@ -117,17 +128,20 @@ def test_every_question_has_its_panels(spec: dict[str, Any]) -> None:
     titles = {part["name"]: [panel["config"].get("chartTitle") for panel in part["panels"]] for part in sections}
     assert titles == {
         "Learning curves": ["train/return by env_step", "eval/return_mean by env_step"],
+        "Goals and levels": [f"eval/{name} by env_step" for name in ("success_rate", "x_pos", "flag_rate")],
         "Sparsity": [f"sparsity/{kind} by env_step" for kind in ("exact", "expected", "thresholded")],
         "Return and what it costs": [
             "return_mean by sparsity",
             "return_lowrank by compression",
             "shrunken_return_mean by shrunken_compression",
+            "return_mean by alive_units",
         ],
         "Return by rank": [
             f"lowrank/{column} by lowrank/rank"
-            for column in ("return_mean", "retention", "compression", "shrunken_return_mean")
+            for column in ("return_mean", "retention", "compression", "shrunken_return_mean", "shrunken_compression")
         ],
         "Gates": [f"gates/{state} by env_step" for state in ("open", "closed", "undecided")],
+        "PPO": ["policy/approx_kl by env_step", "policy/clip_fraction by env_step"],
         "Runs": [None],
     }
     assert panels(spec)[-1]["viewType"] == "Run Comparer"

@@ -48,5 +48,5 @@ def canonical(config: Config) -> str:
 
 def identity(config: Config) -> Config:
     """What makes two runs the same run: everything but where it is kept and what is reported of it."""
-    elsewhere = "sweep_name", "objective", "resume", "retry_failed", "trust", "logger"
+    elsewhere = "sweep_name", "objective", "objective_seeds", "resume", "retry_failed", "trust", "logger"
     return {key: value for key, value in config.items() if key not in elsewhere}

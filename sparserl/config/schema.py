@@ -66,6 +66,7 @@ class Schema:
     device: Literal["auto", "cpu", "cuda"]
     sweep_name: str
     objective: str
+    objective_seeds: Annotated[int, Ge(1)] | None
     init_from: str | None
     resume: str | None
     retry_failed: bool

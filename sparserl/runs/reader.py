@@ -33,7 +33,10 @@ NAMED = ("algorithm", "environment", "network", "regularizer", "lambda_c")
 """The settings that a reader looks for first: a column of every table of runs that differ in them."""
 
 OF_REGULARIZER = ("lambda_c", "lambda_c_critic", "beta", "reduction", "scope", "zero_threshold")
-_NO_SETTINGS = ("names", "seed", "init_from", "sweep_name", "objective", "resume", "retry_failed", "trust", "logger")
+_NO_SETTINGS = (
+    *("names", "seed", "init_from", "sweep_name", "objective", "objective_seeds"),
+    *("resume", "retry_failed", "trust", "logger"),
+)
 """Keys of a config that say who a run is, where it is kept and who hears of it, not how it was trained; or named apart."""
 
 

@@ -10,7 +10,9 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -41,6 +43,7 @@ from sparserl.sweeps.jobs import (
     fail,
     file_name,
     finished,
+    interquartile_mean,
     label,
     mark,
     note,
@@ -78,11 +81,13 @@ def launch(
     """
     setup_globals()
     configure_log(sweep.hydra.hydra_logging, sweep.hydra.verbose)
-    for number, config in enumerate(configs, first):
-        with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
+    runs = [_with_seeds(config) for config in configs]
+    for number, its in enumerate(runs, first):
+        for member, config in enumerate(its):
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number * len(its) + member
     root = Path(sweep.hydra.sweep.dir).absolute()
-    jobs = Launch(context, configs, root)
+    jobs = Launch(context, [config for its in runs for config in its], root)
     try:
         executor = _executor(settings, root)
         jobs.plan()
@@ -92,7 +97,42 @@ def launch(
     jobs.repeat()
     configure_log(sweep.hydra.hydra_logging, sweep.hydra.verbose)
     jobs.print()
-    return [jobs.returns[index] for index in range(len(configs))]
+    returns = (jobs.returns[index] for index in range(len(jobs.returns)))
+    return [_joined(config, list(islice(returns, len(its)))) for config, its in zip(configs, runs, strict=True)]
+
+
+def _with_seeds(config: DictConfig) -> list[DictConfig]:
+    """The runs of a job: one for each of its ``objective_seeds`` seeds, or the job itself.
+
+    What is no number is left to the check of the job, which says so.
+    """
+    count, first = config.objective_seeds, config.seed
+    if not isinstance(count, int) or not isinstance(first, int):
+        return [config]
+    runs = []
+    for seed in range(first, first + count):
+        run = deepcopy(config)
+        with read_write(run), open_dict(run):
+            run.seed = seed
+            given = [each for each in run.hydra.overrides.task if not each.startswith("seed=")]
+            run.hydra.overrides.task = [*given, f"seed={seed}"]
+        runs.append(run)
+    return runs or [config]
+
+
+def _joined(config: DictConfig, returns: Sequence[JobReturn]) -> JobReturn:
+    """What came of a job, from what came of its runs: the IQM of their objectives, or the first failure."""
+    if config.objective_seeds is None:
+        return returns[0]
+    told = next((its for its in returns if its.status is JobStatus.FAILED), returns[0])
+    task = list(config.hydra.overrides.task)
+    if told.status is JobStatus.FAILED:
+        return replace(told, overrides=task)
+    values = [its.return_value for its in returns]
+    mean = None if None in values else interquartile_mean(values)
+    seeds = f"seeds {config.seed} to {config.seed + len(values) - 1}"
+    say(f"{' '.join(task) or 'the job'}: {config.objective} {mean}, the IQM of {seeds}")
+    return replace(told, overrides=task, _return_value=mean)
 
 
 def _executor(settings: Settings, root: Path) -> Executor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import trim_mean
 
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose
@@ -17,7 +18,7 @@ from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json, write_json
 from sparserl.runs.schema import Result
 from sparserl.sweeps.grouping import loads
-from sparserl.sweeps.jobs import Job, JobError, earlier, job_name, label, mark, objective
+from sparserl.sweeps.jobs import Job, JobError, earlier, interquartile_mean, job_name, label, mark, objective
 
 
 @cache
@@ -92,7 +93,7 @@ def test_jobs_at_different_steps_do_not_train_together(tmp_path: Path) -> None:
 
 def test_a_name_is_of_what_is_trained_and_not_of_where_it_is_kept_or_reported() -> None:
     name = job_name(config())
-    assert name == job_name(config("sweep_name=other", "objective=sparsity", "retry_failed=true"))
+    assert name == job_name(config("sweep_name=other", "objective=sparsity", "objective_seeds=8", "retry_failed=true"))
     assert name != job_name(config("trainer.num_envs=2"))
     assert name.startswith("dqn-cartpole-l0-lambda500-beta0.6666666666666666-seed0-")
 
@@ -146,15 +147,31 @@ def result(**values: object) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("name", "learned", "nothing"), [("retention", 0.97, 0.0), ("compression", 0.6, 0.0), ("return_lowrank", -90.0, -200.0)]
+    ("name", "learned", "nothing"),
+    [
+        *(("retention", 0.97, 0.0), ("compression", 0.6, 0.0), ("return_lowrank", -90.0, -200.0)),
+        *(("shrunken_retention", 0.97, 0.0), ("shrunken_compression", 0.6, 0.0), ("shrunken_return_mean", -90.0, -200.0)),
+    ],
 )
 def test_where_nothing_was_learned_a_sweeper_is_told_what_holds_of_the_whole_policy(
     name: str, learned: float, nothing: float
 ) -> None:
-    """None used to end Optuna's sweep with a traceback. README and conf/train.yaml say so."""
+    """None used to end Optuna's sweep with a traceback. conf/train.yaml says so."""
     job = Job(config(f"objective={name}"), Path("nowhere"))
     assert objective(job, result(**{name: learned})) == learned
     assert objective(job, result(rank_reason="not_learned")) == nothing
+
+
+@settings(deadline=None)
+@given(values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20))
+def test_the_interquartile_mean_is_that_of_rliable(values: list[float]) -> None:
+    """Which is scipy's mean without a quarter of the values at each end (Agarwal et al. 2021)."""
+    assert interquartile_mean(values) == pytest.approx(trim_mean(values, 0.25), abs=1e-9)
+
+
+def test_of_eight_seeds_two_that_fell_do_not_count() -> None:
+    """By hand: 9 and 20 are the lowest quarter, 500 and 500 the highest."""
+    assert interquartile_mean([500.0, 9.0, 480.0, 500.0, 20.0, 460.0, 500.0, 440.0]) == (440 + 460 + 480 + 500) / 4
 
 
 # ---------------------------------------------------------------- earlier starts

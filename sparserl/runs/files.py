@@ -85,6 +85,16 @@ def joined(weights: Mapping[str, Mapping[str, Tensor]], components: Sequence[str
     return {f"{component}/{name}": tensor for component in components for name, tensor in weights[component].items()}
 
 
+def misfit(given: Mapping[str, Mapping[str, Tensor]], needed: Mapping[str, Mapping[str, Tensor]]) -> str | None:
+    """The first tensor by which two policies differ in names or shapes, as a clause; None where one can stand for the other."""
+    there, here = ({n: list(t.shape) for n, t in joined(weights, tuple(weights)).items()} for weights in (given, needed))
+    for name in here | there:
+        if here.get(name) != there.get(name):
+            shapes = f"its shape there is {there.get(name, 'missing')}, and {here.get(name, 'none')} is needed"
+            return f"{name} does not fit: {shapes}"
+    return None
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises ValueError, with the path, where it is not JSON."""
     try:

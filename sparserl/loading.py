@@ -15,7 +15,7 @@ from sparserl.lowrank import shrinking
 from sparserl.lowrank.truncation import factored
 from sparserl.population.members import Population
 from sparserl.population.state import split
-from sparserl.runs.files import components, joined, read_policy
+from sparserl.runs.files import components, joined, misfit, read_policy
 from sparserl.training.interrupts import own_defaults
 from sparserl.types import Spec, Weights
 
@@ -49,10 +49,8 @@ def policy_module(path: Path, description: Any, weights: Weights, trust: bool, s
         algorithm: Algorithm = described(description["config"], "algorithm", Algorithm, path, trust)
         algorithm = algorithm.bind(Spec.from_json(description["spec"]))
         fresh = split(algorithm.init(Population((0,))), 0)
-        wanted = {c: {name: tensor.shape for name, tensor in fresh[c].items()} for c in algorithm.policy}
-        given = {c: {name: tensor.shape for name, tensor in layers.items()} for c, layers in weights.items()}
-        if given != wanted:
-            raise ValueError(f"its tensors are {given}, and those of its network {wanted}")
+        if fault := misfit(weights, {component: fresh[component] for component in algorithm.policy}):
+            raise ValueError(f"its {fault}")
         if not shrink:
             return algorithm.policy_module(weights)
         shrunken = shrinking.shrink(joined(weights, algorithm.policy), algorithm.policy_structure())

@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sparserl.config.build import build_logger
 from sparserl.config.schema import CONF, Config, ConfigError, PartError
 from sparserl.config.validation import interpolation_error, read_back, to_plain, unknown_key, without_hydra
 from sparserl.runs.files import FIGURE, DiskError
@@ -75,8 +76,8 @@ OmegaConf.register_new_resolver("composed_folder", _composed_folder, replace=Tru
 
 # ---------------------------------------------------------------- resume
 
-CHANGEABLE = ("resume", "trust", "retry_failed", "logger.mode")
-"""What may be given with ``resume``, beside ``lowrank.*``."""
+CHANGEABLE = ("resume", "trust", "retry_failed")
+"""What may be given with ``resume``, beside ``lowrank.*`` and ``logger.*``, which are no part of how a run is trained."""
 
 
 def _resumed(found: Config, resume: str, overrides: Sequence[str]) -> Config:
@@ -84,7 +85,7 @@ def _resumed(found: Config, resume: str, overrides: Sequence[str]) -> Config:
     changes: dict[str, Any] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
-        if override.is_delete() or not (key in CHANGEABLE or key.startswith("lowrank.")):
+        if override.is_delete() or not (key in CHANGEABLE or key.startswith(("lowrank.", "logger."))):
             remedy = ""
             if key == "trainer.total_steps":
                 remedy = f", since schedules follow it: start a new run, from this one's policy with init_from={resume}"
@@ -158,13 +159,27 @@ def _resume(config: DictConfig, folder: Path, is_sweep: bool) -> tuple[Job, Resu
     if str(folder) != os.path.abspath(hydra.utils.to_absolute_path(resume)):  # noqa: PTH100 (as Hydra does it)
         raise ConfigError(f"resume={resume} goes on in its own folder; hydra.run.dir cannot be changed")
     found = read_back(folder / CONFIG_FILE, config.trust is True)
-    job = Job(_resumed(found, resume, HydraConfig.get().overrides.task), folder)
+    overrides = HydraConfig.get().overrides.task
+    job = Job(_resumed(found, resume, overrides), folder)
+    _check_recipient(job, overrides, config.trust is True)
     result = check_and_claim(Job(found, folder), retry_failed=True)
     if job.config["lowrank"] != found["lowrank"]:
         result = None
     if result is None and job.config != found:
         change(job)
     return job, result
+
+
+def _check_recipient(job: Job, overrides: Sequence[str], trust: bool) -> None:
+    """Refuse to send rows with the user's key to whom only the folder's config names: it may be a stranger's."""
+    if trust or any(override.lstrip("+").startswith("logger.entity=") for override in overrides):
+        return
+    recipient = build_logger(job.config).recipient
+    if recipient is not None:
+        raise ConfigError(
+            f"{job.folder} would send its rows, with your key, to {recipient!r}, since its config says so: add "
+            f"logger.entity={recipient} if that is right, or else logger.entity=null (your own) or logger.mode=offline"
+        )
 
 
 def _stop(interrupt: KeyboardInterrupt, command: str) -> NoReturn:

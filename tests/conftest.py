@@ -48,7 +48,8 @@ def logged_out(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
-    for variable in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_CONFIG_DIR", "NETRC"):
+    own = ("MODE", "API_KEY", "BASE_URL", "CONFIG_DIR", "PROJECT", "ENTITY", "NAME", "TAGS", "DIR")
+    for variable in (*(f"WANDB_{name}" for name in own), "NETRC"):
         monkeypatch.delenv(variable, raising=False)
     terminal.say_once.cache_clear()
     yield

@@ -238,6 +238,24 @@ def test_wrong_ranks_are_refused_before_the_folder_is_touched(trained: Path, tra
     assert kept(trained) == before
 
 
+@pytest.mark.usefixtures("logged_out")
+def test_rows_go_to_an_account_that_the_folder_names_only_where_the_user_names_it_too(
+    trained: Path, train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stranger's folder must not have this user's key used to send rows to the stranger."""
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    config = read_json(trained / "config.json")
+    config["logger"] = compose("logger.entity=stranger", "logger.project=p")["logger"]
+    (trained / "config.json").write_text(json.dumps(config))
+    before = kept(trained)
+    with pytest.raises(SystemExit, match=r"to 'stranger'.*logger.entity=stranger .*logger.mode=offline"):
+        train("resume=run")
+    assert kept(trained) == before
+    for allowed in ("logger.entity=stranger", "logger.entity=null", "logger.mode=offline", "trust=true"):
+        train("resume=run", allowed)  # nothing is left to do, so nothing is sent
+        assert "is done already" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_goes_on_with_its_own_config_and_new_ranks(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     with stopping_at_checkpoints(monkeypatch), pytest.raises(SystemExit):
         train("trainer=smoke", "logger=disk", "network.hidden=[8]", "seed=7", "hydra.run.dir=run")

@@ -40,7 +40,7 @@ from sparserl.loading import check as check_untrusted
 from sparserl.loading import find_class
 from sparserl.population.members import Population
 from sparserl.population.state import split
-from sparserl.runs.files import joined, read_json
+from sparserl.runs.files import misfit, read_json
 from sparserl.runs.schema import MEASURES, Result
 from sparserl.schedules import Constant, Schedule
 from sparserl.terminal import describe
@@ -361,14 +361,8 @@ def check_start(config: Config) -> None:
         return
     algorithm = bound_algorithm(config)
     fresh: Weights = split(algorithm.init(Population((0,), CPU)), 0)
-    needed, given = (
-        {name: list(tensor.shape) for name, tensor in joined(weights, tuple(weights)).items()}
-        for weights in ({component: fresh[component] for component in algorithm.policy}, start)
-    )
-    for name in needed | given:
-        if needed.get(name) != given.get(name):
-            shapes = f"its shape there is {given.get(name, 'missing')}, and {needed.get(name, 'none')} is needed"
-            raise ConfigError(f"init_from is {config['init_from']!r}, whose {name} does not fit: {shapes}")
+    if fault := misfit(start, {component: fresh[component] for component in algorithm.policy}):
+        raise ConfigError(f"init_from is {config['init_from']!r}, whose {fault}")
 
 
 def _has_compiler() -> bool:

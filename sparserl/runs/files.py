@@ -85,6 +85,16 @@ def joined(weights: Mapping[str, Mapping[str, Tensor]], components: Sequence[str
     return {f"{component}/{name}": tensor for component in components for name, tensor in weights[component].items()}
 
 
+def misfit(given: Mapping[str, Mapping[str, Tensor]], needed: Mapping[str, Mapping[str, Tensor]]) -> str | None:
+    """The first tensor by which two policies differ in names or shapes, as a clause; None where one can stand for the other."""
+    there, here = ({n: list(t.shape) for n, t in joined(weights, tuple(weights)).items()} for weights in (given, needed))
+    for name in here | there:
+        if here.get(name) != there.get(name):
+            shapes = f"its shape there is {there.get(name, 'missing')}, and {here.get(name, 'none')} is needed"
+            return f"{name} does not fit: {shapes}"
+    return None
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises ValueError, with the path, where it is not JSON."""
     try:
@@ -101,10 +111,10 @@ def read_record(cls: type[T], path: Path) -> T:
         raise ValueError(str(error) if str(path) in str(error) else f"{path} is not whole: {error}") from error
 
 
-def write_json(path: Path, row: Any) -> None:
-    """Replace a JSON file as a whole."""
+def write_json(path: Path, row: Any, only_new: bool = False) -> bool:
+    """Replace a JSON file as a whole, or with ``only_new`` leave one that is there as it is; whether it was written."""
     text = json.dumps(as_json(row), indent=2, allow_nan=False) + "\n"
-    replace(path, lambda file: file.write(text.encode()))
+    return replace(path, lambda file: file.write(text.encode()), only_new)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,11 +122,11 @@ def write_text(path: Path, text: str) -> None:
     replace(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
-def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file beside ``path`` and put it in its place only when it is whole and on the disk.
+def replace(path: Path, write: Callable[[BinaryIO], Any], only_new: bool = False) -> bool:
+    """Write a file beside ``path`` and put it in its place only when it is whole and on the disk; whether that was done.
 
-    Of several processes that do so at once, each has a file of its own, and the last one wins. Raises DiskError where it cannot
-    be done.
+    Of several processes that do so at once, each has a file of its own, and the last one wins. With ``only_new`` the first one
+    does: what is there stays. Raises DiskError where it cannot be done.
     """
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     with writing(path):
@@ -125,7 +135,11 @@ def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(path)
+            if only_new and not _link(beside, path):
+                beside.unlink()
+                return False
+            beside.replace(path)  # does nothing where both are one file, as after ``_link``
+            beside.unlink(missing_ok=True)
         except BaseException:  # a signal too
             with suppress(OSError):
                 beside.unlink()  # half a file is of no use, and takes room
@@ -135,6 +149,18 @@ def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+    return True
+
+
+def _link(beside: Path, path: Path) -> bool:
+    """Give a file a second name, unless there is one of that name: a test and a write that no process comes between."""
+    try:
+        path.hardlink_to(beside)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: there a test has to do, and a process may come between
+        return not path.exists()
+    return True
 
 
 def remove_leftovers(folder: Path) -> None:

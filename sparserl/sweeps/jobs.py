@@ -121,13 +121,13 @@ def claim(job: Job) -> None:
     path = job.folder / CONFIG_FILE
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
-        found = read_json(path) if path.exists() else None
+        # of two starts at the same moment the second one finds the config of the first
+        is_new = not path.exists() and write_json(path, job.config, only_new=True)
+        found = None if is_new else read_json(path)
     except (OSError, ValueError) as error:
         remedy = "choose another one or put that right"
         raise ConfigError(f"the output folder {job.folder} cannot be used: {error}; {remedy}") from error
-    if found is None:
-        write_json(path, job.config)
-    elif different := difference(found, job.config):
+    if not is_new and (different := difference(found, job.config)):
         raise ConfigError(f"{job.folder} holds a run with another config ({different}); choose another folder or take it away")
     check_free(job.folder)
 

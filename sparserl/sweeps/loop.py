@@ -11,6 +11,7 @@ from pathlib import Path
 from sparserl.config.build import build, build_logger, build_start, build_sweep
 from sparserl.config.identity import identity
 from sparserl.config.schema import Config, ConfigError
+from sparserl.config.validation import check_start
 from sparserl.lowrank.sweep import Sweep
 from sparserl.population.state import State
 from sparserl.report.figures import draw
@@ -58,6 +59,8 @@ def run(
             states = checkpoint.load(paths)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        for config in configs if states is None else ():
+            check_start(config)
         logs = logger.open(paths, configs, [label(config) for config in configs])
         members, typed = range(len(configs)), command or provenance.command()
         identities = [identity(config) for config in configs]

@@ -39,6 +39,11 @@ class Log:
 class Logger:
     """Opens a log for each member of a loop."""
 
+    @property
+    def recipient(self) -> str | None:
+        """Whose account rows are sent to, where the config names one and it need not be the user's; None where none is."""
+        return None
+
     def open(self, folders: Sequence[Path], configs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Sequence[Log]:
         """A log for each run, from its folder, its config and its name for a reader."""
         return [Log() for _ in folders]

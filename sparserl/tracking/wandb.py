@@ -110,6 +110,13 @@ class Wandb(Logger):
                 "logger.mode is 'online', but W&B has no key: run `wandb login`, set WANDB_API_KEY, or use logger.mode=offline"
             )
 
+    @property
+    def recipient(self) -> str | None:
+        is_own = self.entity is None or self.entity == os.environ.get("WANDB_ENTITY")
+        if is_own or self._asked() in ("offline", "disabled") or not has_key(self.mode):
+            return None
+        return self.entity
+
     def _asked(self) -> str:
         """The mode that is asked for; where ``logger.mode`` leaves it open, by W&B's own variable."""
         asked = os.environ.get("WANDB_MODE", "auto") if self.mode == "auto" else self.mode
@@ -125,6 +132,8 @@ class Wandb(Logger):
                 say_once("W&B has no key (`wandb login` stores one): runs are kept on the disk for it, to be uploaded later")
         if len(folders) > 1 and _of_agent():
             say_once("warning: an agent of W&B has begun one run: it is told of the first member only")
+        if named := os.environ.get("WANDB_NAME"):
+            names = [named] if len(names) == 1 else [f"{named}-{name}" for name in names]
         logs: list[Log] = []
         for folder, config, name in zip(folders, configs, names, strict=True):
             if logs and _of_agent():
@@ -158,11 +167,11 @@ class Wandb(Logger):
             # without it, `wandb sync` writes over what has arrived; with it, it appends
             resume=None if is_new else "allow",
             reinit="create_new",
-            dir=folder,
+            dir=_home(folder),
             project=self.project,
             entity=self.entity,
             group=self.group,
-            tags=self.tags,
+            tags=self.tags or None,  # W&B then looks at WANDB_TAGS
             job_type=config["names"]["regularizer"],
             name=name,
             config=dict(config),
@@ -260,7 +269,7 @@ class WandbLog(Log):
         self._known: list[tuple[int, Mapping[str, Any]]] = []
         self._in_rows: set[str] = set()  # the warnings that rows have
         """What W&B has and the disk has too, while there is more to compare."""
-        write_text(self.folder / SENT_FILE, "".join(map(_line, self._unseen.items())))
+        write_text(_home(self.folder) / SENT_FILE, "".join(map(_line, self._unseen.items())))
         self._define_metrics()
         if self.online:
             self._mark_synced()
@@ -315,7 +324,7 @@ class WandbLog(Log):
         policy = wandb.Artifact(f"policy-{self._run.id}", type="model")
         # as it lies in the folder, without a copy
         policy.add_file(str((self.folder / "policy.safetensors").resolve()), policy="immutable", skip_cache=True)
-        with _data_in(self.folder / "wandb"):
+        with _data_in(_home(self.folder) / "wandb"):
             self._run.log_artifact(policy)
 
     def end(self, status: StatusName) -> None:
@@ -363,9 +372,9 @@ class WandbLog(Log):
         return True
 
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
-        with (self.folder / SENT_FILE).open("a") as file:  # first: of what W&B has there is always a digest
+        with (_home(self.folder) / SENT_FILE).open("a") as file:  # first: of what W&B has there is always a digest
             file.write(_line((step, _digest(values))))
-        with _data_in(self.folder / "wandb"):
+        with _data_in(_home(self.folder) / "wandb"):
             self._run.log(dict(values), step=step, commit=True)
 
     def _begin_anew(self) -> None:
@@ -408,7 +417,7 @@ def _sent(folder: Path) -> dict[int, str]:
     """The digests of what was sent, by increasing step; that of the last time where it was sent again."""
     digests: dict[int, str] = {}
     with suppress(OSError):
-        for line in (folder / SENT_FILE).read_bytes().splitlines():
+        for line in (_home(folder) / SENT_FILE).read_bytes().splitlines():
             with suppress(ValueError, TypeError):  # what a power failure left
                 step, digest = json.loads(line)
                 digests[step] = digest
@@ -436,9 +445,19 @@ def _id(folder: Path, anew: bool = False) -> tuple[str, bool]:
     return given, True
 
 
+def _home(folder: Path) -> Path:
+    """The folder in which W&B keeps the files of a run: the run's own, or one below WANDB_DIR that no other run has."""
+    root = os.environ.get("WANDB_DIR")
+    if not root or _of_agent():  # an agent sets it to a folder of its own
+        return folder
+    home = Path(root).absolute() / f"{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]}"
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
 def _files(folder: Path) -> list[Path]:
     """What W&B keeps of the runs that a folder had, one file for each process; but for those that were superseded."""
-    return [path for path in sorted(folder.glob("wandb/*run-*/run-*.wandb")) if not _superseded(path).exists()]
+    return [path for path in sorted(_home(folder).glob("wandb/*run-*/run-*.wandb")) if not _superseded(path).exists()]
 
 
 def _superseded(path: Path) -> Path:
@@ -478,10 +497,11 @@ def _whereabouts(logs: Sequence[WandbLog]) -> Iterator[str]:
         yield online[0].url
     elif online:
         yield f"{len(online)} runs in {online[0].project_url}"
-    kept = [log.folder for log in logs if not log.uploaded and (log.is_new or not log.online)]
+    kept = [_home(log.folder) for log in logs if not log.uploaded and (log.is_new or not log.online)]
     if kept:
         solo = len(kept) == 1
-        left = [path for folder in kept for path in _files(folder) if not _synced(path).exists()]
+        files = (path for log in logs for path in _files(log.folder) if _home(log.folder) in kept)
+        left = [path for path in files if not _synced(path).exists()]
         also_online = any(path.parent.name.startswith("run-") for path in left)
         pattern = f"{'' if solo else '/*'}/wandb/{'*' if also_online else 'offline-'}run-*"
         roots = sorted({str(folder if solo else folder.parent) for folder in kept})

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.population.members import Population
-from sparserl.population.state import State
+from sparserl.population.state import State, split
 from sparserl.regularizers.base import Regularizer
+from sparserl.runs.files import misfit
 from sparserl.training.parameters import FlatTensors, Parameters
 from sparserl.training.step import CHECKED, FixedGates, GradientStep, LearnerState, Scalars, replace
 from sparserl.types import Batch, Gates, Layers, Metrics, Noise, Rollout, Time, Weights, is_weight
@@ -148,9 +149,14 @@ class Learner:
     def start_from(self, policies: Sequence[Weights | None]) -> None:
         """Give members the deployed components of a trained policy, without the member axis; None leaves a member as it is.
 
-        The targets behind them become the same.
+        The targets behind them become the same. Raises ValueError, before anything is changed, where a policy has other tensors
+        than this algorithm's: torch would broadcast small ones, and components that are missing would stay random.
         """
         tensors = self.state.tensors()
+        needed = {component: split(tensors[component], 0) for component in self.algorithm.policy}
+        for weights in policies:
+            if weights is not None and (fault := misfit(weights, needed)):
+                raise ValueError(f"a policy to start from cannot be this algorithm's: its {fault}")
         for member, weights in enumerate(policies):
             for component, layers in (weights or {}).items():
                 for name, tensor in layers.items():

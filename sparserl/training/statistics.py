@@ -13,7 +13,11 @@ from sparserl.types import Metrics
 
 
 class Episodes:
-    """Means over the training episodes of each member: of their returns, and of the measures that the environment gives."""
+    """Means over the training episodes of each member: of their returns, and of the measures that the environment gives.
+
+    An episode that a checkpoint ended has no return: it is in no mean, and counted apart. It is more often a long one, so
+    the mean over the others leans towards short episodes. What ``take`` gives says how many are left out.
+    """
 
     block = 100
     """How many steps are looked at together: one by one that takes longer than to store them."""
@@ -22,6 +26,8 @@ class Episodes:
         self._running = torch.zeros(members.size, envs, device=members.device)
         self._sum = torch.zeros(members.size, device=members.device)
         self._count = torch.zeros(members.size, device=members.device)
+        self._cut = torch.zeros(members.size, device=members.device)
+        self._has_begun = torch.zeros(members.size, envs, dtype=torch.bool, device=members.device)
         self._measured: dict[str, Tensor] = {}  # sums over the episodes that ended
         self._waiting: list[tuple[Tensor, ...]] = []
 
@@ -34,21 +40,24 @@ class Episodes:
             self._count_up()
 
     def abandon(self) -> None:
-        """Forget the episodes under way: they were ended by a checkpoint, and count for nothing."""
+        """Leave the episodes under way out of the means: they were ended by a checkpoint, and are only counted."""
         self._count_up()
+        self._cut += self._has_begun.sum(dim=1)
+        self._has_begun.zero_()
         self._running.zero_()
 
     def take(self) -> Metrics:
         """The mean return of the episodes that ended since the last call (nan where none did), and their number.
 
-        Of each measure of the environment also its mean, such as ``train/success_rate``.
+        Of each measure of the environment also its mean, such as ``train/success_rate``. ``train/episodes_cut`` is how many
+        episodes of one step or more checkpoints ended: they are in no mean.
         """
         self._count_up()
-        metrics = {"train/return": self._sum / self._count, "train/episodes": self._count}
+        metrics = {"train/return": self._sum / self._count, "train/episodes": self._count, "train/episodes_cut": self._cut}
         for name, total in self._measured.items():
             metrics[f"train/{name}"] = total / self._count
             self._measured[name] = torch.zeros_like(total)
-        self._sum, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._count)
+        self._sum, self._count, self._cut = (torch.zeros_like(total) for total in (self._sum, self._count, self._cut))
         return metrics
 
     def _count_up(self) -> None:
@@ -62,6 +71,7 @@ class Episodes:
         under_way = ends.flip(2).cumsum(2).flip(2) == 0
         self._sum += (torch.where(ended, self._running, 0.0) + torch.where(under_way, 0.0, reward).sum(dim=2)).sum(dim=1)
         self._count += ends.sum(dim=(1, 2))
+        self._has_begun = ~ends[:, :, -1]
         for name, values in zip(self._measured, measured, strict=True):
             self._measured[name] = self._measured[name] + torch.where(ends, values, 0.0).sum(dim=(1, 2))
         self._running = torch.where(ended, 0.0, self._running) + torch.where(under_way, reward, 0.0).sum(dim=2)

@@ -202,6 +202,8 @@ class Trainer:
                     for member, reason in evaluation.failures.items():
                         group.stop(member, f"in an evaluation {reason}", step)
                     clock.lap("evaluation")
+                if snapshot_due:
+                    episodes.abandon()
                 if eval_due or snapshot_due or log_due:
                     trained, evaluated = episodes.take(), evaluation.metrics() if eval_due and evaluation else {}
                     rows = [
@@ -223,7 +225,6 @@ class Trainer:
                         step, [{"env_step": step, "learner": own} | split(shared, member) for member, own in learned]
                     )
                     observation = vector.reset()
-                    episodes.abandon()
                 if progress_due:
                     yield Progress(step)
                 clock.lap("records")

@@ -108,6 +108,14 @@ def test_a_policy_whose_tensors_do_not_fit_is_refused_before_training(
         config(f"init_from={tmp_path}")
 
 
+def test_run_refuses_a_policy_that_does_not_fit_too(trained: Path, tmp_path: Path) -> None:
+    """Configs may be made in Python, without ``compose``; nothing is trained, so nothing is left but a folder."""
+    given = config("regularizer=none", "network.hidden=[8]") | {"init_from": str(trained / "run-seed1-abc")}
+    with pytest.raises(ConfigError, match=r"0.weight does not fit: .* \[4, 120\], and \[4, 8\]"):
+        run([given], [tmp_path / "mine"], live=False)
+    assert not (tmp_path / "mine" / "status.json").exists()
+
+
 def test_a_damaged_policy_is_refused(trained: Path, tmp_path: Path) -> None:
     whole = (trained / "run-seed1-abc" / "policy.safetensors").read_bytes()
     (tmp_path / "policy.safetensors").write_bytes(whole[: len(whole) // 2])

@@ -17,8 +17,9 @@ from sparserl.config.validation import compose
 from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json, write_json
 from sparserl.runs.schema import Result
+from sparserl.sweeps import jobs as jobs_module
 from sparserl.sweeps.grouping import loads
-from sparserl.sweeps.jobs import Job, JobError, earlier, interquartile_mean, job_name, label, mark, objective
+from sparserl.sweeps.jobs import Job, JobError, claim, earlier, interquartile_mean, job_name, label, mark, objective
 
 
 @cache
@@ -175,6 +176,24 @@ def test_of_eight_seeds_two_that_fell_do_not_count() -> None:
 
 
 # ---------------------------------------------------------------- earlier starts
+
+
+def test_of_two_starts_at_the_same_moment_the_first_has_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both find no config there; the second to write one put its own in the place of the first's, which trains."""
+    first, second = (Job(config(f"seed={seed}"), tmp_path / "run") for seed in (1, 2))
+    write = jobs_module.write_json
+
+    def late(path: Path, row: Any, only_new: bool) -> bool:
+        monkeypatch.undo()
+        claim(first)
+        return write(path, row, only_new)
+
+    monkeypatch.setattr(jobs_module, "write_json", late)
+    with pytest.raises(ConfigError, match=r"holds a run with another config \(seed is 1 there and 2 here\)"):
+        claim(second)
+    assert read_json(tmp_path / "run" / "config.json") == first.config
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    claim(first)  # once more is harmless
 
 
 @pytest.fixture

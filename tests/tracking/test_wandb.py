@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from wandb_runs import KEY, SETTINGS, children, history, of, opened, records, rows, training
+from wandb_runs import CONFIG, KEY, SETTINGS, children, history, of, opened, records, rows, training
 from wandb_server import Server
 
 from sparserl.config.build import build_logger
@@ -19,6 +19,7 @@ from sparserl.config.validation import compose
 from sparserl.runs.files import read_json
 from sparserl.sweeps.jobs import label
 from sparserl.sweeps.loop import run
+from sparserl.tracking.wandb import Wandb
 
 pytestmark = pytest.mark.usefixtures("logged_out")
 
@@ -120,6 +121,62 @@ def test_many_members_are_open_at_once_and_told_of_in_one_line(tmp_path: Path, c
     for member, folder in enumerate(folders):
         assert history(records(folder)[0]) == [{"env_step": step, "value": member} for step in (10, 20)]
     assert capsys.readouterr().err.splitlines() == [f"W&B: wandb sync {tmp_path}/*/wandb/offline-run-*"]
+
+
+def test_variables_of_wandb_count_where_the_config_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"PROJECT": "theirs", "TAGS": "one,two", "NAME": "nightly", "DIR": str(tmp_path / "scratch")}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    for given, steps in (([], (10,)), (["logger.project=mine", "logger.tags=[three]"], (10, 20))):
+        chosen = build_logger(compose("trainer=smoke", "logger.mode=offline", *given))
+        logs = chosen.open(folders, [CONFIG] * 2, ["first", "second"])
+        for log in logs:
+            for step in steps:
+                log.row({"env_step": step})
+            log.end("done")
+        chosen.close(logs)
+    homes = sorted((tmp_path / "scratch").iterdir())
+    assert [home.name[:2] for home in homes] == ["a-", "b-"]
+    assert not [*tmp_path.glob("?/wandb")], "what W&B keeps is on the other disk"
+    for home, name in zip(homes, ("first", "second"), strict=True):
+        silent, told = (of("run", process)[0] for process in records(home))
+        assert (silent["project"], silent["tags"], silent["display_name"]) == ("theirs", ["one", "two"], f"nightly-{name}")
+        assert (told["project"], told["tags"], told["run_id"]) == ("mine", ["three"], silent["run_id"])
+        assert [row["env_step"] for process in records(home) for row in history(process)] == [10, 20], "each step once"
+    assert f"wandb sync {tmp_path}/scratch/*/wandb/offline-run-*" in capsys.readouterr().err
+
+
+def test_a_run_by_itself_has_the_name_of_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_NAME", "nightly")
+    chosen, (log,) = opened("offline", tmp_path)
+    log.end("done")
+    chosen.close([log])
+    assert of("run", records(tmp_path)[0])[0]["display_name"] == "nightly"
+
+
+@pytest.mark.parametrize(
+    ("mode", "entity", "variables", "recipient"),
+    [
+        ("auto", "somebody", {"API_KEY": KEY}, "somebody"),
+        ("online", "somebody", {"API_KEY": KEY}, "somebody"),
+        ("auto", None, {"API_KEY": KEY}, None),
+        ("auto", "somebody", {"API_KEY": KEY, "ENTITY": "somebody"}, None),
+        ("auto", "somebody", {"API_KEY": KEY, "MODE": "offline"}, None),
+        ("offline", "somebody", {"API_KEY": KEY}, None),
+        ("auto", "somebody", {}, None),
+    ],
+    ids=["auto", "online", "the key's own", "the user's own", "offline by the variable", "offline", "no key"],
+)
+def test_who_else_gets_the_rows_is_known_before_they_are_sent(
+    mode: Any, entity: str | None, variables: dict[str, str], recipient: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    assert Wandb(mode=mode, project="p", entity=entity, group=None, tags=[]).recipient == recipient
 
 
 def test_the_logger_is_no_part_of_what_a_run_is() -> None:

@@ -20,6 +20,9 @@ KINDS = {"none": 2, "l0": 1, "l1": 3}
 
 MEMBERS = sum(KINDS.values())
 
+SEEN = {"mean": torch.zeros(4), "var": torch.ones(4), "count": torch.ones(1)}
+"""The statistics of CartPole's observations, which are a component of the policy too."""
+
 
 class ActsWithItsTarget(DQN):
     """An algorithm of which more than the policy acts."""
@@ -83,7 +86,7 @@ def test_policies_to_start_from_come_to_their_members() -> None:
     made = groups()
     group, fresh = next(made), policies(next(made))
     given = [{name: torch.full_like(tensor, member) for name, tensor in fresh[member].items()} for member in range(MEMBERS)]
-    start = [{"policy": layers} if member % 2 else None for member, layers in enumerate(given)]
+    start = [{"policy": layers, "observations": SEEN} if member % 2 else None for member, layers in enumerate(given)]
     group.acting()  # which is not to be kept
     group.start_from(start)
     expected = [given[member] if member % 2 else fresh[member] for member in range(MEMBERS)]
@@ -91,6 +94,28 @@ def test_policies_to_start_from_come_to_their_members() -> None:
     assert group.acting()["policy"]["0.bias"][3].eq(3).all()
     learner, _ = group.locate(3)
     assert equal(learner.weights["policy"], learner.weights["target_policy"])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"0.weight": torch.ones(1)}, r"0.weight does not fit: its shape there is \[1\]"),
+        ({"0.bias": torch.ones(1, 1)}, r"0.bias does not fit: its shape there is \[1, 1\]"),
+        ({"3.bias": torch.ones(1, 2)}, r"3.bias does not fit: .* none is needed"),
+        ({"1.weight": None}, r"1.weight does not fit: its shape there is missing"),
+    ],
+    ids=["a weight that would broadcast", "a bias that would broadcast", "one too many", "one missing"],
+)
+def test_a_policy_to_start_from_that_does_not_fit_is_refused_and_nothing_is_changed(
+    change: dict[str, torch.Tensor | None], fault: str
+) -> None:
+    made = groups()
+    group, fresh = next(made), policies(next(made))
+    given = {name: tensor for name, tensor in (fresh[1] | change).items() if tensor is not None}
+    whole = {name: tensor + 1 for name, tensor in fresh[0].items()}
+    with pytest.raises(ValueError, match=fault):
+        group.learners[0].start_from([{"policy": layers, "observations": SEEN} for layers in (whole, given)])
+    assert all(map(equal, policies(group), fresh))
 
 
 def test_deterministic_actions_are_of_the_members_asked_for() -> None:

@@ -36,6 +36,7 @@ def test_episodes_are_counted_as_by_hand(happens: list[str], block: int, seed: i
     episodes.block = block
     running = [[0.0] * ENVS for _ in range(MEMBERS)]
     returns: list[list[float]] = [[] for _ in range(MEMBERS)]
+    steps, cut = [[0] * ENVS for _ in range(MEMBERS)], [0] * MEMBERS
     for event in [*happens, "take"]:
         if event == "step":
             step = outcome(draw)
@@ -43,18 +44,50 @@ def test_episodes_are_counted_as_by_hand(happens: list[str], block: int, seed: i
             for member in range(MEMBERS):
                 for env in range(ENVS):
                     running[member][env] += step.reward[member, env].item()
+                    steps[member][env] += 1
                     if step.terminated[member, env] or step.truncated[member, env]:
                         returns[member].append(running[member][env])
-                        running[member][env] = 0.0
+                        running[member][env], steps[member][env] = 0.0, 0
         elif event == "abandon":
             episodes.abandon()
             running = [[0.0] * ENVS for _ in range(MEMBERS)]
+            cut = [before + sum(map(bool, under_way)) for before, under_way in zip(cut, steps, strict=True)]
+            steps = [[0] * ENVS for _ in range(MEMBERS)]
         else:
             taken = episodes.take()
             assert taken["train/episodes"].tolist() == [len(ended) for ended in returns]
             expected = [sum(ended) / len(ended) if ended else math.nan for ended in returns]
             assert taken["train/return"].tolist() == pytest.approx(expected, nan_ok=True)
-            returns = [[] for _ in range(MEMBERS)]
+            assert taken["train/episodes_cut"].tolist() == cut
+            returns, cut = [[] for _ in range(MEMBERS)], [0] * MEMBERS
+
+
+def test_episodes_that_checkpoints_end_are_counted_where_they_bend_the_mean() -> None:
+    """Episodes of 10 or 90 steps with a reward of 1 each, half of either kind: the mean return is 50.
+
+    Between checkpoints are 100 steps. The first two episodes are one of four pairs, each with a probability of 1/4: a
+    long and a short one, in either order, end within the 100 steps; of two long ones only the first ends; after two
+    short ones about one more short one ends before a long one is cut. So the expected number of ended episodes is (2 +
+    2 + 1 + 3) / 4 = 2, the sum of their returns (100 + 100 + 90 + 30) / 4 = 80, and their mean 40 and not 50. An
+    episode is cut in two of the four cases.
+    """
+    envs, draw = 2000, torch.Generator().manual_seed(0)
+
+    def lengths() -> torch.Tensor:
+        return torch.where(torch.rand(1, envs, generator=draw) < 0.5, 10, 90)
+
+    episodes, left = Episodes(Population((0,)), envs), lengths()
+    one, zero = torch.ones(1, envs), torch.zeros(1, envs)
+    for _ in range(100):
+        left = left - 1
+        episodes.add(Outcome(zero, zero, one, (left == 0).float(), zero))
+        left = torch.where(left == 0, lengths(), left)
+    episodes.abandon()
+    taken = episodes.take()
+    # a deviation of one return is 40 and there are 3,500 of them: six standard errors are 4
+    assert taken["train/return"].item() == pytest.approx(40, abs=4)
+    # six standard errors of a share of 1/2 among 2,000
+    assert taken["train/episodes_cut"].item() / envs == pytest.approx(1 / 2, abs=0.07)
 
 
 def test_what_is_not_finite_stays_in_its_own_episode() -> None:

@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-mario install-surrol demo test test-slow test-cuda lint type layers bench
+.PHONY: help install install-mario install-surrol demo test test-shapes test-slow test-cuda lint type layers bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -30,8 +30,11 @@ demo: $(INSTALLED) ## train CartPole and print what was kept and what was saved
 test: $(INSTALLED) ## the tests, but for the slow ones, on all cores
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
+test-shapes: $(INSTALLED) ## the same tests, with types and shapes checked at every call: twice as long
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --check-every-call
+
 test-slow: $(INSTALLED) ## the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --check-every-call
 
 test-cuda: $(INSTALLED) ## the tests of training on a GPU, where torch sees one
 	$(BIN)/python -m pytest -m cuda

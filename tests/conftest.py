@@ -1,4 +1,4 @@
-"""What every test runs under: the types and shapes in sparserl's signatures are checked at each call, and W&B is left alone."""
+"""What every test runs under: the types and shapes in sparserl's signatures are checked, and W&B is left alone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from jaxtyping import install_import_hook
+import shape_checks
 
 if TYPE_CHECKING:
     from wandb_server import Server
 
 assert not any(name.split(".")[0] == "sparserl" for name in sys.modules), "imported too early for its calls to be checked"
-install_import_hook("sparserl", "beartype.beartype")
+shape_checks.install()
 
 from sparserl.training.interrupts import prepare  # noqa: E402 (only what is imported after the hook is checked)
 
@@ -27,8 +27,19 @@ prepare()  # before the first product of matrices, as in a training process
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our own options."""
+    parser.addoption("--check-every-call", action="store_true", help="check types and shapes at every call, not at some")
+
+
+def pytest_runtest_setup() -> None:
+    """Every test begins with calls that are checked."""
+    shape_checks.calls.clear()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Hide the GPU from all tests but its own: what others say of bits holds on a CPU, and ``device=auto`` would take it."""
+    shape_checks.every_call = config.option.check_every_call
     if "cuda" not in config.option.markexpr.replace("not cuda", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

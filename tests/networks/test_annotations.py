@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import shape_checks
 import torch
 from jaxtyping import TypeCheckError
 
@@ -20,6 +21,28 @@ def layers() -> Layers:
 
 def test_right_shapes_pass(layers: Layers) -> None:
     assert NETWORK(layers, torch.zeros(2, 5, 4)).shape == (2, 5, 2)
+
+
+def test_the_first_calls_are_checked_and_then_every_so_many(layers: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the calls below is wrong; the number of those that raise is the number that was checked."""
+
+    def caught(calls: int) -> list[int]:
+        shape_checks.calls.clear()
+        raised = []
+        for number in range(calls):
+            try:
+                NETWORK(layers, torch.zeros(2, 5, 4, dtype=torch.int64))
+            except TypeCheckError:
+                raised.append(number)
+            except RuntimeError:  # torch refuses the product itself where the shapes were not checked
+                continue
+        return raised
+
+    first, each = shape_checks.ALWAYS, shape_checks.EACH
+    assert caught(first) == list(range(first))
+    assert caught(2 * each + 1) == [*range(first), each, 2 * each]
+    monkeypatch.setattr(shape_checks, "every_call", True)
+    assert caught(2 * each + 1) == list(range(2 * each + 1))
 
 
 @pytest.mark.parametrize(

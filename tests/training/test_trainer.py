@@ -1,20 +1,33 @@
-"""What the trainer keeps count of between rows, against a plain loop over the same steps; and how it can be ended."""
+"""The trainer's loop: what it counts, what it stores, what it times, and how it ends."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+from faults import Faulty, faulty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparserl.algorithms.dqn import DQN
 from sparserl.config.build import build
 from sparserl.config.validation import compose
 from sparserl.environments.base import Outcome
+from sparserl.environments.cartpole import VectorCartPole
+from sparserl.experience.replay import Replay
+from sparserl.policies import q_values
 from sparserl.population.members import Population
+from sparserl.training import trainer as trainer_module
+from sparserl.training.evaluation import Evaluator
+from sparserl.training.learner import Learner
+from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.statistics import Averages, Episodes
-from sparserl.training.trainer import Row
+from sparserl.training.trainer import Finished, Progress, Row, Snapshot
+from sparserl.types import Batch, Transition
 
 MEMBERS, ENVS = 2, 3
 NOTHING = torch.zeros(MEMBERS, ENVS)
@@ -136,3 +149,132 @@ def test_what_check_interrupt_raises_ends_the_training_in_the_middle_of_an_evalu
     assert next(rows) == 100
     with pytest.raises(KeyboardInterrupt):
         next(rows)
+
+
+# ---------------------------------------------------------------- one loop of 40 steps of 2 sub-environments
+
+SMALL = (
+    "logger=disk", "regularizer=none", "network.hidden=[4]", "trainer.total_steps=80", "trainer.num_envs=2",
+    "trainer.log_every=20", "trainer.eval_every=40", "trainer.checkpoint_every=40", "trainer.eval_episodes=1",
+    "experience.batch_size=4", "experience.train_freq=2", "experience.learning_starts=30", "experience.buffer_size=200",
+)  # fmt: skip
+
+
+def test_a_checkpoint_marks_the_episodes_that_it_ends_as_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint resets the environments, so the episodes under way end there, and their last states keep their values.
+
+    CartPole falls after 8 steps at the earliest and here never reaches its limit: no other step is truncated.
+    """
+    stored: list[tuple[torch.Tensor, torch.Tensor]] = []
+    extend = Replay.extend
+
+    def record(replay: Replay, transition: Transition) -> None:
+        stored.append((transition["truncated"], transition["terminated"]))
+        extend(replay, transition)
+
+    monkeypatch.setattr(Replay, "extend", record)
+    trainer, parts = build([compose(*SMALL, f"seed={seed}") for seed in range(2)])
+    assert [event.env_step for event in trainer.events(parts) if isinstance(event, Snapshot)] == [40, 80]
+    marked = [index for index, (truncated, _) in enumerate(stored) if truncated.bool().all()]
+    assert marked == [19, 39]
+    assert not any(truncated.any() for index, (truncated, _) in enumerate(stored) if index not in marked)
+    assert any(not stored[index][1].all() for index in marked), "some episode must be under way at a checkpoint"
+
+
+def test_exploration_follows_the_steps_taken_before_an_action_also_after_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epsilon falls from 1 to 0 within 80 steps: the first action is chosen at 1, the action after 40 steps at 1/2."""
+    used: list[float] = []
+    choose = q_values.epsilon_greedy
+
+    def record(values: torch.Tensor, epsilon: float, uniforms: torch.Tensor) -> torch.Tensor:
+        used.append(epsilon)
+        return choose(values, epsilon, uniforms)
+
+    monkeypatch.setattr(q_values, "epsilon_greedy", record)
+    falling = "algorithm.epsilon={_target_:sparserl.schedules.Linear,start:1.0,end:0.0,steps:80,delay_steps:0}"
+    trainer, parts = build([compose(*SMALL, falling)])
+    expected = [1 - step / 80 for step in range(0, 80, 2)]
+    (first, _) = [event.states for event in trainer.events(parts) if isinstance(event, Snapshot)]
+    assert used == pytest.approx(expected)
+    used.clear()
+    trainer, parts = build([compose(*SMALL, falling)])
+    assert isinstance([*trainer.events(parts, first)][-1], Finished)
+    assert used == pytest.approx(expected[20:])
+
+
+def fail(*_: Any) -> None:
+    raise RuntimeError("made to fail")
+
+
+@pytest.mark.parametrize("end", ["the end of training", "its consumer", "an error"])
+def test_environments_are_closed_whatever_ends_the_training(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that train and those that evaluate; an evaluation comes before each end."""
+    trainer, parts = build([compose(*SMALL)])
+    events = trainer.events(dataclasses.replace(parts, environment=faulty(at_once=2)))
+    assert not Faulty.living
+    assert next(event for event in events if isinstance(event, Snapshot)).env_step == 40
+    assert len(Faulty.living) >= 2, "training is under way"
+    if end == "the end of training":
+        assert isinstance([*events][-1], Finished)
+    elif end == "its consumer":
+        events.close()
+    else:
+        monkeypatch.setattr(Learner, "update", fail)
+        with pytest.raises(RuntimeError, match="made to fail"):
+            list(events)
+    assert not Faulty.living
+
+
+class Time:
+    """A clock that stands still but for what is added to it, in whole seconds: exact sums."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def after(self, seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, which now takes these seconds in all, whatever is called within it."""
+
+        def timed(*arguments: Any) -> Any:
+            began = self.now
+            result = function(*arguments)
+            self.now = began + seconds
+            return result
+
+        return timed
+
+
+def test_each_phase_is_charged_with_its_own_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each phase takes another power of ten, so that a sum of seconds says what was counted, and how often."""
+    time = Time()
+    monkeypatch.setattr("sparserl.training.statistics.time.perf_counter", lambda: time.now)
+    batches = Replay.batches
+
+    def timed_batches(replay: Replay, prepare: Any) -> Iterator[Batch]:
+        for batch in batches(replay, prepare):
+            time.now += 1_000  # each minibatch is sampled
+            yield batch
+        time.now += 500  # and one is looked for in vain
+
+    monkeypatch.setattr(DQN, "act", time.after(1, DQN.act))
+    monkeypatch.setattr(VectorCartPole, "step", time.after(30, VectorCartPole.step))
+    monkeypatch.setattr(Replay, "batches", timed_batches)
+    monkeypatch.setattr(LearnerGroup, "update", time.after(100_000, LearnerGroup.update))
+    monkeypatch.setattr(Evaluator, "__call__", time.after(10_000_000, Evaluator.__call__))
+    monkeypatch.setattr(trainer_module, "observe", time.after(100_000_000, trainer_module.observe))
+    rows: list[dict[str, float]] = []
+    trainer, parts = build([compose(*SMALL)])
+    for event in trainer.events(parts):
+        if isinstance(event, Row):
+            rows.append(event.seconds)
+            time.now += 1_000_000_000  # to write it
+        elif not isinstance(event, Finished):
+            assert isinstance(event, Progress | Snapshot)
+    # ten steps for each row; the first gradient step is at the sixteenth step, which gives the transition after the thirtieth
+    common = {"acting": 10.0, "environment": 300.0, "other": 1e8}
+    learning = common | {"replay": 15_000.0, "update": 1e6, "records": 1e9}
+    assert rows == [
+        common | {"replay": 5_000.0, "records": 0.0},
+        common | {"replay": 10_000.0, "update": 5e5, "records": 1e9, "evaluation": 1e7},
+        learning,
+        learning | {"evaluation": 1e7},
+    ]

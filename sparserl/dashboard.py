@@ -29,7 +29,7 @@ COLUMNS = (
     *("algorithm", "environment", "regularizer", "lambda_c", "beta", "seed"),
     *("return_mean", "return_std", "return_random", *MEASURES),
     *("sparsity", "nonzero_weights", "alive_units", "rank", "compression", "return_lowrank", "retention"),
-    *("shrunken_rank", "shrunken_compression", "shrunken_return_mean", "shrunken_retention", "csr_bytes", "status"),
+    *("shrunken_rank", "shrunken_compression", "shrunken_return_mean", "shrunken_retention", "sparse_bytes", "status"),
 )
 """Of the table of runs: fields of result.json."""
 

@@ -33,8 +33,30 @@ def stored(rows: int, columns: int, rank: int | None) -> int:
 
 
 def csr_bytes(matrix: Float[Tensor, "out inputs"]) -> int:
-    """Compressed sparse rows: the value and the column of each weight that is not zero, and where each row begins and ends."""
+    """Compressed sparse rows with int32 indices, as SciPy has them.
+
+    The value and the column of each weight that is not zero, and where each row begins and ends.
+    """
     return int((matrix != 0).sum()) * (VALUE_BYTES + INDEX_BYTES) + (len(matrix) + 1) * INDEX_BYTES
+
+
+def sparse_bytes(matrix: Float[Tensor, "out inputs"]) -> int:
+    """The fewest bytes of three forms of a sparse matrix, each with the smallest unsigned indices that are enough.
+
+    Compressed sparse rows; coordinates, a row and a column of each weight that is not zero; and a bitmap, one bit of each
+    weight that says whether it is zero. All keep the float32 values of the others.
+    """
+    rows, columns = matrix.shape
+    nonzero = int((matrix != 0).sum())
+    compressed_rows = nonzero * _index_bytes(columns) + (rows + 1) * _index_bytes(nonzero + 1)
+    coordinates = nonzero * (_index_bytes(rows) + _index_bytes(columns))
+    bitmap = -(-rows * columns // 8)
+    return nonzero * VALUE_BYTES + min(compressed_rows, coordinates, bitmap)
+
+
+def _index_bytes(count: int) -> int:
+    """Of the smallest unsigned integer that tells ``count`` things apart."""
+    return 1 if count <= 1 << 8 else 2 if count <= 1 << 16 else INDEX_BYTES
 
 
 @dataclass(frozen=True)
@@ -60,6 +82,7 @@ class DecomposedPolicy:
         matrices = {name: as_matrix(policy.layers[name], its)[self._indices[name]] for name, its in policy.structure.items()}
         self._decompositions = {name: Decomposition.of(matrix) for name, matrix in matrices.items()}
         self.csr_bytes = sum(csr_bytes(matrix) for matrix in matrices.values())
+        self.sparse_bytes = sum(sparse_bytes(matrix) for matrix in matrices.values())
         self.largest_rank = max(break_even(*matrix.shape) for matrix in matrices.values())
         """The largest at which any layer becomes smaller."""
 

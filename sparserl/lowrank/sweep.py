@@ -271,6 +271,7 @@ def _row(
         bytes=cost.parameters * VALUE_BYTES,
         macs=cost.macs,
         csr_bytes=forms["plain"].csr_bytes,
+        sparse_bytes=forms["plain"].sparse_bytes,
         energy=forms["plain"].energy(rank),
         shrunken_return_mean=float(shrunken.returns.mean()),
         shrunken_retention=shrunken_retention,

@@ -93,6 +93,9 @@ class Result:
     shrunken_return_mean: float | None
     shrunken_retention: float | None
     csr_bytes: int | None
+    """Of the sparse weights as CSR with int32 indices."""
+    sparse_bytes: int | None
+    """Of the sparse weights, each layer in the smallest of CSR, coordinates and bitmap."""
     warnings: list[str]
     status: StatusName
     wall_seconds: float
@@ -121,7 +124,9 @@ class RankRow:
     bytes: int
     macs: int
     csr_bytes: int
-    """Of the sparse weights, the alternative to factors: the same at every rank."""
+    """Of the sparse weights, the alternative to factors, as CSR with int32 indices: the same at every rank."""
+    sparse_bytes: int | None
+    """Of the sparse weights, each layer in the smallest of CSR, coordinates and bitmap."""
     energy: float
     shrunken_return_mean: float | None
     """This and what follows is of the policy without the units that do nothing, cut at the same rank."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparserl.lowrank.accounting import csr_bytes
+from sparserl.lowrank.accounting import csr_bytes, sparse_bytes
 from sparserl.lowrank.shrinking import shrink
 from sparserl.lowrank.sweep import Swept
 from sparserl.lowrank.truncation import as_matrix
@@ -106,6 +106,7 @@ class Recorder:
             asked = torch.as_tensor(learner.regularizer.asks_for_zeros(event.env_step)).expand(learner.size)
             self._warn(stayed_dense(seen, algorithm.policy, bool(asked[row])))
         shrunken = shrink(layers, algorithm.policy_structure())
+        matrices = [as_matrix(layers[name], its) for name, its in algorithm.policy_structure().items()]
         numbers = torch.cat([weight.flatten() for weight in regularized(layers).values()])
         self._result = Result(
             algorithm=config["names"]["algorithm"],
@@ -146,7 +147,8 @@ class Recorder:
             shrunken_compression=None,
             shrunken_return_mean=None,
             shrunken_retention=None,
-            csr_bytes=sum(csr_bytes(as_matrix(layers[name], its)) for name, its in algorithm.policy_structure().items()),
+            csr_bytes=sum(map(csr_bytes, matrices)),
+            sparse_bytes=sum(map(sparse_bytes, matrices)),
             warnings=[*self._signatures.said, *self._at_end],
             status="failed" if learner.stopped()[row] else "done",
             wall_seconds=self._seconds,

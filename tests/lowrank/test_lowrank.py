@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparserl import load_policy
-from sparserl.lowrank.accounting import VALUE_BYTES, DecomposedPolicy, csr_bytes, stored
+from sparserl.lowrank.accounting import VALUE_BYTES, DecomposedPolicy, csr_bytes, sparse_bytes, stored
 from sparserl.lowrank.shrinking import Shrunken
 from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, break_even, factored
 from sparserl.networks.base import Matrix, Structure
@@ -297,6 +297,35 @@ def test_csr_is_counted_as_torch_stores_it() -> None:
     assert 0 < len(values) < 600
     assert csr_bytes(matrix) == sum(tensor.numel() * tensor.element_size() for tensor in (values, columns, rows))
     assert csr_bytes(torch.ones(30, 20)) > 4 * 600, "without zeros it takes more than the matrix"
+
+
+def with_ones(rows: int, columns: int, count: int) -> Tensor:
+    """A matrix whose first ``count`` numbers are 1, and the others 0."""
+    return (torch.arange(rows * columns) < count).float().view(rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "count", "indices"),
+    [
+        (84, 120, 2000, 84 * 120 // 8),  # a bit for each weight is less than a byte for each that is left
+        (2, 256, 20, 20 + 3),  # a column of one byte each, and three bounds of rows
+        (300, 300, 3, 3 * (2 + 2)),  # a row and a column of two bytes each; only bounds of rows would take 301 bytes
+        (2, 257, 20, 20 * 2 + 3),  # 257 columns do not fit into a byte
+        (1, 1000, 255, -(-1000 // 8)),
+        (3, 3, 0, 0),
+        (3, 3, 9, 2),  # nine bits need two bytes
+    ],
+    ids=["bitmap", "CSR", "coordinates", "CSR with wide indices", "one row", "nothing", "without zeros"],
+)
+def test_sparse_weights_are_counted_in_the_form_that_takes_least(rows: int, columns: int, count: int, indices: int) -> None:
+    assert sparse_bytes(with_ones(rows, columns, count)) == 4 * count + indices
+
+
+def test_78_percent_zeros_of_the_papers_network_take_half_of_what_csr_with_int32_takes() -> None:
+    """2,390 of 10,728 weights in layers of 4 x 120, 120 x 84 and 84 x 2: four bytes for each of them, and a bit for all."""
+    matrices = [with_ones(120, 4, 107), with_ones(84, 120, 2246), with_ones(2, 84, 37)]
+    assert sum(map(sparse_bytes, matrices)) == 4 * 2390 + 10728 // 8 == 10901
+    assert sum(map(csr_bytes, matrices)) == 8 * 2390 + 4 * (121 + 85 + 3)
 
 
 def test_stored_is_the_matrix_or_its_factors() -> None:

@@ -387,8 +387,8 @@ def test_a_run_leaves_its_ranks_and_its_spectrum(tmp_path: Path) -> None:
         rows = lines(folder / "lowrank.csv")
         assert list(rows[0]) == [
             "rank", "return_mean", "return_std", "success_rate", "x_pos", "flag_rate", "episodes", "retention", "compression",
-            "parameters", "bytes", "macs", "csr_bytes", "energy", "shrunken_return_mean", "shrunken_retention",
-            "shrunken_compression", "shrunken_parameters", "shrunken_macs",
+            "parameters", "bytes", "macs", "csr_bytes", "sparse_bytes", "energy", "shrunken_return_mean",
+            "shrunken_retention", "shrunken_compression", "shrunken_parameters", "shrunken_macs",
         ]  # fmt: skip
         assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5", "full"]
         assert float(rows[-1]["return_mean"]) == result.return_mean
@@ -397,7 +397,8 @@ def test_a_run_leaves_its_ranks_and_its_spectrum(tmp_path: Path) -> None:
         assert list(spectrum[0]) == ["layer", "index", "singular_value", "effective_rank", "dead_units"]
         assert [line["layer"] for line in spectrum] == ["policy/0"] * 4 + ["policy/1"] * 10 + ["policy/2"] * 2
         written = json.loads((folder / "result.json").read_text())
-        assert written["csr_bytes"] == int(rows[-1]["csr_bytes"])
+        for name in ("csr_bytes", "sparse_bytes"):
+            assert written[name] == int(rows[0][name]) == int(rows[-1][name])
         assert (written["rank"] is None) == (written["rank_reason"] == "not_learned") == (rows[-1]["retention"] == "")
         for name in ("compression", "return_lowrank", "retention"):
             assert (written[name] is None) == (written["rank"] is None)

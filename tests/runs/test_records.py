@@ -147,17 +147,18 @@ def test_numbers_that_are_not_finite_become_null_however_deep(tmp_path: Path) ->
 def test_a_table_reads_back_exactly_and_null_is_an_empty_cell(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, total_steps=100)
     third, nan = 1 / 3, float("nan")
-    cut = RankRow(1, 0.1 + 0.2, 1e-300, 0.5, 70.5, 0.0, 2, None, -third, 3, 12, 3, 44, nan, nan, None, 0.0, 3, 3)
-    whole = RankRow("full", third, 0.0, None, None, None, 2, 1.0, 0.0, 3, 12, 3, 44, 1.0, third, None, 0.5, 2, 2)
+    cut = RankRow(1, 0.1 + 0.2, 1e-300, 0.5, 70.5, 0.0, 2, None, -third, 3, 12, 3, 44, 41, nan, nan, None, 0.0, 3, 3)
+    whole = RankRow("full", third, 0.0, None, None, None, 2, 1.0, 0.0, 3, 12, 3, 44, 41, 1.0, third, None, 0.5, 2, 2)
     folder.table("lowrank", [cut])
     folder.table("lowrank", [whole])
     folder.table("spectrum", [SingularValue("0", 1, 0.1 + 0.2, third, 0), SingularValue("1", 1, nan, 1e-300, 2)])
     folder.close()
     names = "rank,return_mean,return_std,success_rate,x_pos,flag_rate,episodes,retention,compression,parameters,bytes,macs"
-    names += ",csr_bytes,energy,shrunken_return_mean,shrunken_retention,shrunken_compression,shrunken_parameters,shrunken_macs"
+    names += ",csr_bytes,sparse_bytes,energy,shrunken_return_mean,shrunken_retention,shrunken_compression"
+    names += ",shrunken_parameters,shrunken_macs"
     assert (
         tmp_path / "lowrank.csv"
-    ).read_text() == f"{names}\nfull,{third!r},0.0,,,,2,1.0,0.0,3,12,3,44,1.0,{third!r},,0.5,2,2\n"
+    ).read_text() == f"{names}\nfull,{third!r},0.0,,,,2,1.0,0.0,3,12,3,44,41,1.0,{third!r},,0.5,2,2\n"
     first, second = list(csv.DictReader((tmp_path / "spectrum.csv").open(newline="")))
     assert (float(first["singular_value"]), float(first["effective_rank"])) == (0.1 + 0.2, third)
     assert (second["layer"], second["singular_value"], second["dead_units"]) == ("1", "", "2")

@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-mario install-surrol demo test test-shapes test-slow test-cuda lint type layers bench
+.PHONY: help install install-mario install-surrol demo test test-shapes test-slow test-cuda lint type layers docs bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ type: $(INSTALLED) ## static types
 
 layers: $(INSTALLED) ## that imports go one way
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED) ## the generated parts of README.md and docs/
+	$(BIN)/python scripts/make_docs.py
 
 bench: $(BENCH_INSTALLED) ## speed, beside that of Stable-Baselines3
 	$(BIN)/python scripts/bench.py

@@ -10,7 +10,7 @@ batch 128, one gradient step for ten environment steps) with the same number of 
 
 Times hold start-up, evaluation, checkpoints and (ours) the sweep of all ranks and a figure of every run; how long the 32 take
 with one rank and `full` only is a row of its own, since Stable-Baselines3 sweeps none. Extrapolated is all but the import of
-the command. Rows with their command, and a table for the README, go to results/DATE-sweep-speed/.
+the command. Rows with their command, and a table for docs/benchmarks.md, go to results/DATE-sweep-speed/.
 """
 
 from __future__ import annotations

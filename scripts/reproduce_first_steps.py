@@ -1,4 +1,4 @@
-"""The first experiments of the paper's summary, three seeds of each setting, and their table: what is in the README.
+"""The first experiments of the paper's summary, three seeds of each setting, and their table, which docs/results.md has.
 
 Each setting trains as one population, in two loops at a time. Started again, it goes on where it was. Table, rows and figure
 go to results/DATE-first-steps/.

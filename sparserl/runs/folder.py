@@ -32,7 +32,7 @@ from sparserl.terminal import say_once
 
 
 class RunFolder:
-    """Writes the files of one member, described in the README, and keeps other processes from doing so. ``path`` must exist.
+    """Writes the files of one member (docs/outputs.md), and keeps other processes from doing so. ``path`` must exist.
 
     Whatever cannot be written raises DiskError, and leaves what was whole before as it was.
     """

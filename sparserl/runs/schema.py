@@ -30,39 +30,63 @@ class Status:
     """
 
     status: StatusName
+    """How the run is doing; a job of a sweep is ``waiting`` until it begins."""
     env_step: int
+    """Environment steps that were taken."""
     total_steps: int
+    """Environment steps that there are to take."""
     process: int
+    """Number of the process that trains it, or trained it last."""
     host: str
+    """Machine of that process."""
     error: str | None = None
+    """Of a run that failed the traceback, or why it was stopped."""
     of: str | None = None
     """The folder's name of the job that a duplicate is the same as."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """``result.json``: one flat row for each run, the row of a table. Definitions are in the README."""
+    """``result.json``: one flat row for each run, the row of a table. Definitions are in docs/concepts.md."""
 
     algorithm: str
+    """Option of the group ``algorithm``."""
     environment: str
+    """Option of the group ``environment``."""
     regularizer: str
+    """Option of the group ``regularizer``."""
     lambda_c: float | None
+    """``regularizer.lambda_c``; null where it is not used."""
     lambda_c_critic: float | None
+    """``regularizer.lambda_c_critic``; null where it is not used."""
     beta: float | None
+    """``regularizer.beta``; null where there are no gates."""
     seed: int
+    """Seed of all randomness of the run."""
     reduction: str | None
+    """Whether the penalty is a ``mean`` or a ``sum`` over the weights."""
     scope: str | None
+    """Whose weights are regularised: ``policy`` or ``all``."""
     zero_threshold: float
+    """``regularizer.zero_threshold``."""
     network: str
+    """Option of the group ``network``."""
     num_envs: int
+    """Sub-environments of each member."""
     vectorization: str
     """How sub-environments take a step: sync, threads, processes, or batched where the environment computes them as one."""
     backend: str
+    """How gradient steps were computed: eager or compiled."""
     device: str
+    """Where tensors were: cpu or cuda."""
     env_steps: int
+    """Environment steps that were taken, over all sub-environments."""
     return_mean: float | None
+    """Mean return of the last policy, hardened and without exploration, over ``episodes`` episodes."""
     return_std: float | None
+    """Standard deviation of these returns; null of one episode."""
     return_random: float | None
+    """Mean return of a uniform random policy on the same episodes."""
     success_rate: float | None
     """Of goal environments: the share of these episodes whose last step was a success."""
     x_pos: float | None
@@ -70,41 +94,61 @@ class Result:
     flag_rate: float | None
     """Of games with levels: the share of these episodes that reached the flag."""
     episodes: int
+    """Episodes of the last evaluation, ``trainer.eval_episodes``."""
     sparsity: float
+    """Exact zeros among the hardened policy weights, divided by their number."""
     expected_sparsity: float | None
+    """1 - mean P(z != 0) under random gates; null without gates."""
     sparsity_thresholded: float
+    """Share of the policy weights smaller than ``zero_threshold``."""
     sparsity_critic: float | None
     """Of the regularised components that are not deployed; null unless the regulariser's scope is all."""
     nonzero_weights: int
+    """Hardened policy weights that are not zero."""
     policy_weights: int
+    """Weights of the deployed components, without biases."""
     alive_units: int | None
     """Hidden units that something enters and leaves."""
     shrunken_weights: int | None
     """Of the network of these units, with all inputs and outputs, zeros included."""
     rank: Rank | None
+    """The selected rank; null where nothing was selected."""
     rank_reason: Literal["not_learned", "not_swept"] | None
     """Why there is no rank. ``not_swept``: the run is trained, and its rank sweep has not ended."""
     compression: float | None
+    """1 - stored / dense numbers at the selected rank."""
     return_lowrank: float | None
+    """Mean return at the selected rank, measured again on other seeds."""
     retention: float | None
+    """Share of what was learned that the selected rank keeps, measured again on other seeds."""
     shrunken_rank: Rank | None
     """The selected one of the shrunken network; the next three fields are of the shrunken network at it."""
     shrunken_compression: float | None
+    """1 - stored / dense numbers of the shrunken network at its rank; dense is the whole network."""
     shrunken_return_mean: float | None
+    """Mean return of the shrunken network at its rank."""
     shrunken_retention: float | None
+    """Share of what was learned that the shrunken network keeps at its rank."""
     csr_bytes: int | None
-    """Of the sparse weights as CSR with int32 indices."""
+    """Of the sparse policy weights as CSR: float32 values, int32 indices."""
     sparse_bytes: int | None
     """Of the sparse weights, each layer in the smallest of CSR, coordinates and bitmap."""
     warnings: list[str]
+    """Every warning of the run, a sentence each."""
     status: StatusName
+    """As in ``status.json``."""
     wall_seconds: float
+    """Seconds of training, evaluations and records, of all members of the loop and over all starts."""
     train_seconds: float | None
     """Of acting, stepping, storing and updating together."""
     steps_per_second: float
+    """``env_steps`` divided by ``wall_seconds``."""
     versions: str
+    """Of Python and the packages that matter."""
     commit: str | None
+    """Git commit of the checkout, with a + where files had changed; null without one."""
     command: str
+    """What was typed."""
 
 
 @dataclass(frozen=True)
@@ -112,28 +156,45 @@ class RankRow:
     """A line of ``lowrank.csv``: the policy cut at one rank. ``energy`` is of all layers, so that of ``full`` is 1."""
 
     rank: Rank
+    """The k at which all layers are cut, or ``full``."""
     return_mean: float | None
+    """Mean return at this rank."""
     return_std: float | None
+    """Standard deviation of the returns; null of one episode."""
     success_rate: float | None
+    """As in result.json, at this rank."""
     x_pos: float | None
+    """As in result.json, at this rank."""
     flag_rate: float | None
+    """As in result.json, at this rank."""
     episodes: int
+    """Episodes at this rank."""
     retention: float | None
+    """Share of what was learned that this rank keeps."""
     compression: float
+    """1 - stored / dense numbers of the policy weights."""
     parameters: int
+    """Numbers stored: factors or whole matrices."""
     bytes: int
+    """Bytes of these, as float32."""
     macs: int
+    """Multiply-adds of one observation."""
     csr_bytes: int
     """Of the sparse weights, the alternative to factors, as CSR with int32 indices: the same at every rank."""
     sparse_bytes: int | None
     """Of the sparse weights, each layer in the smallest of CSR, coordinates and bitmap."""
     energy: float
+    """Kept sigma² divided by all, over all layers; 1 for ``full``."""
     shrunken_return_mean: float | None
     """This and what follows is of the policy without the units that do nothing, cut at the same rank."""
     shrunken_retention: float | None
+    """Share of what was learned that is kept."""
     shrunken_compression: float | None
+    """1 - stored / dense numbers; dense is the whole network."""
     shrunken_parameters: int | None
+    """Numbers stored."""
     shrunken_macs: int | None
+    """Multiply-adds of one observation."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +205,15 @@ class SingularValue:
     """
 
     layer: str
+    """Component and layer."""
     index: int
+    """1 for the largest."""
     singular_value: float | None
+    """Of the hardened weights; null where they are not finite."""
     effective_rank: float | None
+    """Exp of the entropy of the normalised singular values of the layer."""
     dead_units: int
+    """Hidden units among the outputs of the layer that nothing enters or leaves."""
 
 
 def as_json(value: Any) -> Any:

@@ -1,0 +1,338 @@
+"""Writes the generated parts of README.md and docs/: keys of the config, fields of the files of a run, and results.
+
+A page marks each part with a comment that names what belongs there; everything up to the next ``<!-- end -->`` is replaced.
+
+    generated: options algorithm             the keys of every option of a group, from conf/ and the dataclasses
+    generated: top                           the keys that belong to no group, from conf/train.yaml
+    generated: tuned                         the pairs that have settings of their own
+    generated: fields sparserl.runs.schema.Result       the fields of a dataclass
+    generated: results sparsity | COLUMNS | COLUMN=VALUE    columns and rows of results/sparsity/table.md
+
+Usage: ``python scripts/make_docs.py`` writes the pages; with ``--check`` it only says which of them are out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+REGION = re.compile(r"(<!-- generated: ([^\n]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+NOT_KEYS = ("_target_", "_convert_", "defaults")
+
+
+def pages() -> list[Path]:
+    """The pages that may have generated parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def updated(page: str) -> str:
+    """The text of a page with every generated part as it is to be."""
+    return REGION.sub(lambda found: f"{found[1]}\n{content(found[2])}\n\n{found[3]}", page)
+
+
+def content(directive: str) -> str:
+    """What belongs to a mark, without the mark."""
+    kind, _, rest = directive.partition(" ")
+    return GENERATORS[kind](*(part.strip() for part in rest.split("|") if part.strip()))
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table of cells that are Markdown already."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(text: str) -> str:
+    """A text in one line, as a table can hold it."""
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+# ---------------------------------------------------------------- keys of the config
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a YAML file, with the comment above it; ``value`` is the text after the colon, or None above keys of its own."""
+
+    path: str
+    comment: str
+    value: str | None
+
+
+@dataclass(frozen=True)
+class Option:
+    """A YAML file of a group. ``targets`` are the classes that it names, by the path of the part."""
+
+    group: str
+    name: str
+    comment: str
+    keys: list[Key]
+    parents: list[str]
+    targets: dict[str, str]
+
+    @property
+    def target(self) -> str | None:
+        return self.targets.get(self.group)
+
+    @property
+    def own(self) -> list[Key]:
+        """The keys that are described here."""
+        return [key for key in self.keys if key.comment]
+
+    @property
+    def set(self) -> list[Key]:
+        """The values of keys that are described elsewhere, but for those within a key that is described here."""
+        described = [key.path for key in self.own]
+        inner = [key for key in self.keys if not any(key.path.startswith(f"{path}.") for path in described)]
+        return [key for key in inner if not key.comment and key.value is not None]
+
+
+def read(path: Path, group: str) -> Option:
+    """An option's keys in the order of its file, by the names that a command line gives them.
+
+    A comment is that of the key below it, or of the file where it stands above ``defaults`` or ``_target_``.
+    """
+    text = path.read_text()
+    is_global = text.startswith("# @package _global_")
+    root = [] if is_global else list(filter(None, group.split("/")))
+    above: list[tuple[int, str]] = []  # the keys that the present line is within, with their indentation
+    keys: list[Key] = []
+    targets: dict[str, str] = {}
+    described = comment = ""
+    for line in text.removeprefix("# @package _global_\n").splitlines():
+        indent = len(line) - len(line.lstrip())
+        match = re.match(r"(\w+):\s*(.*)", line.lstrip())
+        if line.lstrip().startswith("#"):
+            comment = f"{comment} {line.lstrip(' #')}".strip()
+        elif not match:
+            comment = comment if line.strip() else ""
+        else:
+            name, value = match[1], match[2]
+            above = [(outer, key) for outer, key in above if outer < indent]
+            within = [*root, *(key for _, key in above)]
+            if name == "_target_":
+                targets[".".join(within)] = value
+            if name in NOT_KEYS and not above:
+                described = described or comment
+            elif name not in NOT_KEYS and (value or above or not is_global):  # a group that keys are set of is no key
+                keys.append(Key(".".join([*within, name]), comment, value or None))
+            comment = ""
+            above += [] if value else [(indent, name)]
+    defaults = (yaml.safe_load(text) or {}).get("defaults", [])
+    parents = [entry.partition("@")[0] for entry in defaults if isinstance(entry, str) and entry != "_self_"]
+    return Option(group, str(path.relative_to(CONF / group).with_suffix("")), described, keys, parents, targets)
+
+
+def options_of(group: str) -> dict[str, Option]:
+    """The options of a group by name, and after them the files that several of them share."""
+    paths = sorted((CONF / group).rglob("*.yaml"), key=lambda path: (path.parent != CONF / group, path))
+    return {option.name: option for option in (read(path, group) for path in paths)}
+
+
+def class_of(options: dict[str, Option], name: str) -> type | None:
+    """The class that an option builds; for what several options share, the class of one of them."""
+    option = options[name]
+    if option.target:
+        return load(option.target)
+    for parent in option.parents:
+        if parent in options and (found := class_of(options, parent)):
+            return found
+    return next((class_of(options, each.name) for each in options.values() if name in each.parents and each.target), None)
+
+
+def load(target: str) -> type:
+    """The class of a dotted name."""
+    module, _, name = target.rpartition(".")
+    cls: type = getattr(importlib.import_module(module), name)
+    return cls
+
+
+def value_of(key: Key, option: Option) -> str:
+    """A default as the YAML file has it; of a nested one its class and the keys that are described with it."""
+    if key.value is not None:
+        return f"`{cell(key.value)}`" if key.value != "???" else "required"
+    inner = [each for each in option.keys if each.path.startswith(f"{key.path}.") and not each.comment]
+    return "<br>".join(f"`{each.path.removeprefix(key.path)[1:]}: {cell(each.value or '')}`" for each in inner)
+
+
+def kind_of(cls: type | None, key: Key, option: Option) -> str:
+    """What a key may hold, from the dataclass that it belongs to."""
+    part, _, name = key.path.rpartition(".")
+    if part in option.targets and part != option.group:
+        cls = load(option.targets[part])
+    if cls is None or name not in getattr(cls, "__dataclass_fields__", {}):  # Hydra's launchers are no dataclasses
+        return ""
+    (field,) = (field for field in dataclasses.fields(cls) if field.name == name)
+    if "per_member" in field.metadata:
+        return f"{kind(field.metadata['per_member'])}; per member"
+    return kind(get_type_hints(cls, include_extras=True)[name])
+
+
+NAMES = {
+    "float": "number",
+    "int": "integer",
+    "bool": "`true` or `false`",
+    "str": "text",
+    "NoneType": "`null`",
+    "dict": "mapping",
+    "Schedule": "number or schedule",
+}
+
+
+def kind(hint: Any) -> str:
+    """A type of the config in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return f"{kind(arguments[0])}{_range(arguments[1:])}"
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(kind, arguments))
+    if origin is not None and getattr(origin, "__name__", "") in ("Sequence", "list", "tuple"):
+        return f"list of: {kind(arguments[0])}"
+    name = getattr(origin or hint, "__name__", str(hint))
+    return NAMES.get(name, f"`{name}`")
+
+
+def _range(limits: tuple[Any, ...]) -> str:
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    said = [f"{word} {_number(getattr(limit, key))}" for limit in limits for key, word in words.items() if hasattr(limit, key)]
+    return f", {', '.join(said)}" if said else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def describe(option: Option, options: dict[str, Option]) -> Iterator[str]:
+    """The paragraphs of one option."""
+    yield f"### {option.group}={option.name}" if "/" not in option.name else f"### {option.group}/{option.name}.yaml"
+    cls = class_of(options, option.name)
+    if option.target and not option.group.startswith("hydra/"):  # those are found by a plugin of Hydra's
+        summary = (sys.modules[load(option.target).__module__].__doc__ or "").strip().split("\n\n")[0]
+        yield " ".join(summary.split())
+    if option.comment:
+        yield option.comment
+    inherited = [f"`{name}`" for name in option.parents if name in options]
+    if inherited:
+        yield f"Has the keys of {' and '.join(inherited)} too."
+    if option.set:
+        values = ", ".join(f"`{key.path}={key.value}`" for key in option.set)
+        yield f"Sets {values}."
+    if option.own:
+        rows = [[f"`{k.path}`", value_of(k, option), kind_of(cls, k, option), cell(k.comment)] for k in option.own]
+        yield table(["key", "default", "type", "meaning"], rows)
+
+
+def options(group: str) -> str:
+    """Every option of a group with its keys."""
+    found = options_of(group)
+    return "\n\n".join(part for option in found.values() for part in describe(option, found))
+
+
+def top() -> str:
+    """The keys of conf/train.yaml that choose no option."""
+    from sparserl.config.schema import Schema
+
+    hints = get_type_hints(Schema, include_extras=True)
+    keys = [key for key in read(CONF / "train.yaml", "").keys if key.comment and "." not in key.path and key.path in hints]
+    rows = [[f"`{key.path}`", f"`{key.value}`", kind(hints[key.path]), cell(key.comment)] for key in keys if key.value]
+    return table(["key", "default", "type", "meaning"], rows)
+
+
+def tuned() -> str:
+    """Which pairs of an algorithm and an environment have a file in conf/tuned/."""
+    algorithms = [name for name in options_of("algorithm") if "/" not in name]
+    rows = [
+        [f"`{environment}`", *("yes" if (CONF / "tuned" / f"{a}-{environment}.yaml").exists() else "" for a in algorithms)]
+        for environment in options_of("environment")
+    ]
+    return table(["environment", *(f"`{name}`" for name in algorithms)], rows)
+
+
+# ---------------------------------------------------------------- files of a run
+
+
+def fields(target: str) -> str:
+    """The fields of a dataclass, each with the docstring below it."""
+    cls = load(target)
+    hints = get_type_hints(cls)
+    told = docstrings(cls)
+    rows = [
+        [f"`{field.name}`", kind(hints[field.name]).replace("|", r"\|"), cell(told.get(field.name, "")).replace("``", "`")]
+        for field in dataclasses.fields(cls)
+    ]
+    return table(["field", "type", "meaning"], rows)
+
+
+def docstrings(cls: type) -> dict[str, str]:
+    """The string below each field of a class."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(node, ast.ClassDef)
+    found = {}
+    for statement, following in zip(node.body, node.body[1:], strict=False):
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(told))):
+                found[name] = told
+    return found
+
+
+# ---------------------------------------------------------------- results
+
+
+def results(name: str, columns: str = "", where: str = "") -> str:
+    """Columns of results/<name>/table.md, as they are there. A column that a report left out is skipped."""
+    source = ROOT / "results" / name / "table.md"
+    rows = [
+        [part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in source.read_text().splitlines()
+        if line.startswith("|")
+    ]
+    header, body = rows[0], rows[2:]
+    for condition in filter(None, (part.strip() for part in where.split(","))):
+        column, _, value = condition.partition("=")
+        if column in header:
+            body = [row for row in body if row[header.index(column)] == value]
+    wanted = [column.strip() for column in columns.split(",") if column.strip() in header] if columns else header
+    return table(wanted, [[row[header.index(column)] for column in wanted] for row in body])
+
+
+GENERATORS: dict[str, Callable[..., str]] = {
+    "options": options,
+    "top": top,
+    "tuned": tuned,
+    "fields": fields,
+    "results": results,
+}
+
+
+def main() -> None:
+    """Write the pages, or with ``--check`` exit with 1 where one is out of date."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page is out of date")
+    check = parser.parse_args().check
+    stale = [page for page in pages() if updated(page.read_text()) != page.read_text()]
+    for page in stale:
+        if not check:
+            page.write_text(updated(page.read_text()))
+        sys.stdout.write(f"{page.relative_to(ROOT)} {'is out of date: run make docs' if check else 'written'}\n")
+    sys.exit(bool(stale) and check)
+
+
+if __name__ == "__main__":
+    main()

@@ -72,6 +72,7 @@ def made_up(folder: Path, *, raw: dict[str, Tensor] | None = RAW, gates: bool = 
     row = vars(result(**{key: value for key, value in given.items() if key != "config"}))
     names = {key: row[key] for key in ("algorithm", "environment", "regularizer", "network")}
     regularizer = {"lambda_c": row["lambda_c"], "beta": row["beta"], "reduction": "mean"}
+    regularizer["zero_threshold"] = row["zero_threshold"]
     config = {"names": names, "regularizer": regularizer, "seed": row["seed"], "lowrank": {"retention": 0.9}}
     config |= {"trainer": {"total_steps": 20}, "sweep_name": "any"}
     write_json(folder / "config.json", config | given.get("config", {}))

@@ -48,6 +48,11 @@ class Group:
         return ", ".join(names)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether its policies were made small with nothing, or with a small network only."""
+        return bool(self.settings["regularizer"] == DENSE)
+
+    @property
     def label(self) -> str:
         """What tells it from the others of its task, in the fewest words."""
         rest = tuple(column for column in self.columns if column not in ("environment", "algorithm"))
@@ -84,8 +89,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     """All groups by environment and algorithm, the dense ones first."""
     columns = tuple(reader.distinguishing(runs))
     found = [Group(columns, members, 0, 0) for members in reader.groups(runs).values()]
-    found.sort(key=lambda group: (*group.task, group.form != DENSE, group.form))  # by everything else they are sorted already
-    forms = sorted({group.form for group in found}, key=lambda form: (form != DENSE, form))
+    found.sort(key=lambda group: (*group.task, not group.is_dense, group.form))  # by everything else they are sorted already
+    forms = list(dict.fromkeys(group.form for group in sorted(found, key=lambda group: (not group.is_dense, group.form))))
     seen: Counter[tuple[str, ...]] = Counter()
     placed = []
     for group in found:
@@ -109,7 +114,7 @@ def reference(group: Group, groups: Sequence[Group]) -> list[Run]:
     Of several kinds those with the most weights, since small dense networks are a control; of these, those that agree with the
     group in the most other settings.
     """
-    dense = [other for other in groups if other.task == group.task and other.settings["regularizer"] == DENSE and other.done]
+    dense = [other for other in groups if other.task == group.task and other.is_dense and other.done]
     most = max((other.mean("policy_weights") or 0.0 for other in dense), default=0.0)
     whole = [other for other in dense if (other.mean("policy_weights") or 0.0) == most]
     others = [column for column in group.columns if column not in NAMED]
@@ -119,6 +124,11 @@ def reference(group: Group, groups: Sequence[Group]) -> list[Run]:
 
     best = max(map(agreement, whole), default=0)
     return [run for other in whole if agreement(other) == best for run in other.done]
+
+
+def is_reference(group: Group, groups: Sequence[Group]) -> bool:
+    """Whether a group is what others of its task are compared with."""
+    return group.is_dense and {id(run) for run in group.done} == {id(run) for run in reference(group, groups)}
 
 
 def name_of(columns: Sequence[str], values: Sequence[Any], runs: Sequence[Run]) -> str:

@@ -66,24 +66,24 @@ def read_rows(path: Path) -> list[Run]:
         runs = [_run(line) for line in lines if line.get("counted") != "False"]
     except ValueError as error:
         raise ValueError(f"{path} is not whole: {error}") from error
-    lengths = {_key(run): run.result["env_steps"] for run in runs if run.result}
-    return [_of_length(run, lengths.get(_key(run))) for run in runs]
+    return _with_lengths(runs)
 
 
 def alike(runs: Sequence[Run]) -> list[Run]:
     """The same runs, those of folders with no more settings than a table states: so both can be compared."""
     columns = dict.fromkeys((*NAMED, *OF_REGULARIZER, *distinguishing([run for run in runs if run.stated is None])))
-    return [run if run.stated is not None else _stated(run, [*columns]) for run in runs]
+    stated = {id(run): {key: run.settings.get(key) for key in columns} for run in runs if run.stated is None}
+    shortened = _with_lengths([replace(run, stated=stated[id(run)]) for run in runs if run.stated is None])
+    return [*shortened, *(run for run in runs if run.stated is not None)]
 
 
-def _stated(run: Run, columns: Sequence[str]) -> Run:
-    length = run.result.get("env_steps", run.config.get("trainer", {}).get("total_steps"))
-    return _of_length(replace(run, stated={key: run.settings.get(key) for key in columns}), length)
+def _with_lengths(runs: Sequence[Run]) -> list[Run]:
+    """The runs with their length as a setting, which tables of several experiments may differ in and state as a result only.
 
-
-def _of_length(run: Run, env_steps: int | None) -> Run:
-    """Tables of several experiments may differ in it only, and state it only as a result."""
-    return replace(run, stated=run.settings | {"env_steps": env_steps})
+    One that has no result has the length of those of the same settings that have.
+    """
+    lengths = {_key(run): run.result["env_steps"] for run in runs if run.result}
+    return [replace(run, stated=run.settings | {"env_steps": lengths.get(_key(run))}) for run in runs]
 
 
 def _key(run: Run) -> str:

@@ -58,7 +58,7 @@ def pooled_mean(tasks: Sequence[Scores]) -> Scores:
 def ratio_of_iqms(tasks: Sequence[Scores]) -> Scores:
     """The interquartile mean of the first task divided by that of the second."""
     top, bottom = tasks
-    return iqm(top) / iqm(bottom)
+    return np.asarray(iqm(top) / iqm(bottom))
 
 
 def probability_of_improvement(tasks: Sequence[Scores]) -> Scores:

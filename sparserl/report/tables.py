@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from sparserl.report import overview
-from sparserl.report.groups import Group, by_task, reference
+from sparserl.report.groups import Group, by_task, is_reference, reference
 from sparserl.report.statistics import CONFIDENCE, Estimate, Scores, estimate, pooled_mean, ratio_of_iqms
 from sparserl.report.table import NothingToShowError, Table, Value, of_rows
 from sparserl.runs.reader import Row, Run
@@ -50,7 +50,7 @@ def _of_dense(group: Group, groups: Sequence[Group]) -> dict[str, Value]:
     scores = group.scores("return_mean")
     if not len(dense) or not len(scores):
         return {}
-    if {id(run) for run in group.done} == {id(run) for run in runs}:
+    if is_reference(group, groups):
         return dict.fromkeys(OF_DENSE, 1.0)
     found: dict[str, Value] = {}
     if dense.min() > 0:  # of negative returns the better one has the smaller quotient

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from sparserl.report.figures.style import COLOURS, GREY, PANEL, finish, literal
 from sparserl.report.figures.tasks import LINES, MARKERS
-from sparserl.report.groups import DENSE, Group, by_task, reference
+from sparserl.report.groups import Group, by_task, is_reference, reference
 from sparserl.report.statistics import (
     Scores,
     ends,
@@ -21,6 +21,9 @@ from sparserl.report.statistics import (
 from sparserl.report.table import NothingToShowError
 
 Task = tuple[str, str]
+
+DENSE = "dense"
+"""The name of the method that others are compared with."""
 
 PROFILE_RESAMPLES = 1000
 
@@ -85,7 +88,8 @@ def methods(groups: Sequence[Group]) -> dict[str, dict[Task, Scores]]:
         for group in here:
             if len(scores := _gained(group, groups)):
                 strength = float(group.settings.get("lambda_c") or 0.0)
-                known.setdefault(group.form, {}).setdefault(task, []).append((strength, scores))
+                form = DENSE if is_reference(group, groups) else group.form
+                known.setdefault(form, {}).setdefault(task, []).append((strength, scores))
     found: dict[str, dict[Task, Scores]] = {}
     for form, tasks in known.items():
         if all(len(strengths) == 1 for strengths in tasks.values()):

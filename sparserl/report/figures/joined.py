@@ -88,9 +88,8 @@ def methods(groups: Sequence[Group]) -> dict[str, dict[Task, Scores]]:
         for group in here:
             if len(scores := _gained(group, groups)):
                 strength = float(group.settings.get("lambda_c") or 0.0)
-                known.setdefault(DENSE if is_reference(group, groups) else group.form, {}).setdefault(task, []).append(
-                    (strength, scores)
-                )
+                form = DENSE if is_reference(group, groups) else group.form
+                known.setdefault(form, {}).setdefault(task, []).append((strength, scores))
     found: dict[str, dict[Task, Scores]] = {}
     for form, tasks in known.items():
         if all(len(strengths) == 1 for strengths in tasks.values()):

@@ -58,7 +58,10 @@ def measure_ours(
 
 
 def population(overrides: Sequence[str], members: int, warm_steps: int, seconds: float) -> dict[str, Any]:
-    """Steps/s, the split of time and the memory of one population; it trains for about ``seconds`` after the warm-up."""
+    """Steps/s, the split of time and the memory of one population; it trains for about ``seconds`` after the warm-up.
+
+    That is until a row has come, at least, since the split of time comes with rows.
+    """
     from sparserl.config.build import build
     from sparserl.config.validation import compose
     from sparserl.training import interrupts
@@ -84,7 +87,7 @@ def population(overrides: Sequence[str], members: int, warm_steps: int, seconds:
             step = event.env_step
             if not started and step >= warm_steps:
                 started, first = time.perf_counter(), step
-            elif started and time.perf_counter() - started > seconds:
+            elif started and time.perf_counter() - started > seconds and any(spent.values()):
                 break
     elapsed = time.perf_counter() - started
     mib = 1 << (20 if sys.platform == "darwin" else 10)  # macOS counts bytes, Linux KiB

@@ -1,18 +1,36 @@
-"""Experiments that are trained cell by cell, and whose rows are kept as soon as a cell is finished."""
+"""Tables whose runs are trained cell by cell: what is left of each and how long that takes, the commands, and the report."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from sparserl.config.schema import CONF, Config, ConfigError
+from sparserl.config.validation import compose
+from sparserl.runs.files import read_json, write_text
+from sparserl.runs.reader import RUNS_FILE
+from sparserl.sweeps.jobs import finished, job_name
+
+# ---------------------------------------------------------------- cells and tables
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The jobs of one multirun: ``regularizers`` with commas between them, seeds from ``first_seed`` on."""
+    """The jobs of one multirun: ``regularizers`` with commas between them, seeds from ``first_seed`` on.
+
+    ``experiment`` is the option of conf/experiment that says the rest, and ``overrides`` what differs from it.
+    """
 
     algorithm: str
     environment: str
@@ -20,34 +38,253 @@ class Cell:
     seeds: int
     overrides: tuple[str, ...] = ()
     first_seed: int = 0
+    experiment: str | None = None
 
     @property
     def name(self) -> str:
         return f"{self.algorithm}-{self.environment}-{self.regularizers}"
 
-    def command(self, sweep: str) -> list[str]:
-        """What a user would type after ``python``."""
+    @property
+    def choices(self) -> list[str]:
+        """What its jobs share, and over what they go."""
         chosen = f"algorithm={self.algorithm}", f"environment={self.environment}", f"regularizer={self.regularizers}"
-        seeds = f"seed=range({self.first_seed},{self.first_seed + self.seeds})"
-        return ["-m", "sparserl.train", "-m", *chosen, seeds, f"sweep_name={sweep}", "logger=disk", *self.overrides]
+        experiment = [f"experiment={self.experiment}"] if self.experiment else []
+        return [*experiment, *chosen, f"seed=range({self.first_seed},{self.first_seed + self.seeds})", *self.overrides]
+
+    def command(self, sweep: str, *more: str) -> list[str]:
+        """What a user would type after ``python``."""
+        return ["-m", "sparserl.train", "-m", *self.choices, f"sweep_name={sweep}", "logger=disk", *more]
+
+    def jobs(self, sweep: str, *more: str) -> Iterator[tuple[Path, Config]]:
+        """The folder and the config of each of its jobs. Raises ConfigError where one cannot be trained on this machine."""
+        given = {each.key_or_group: each for each in _parsed([*self.choices, f"sweep_name={sweep}", *more])}
+        swept = _parsed(f"{key}={value}" for key, value in _swept_by(self.experiment).items() if key not in given)
+        values = [
+            [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
+            if each.is_sweep_override()
+            else [str(each.input_line)]
+            for each in (*swept, *given.values())
+        ]
+        (seeds,) = ([int(each.removeprefix("seed=")) for each in its] for its in values if its[0].startswith("seed="))
+        for chosen in product(*(its for its in values if not its[0].startswith("seed="))):
+            config = compose(*chosen, f"seed={seeds[0]}")
+            for seed in seeds:  # composing each takes a tenth of a second, and nothing else in it changes
+                run = config | {"seed": seed}
+                yield Path("outputs") / run["sweep_name"] / job_name(run), run
 
 
-def reproduce(sweep: str, cells: Sequence[Cell], description: str) -> None:
-    """Train the cells that the command line chooses in outputs/<sweep>; tables and a figure go to results/<sweep>.
+def _parsed(overrides: Iterable[str]) -> list[Any]:
+    return list(OverridesParser.create().parse_overrides(list(overrides)))
 
-    Started again, it goes on where it was.
+
+@cache
+def _swept_by(experiment: str | None) -> Mapping[str, Any]:
+    """What an experiment goes over by itself."""
+    if experiment is None:
+        return {}
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("train", [f"experiment={experiment}"], return_hydra_config=True)
+    return dict(config.hydra.sweeper.params or {})
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells that are reported together in results/<name>.
+
+    Their runs are kept in outputs/<sweep>. Tables of one sweep share runs: the same config has the same folder there.
+    """
+
+    name: str
+    cells: Sequence[Cell]
+    sweep: str = ""
+
+    @property
+    def kept_in(self) -> str:
+        return self.sweep or self.name
+
+
+# ---------------------------------------------------------------- time
+
+RATES = {
+    **dict.fromkeys(("dqn", "double_dqn"), 8_000),
+    **dict.fromkeys(("ppo", "a2c"), 6_000),
+    **dict.fromkeys(("ddpg", "td3", "sac"), 60),
+}
+"""Environment steps a second of all members together, on one core of a machine that was shared: from results/."""
+
+SLOWER = {"lunar_lander": 2_500, "fetch_reach": 55, "super_mario_bros_tiles": 350, "super_mario_bros": 100}
+"""The same of environments that take longer than any of these algorithms that is trained on them, or as long."""
+
+
+@dataclass
+class Left:
+    """What is left to train of some jobs."""
+
+    jobs: int = 0
+    done: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: Left) -> None:
+        self.jobs, self.done = self.jobs + other.jobs, self.done + other.done
+        self.steps, self.seconds = self.steps + other.steps, self.seconds + other.seconds
+
+    def __str__(self) -> str:
+        if not self.jobs:
+            return "every run of it is in a table before"
+        hours, minutes = divmod(round(self.seconds / 60), 60)
+        time = f", about {hours} h {minutes:02} min on one core" if self.steps else ""
+        return f"{self.done} of {self.jobs} runs are done; {self.steps:,} environment steps are left{time}"
+
+
+class Rates:
+    """Environment steps a second, of all members of a loop together, as finished runs in a folder measured them.
+
+    Where there is none of an algorithm in an environment, it is the constant.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, algorithm: str, environment: str, regularizer: str) -> float:
+        for known in ((algorithm, environment, regularizer), (algorithm, environment)):
+            loops = [loop for names, loop in self._loops if names[: len(known)] == known]
+            if loops:
+                return sum(steps for steps, _ in loops) / sum(seconds for _, seconds in loops)
+        slower = 60 if environment.startswith("surrol") else SLOWER.get(environment, RATES[algorithm])
+        return min(RATES[algorithm], slower)
+
+    @cached_property
+    def _loops(self) -> list[tuple[tuple[str, ...], tuple[float, float]]]:
+        """Of each regulariser in each loop: its names, and the steps and the seconds of the loop."""
+        rows = [read_json(path) for path in self._folder.glob("*/result.json")]
+        loops: dict[float, list[dict[str, Any]]] = {}
+        for row in rows:  # what trained in one loop has the same seconds, to the last digit
+            loops.setdefault(row["wall_seconds"], []).append(row)
+        found = []
+        for seconds, members in loops.items():
+            steps = sum(row["env_steps"] for row in members)
+            kinds = {(row["algorithm"], row["environment"], row["regularizer"]) for row in members}
+            found += [(names, (steps, seconds)) for names in sorted(kinds)]
+        return found
+
+
+# ---------------------------------------------------------------- train and report
+
+
+class Plan:
+    """The cells of one table that are to be trained, with ``overrides`` of the user's."""
+
+    def __init__(self, table: Table, only: str, overrides: Sequence[str]) -> None:
+        is_smoke = "trainer=smoke" in overrides
+        self.table, self._overrides = table, overrides
+        self.cells = [cell for cell in table.cells if only in cell.name]
+        # what a few steps gave must not stand among results
+        self._sweep = f"smoke-{table.kept_in}" if is_smoke else table.kept_in
+        self.results = Path("outputs/smoke-results" if is_smoke else "results") / table.name
+        self._jobs: dict[Cell, dict[Path, Config]] = {}
+        self._rates: dict[Path, Rates] = {}
+
+    def command(self, cell: Cell) -> list[str]:
+        return cell.command(self._sweep, *self._overrides)
+
+    def jobs(self, cell: Cell) -> dict[Path, Config]:
+        """By their folders. Raises ConfigError."""
+        if cell not in self._jobs:
+            self._jobs[cell] = dict(cell.jobs(self._sweep, *self._overrides))
+        return self._jobs[cell]
+
+    def why_not(self, cell: Cell) -> str | None:
+        """Why a cell cannot be trained on this machine, or not yet: None where it can be."""
+        try:
+            self.jobs(cell)
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    def left(self, cell: Cell, seen: set[Path]) -> Left:
+        """What is left of a cell but for the jobs that were ``seen`` before, which it adds to."""
+        jobs = {path: config for path, config in self.jobs(cell).items() if path not in seen}
+        seen.update(jobs)
+        left = Left(jobs=len(jobs))
+        for path, config in jobs.items():
+            total, names = config["trainer"]["total_steps"], config["names"]
+            if finished(path) is not None:
+                left.done += 1
+            else:
+                steps = total - _reached(path)
+                rates = self._rates.setdefault(path.parent, Rates(path.parent))
+                rate = rates(names["algorithm"], names["environment"], names["regularizer"])
+                left.steps, left.seconds = left.steps + steps, left.seconds + steps / rate
+        return left
+
+    def report(self) -> None:
+        """Write the table of all its cells, whichever were chosen to be trained."""
+        named = dict.fromkeys(path for cell in self.table.cells if self.why_not(cell) is None for path in self.jobs(cell))
+        self.results.mkdir(parents=True, exist_ok=True)
+        write_text(self.results / RUNS_FILE, "".join(f"{path.as_posix()}\n" for path in named))
+        if any(path.is_dir() for path in named):
+            subprocess.run([sys.executable, "-m", "sparserl.report", str(self.results)], check=True)
+
+
+def _reached(folder: Path) -> int:
+    """The step that a run has reached, 0 where there is none."""
+    path = folder / "status.json"
+    return int(read_json(path)["env_step"]) if path.exists() else 0
+
+
+def reproduce(tables: Sequence[Table], description: str) -> None:
+    """Train the cells of tables that the command line chooses, after an estimate of the time.
+
+    After each cell the report of its table goes to results/<table>. Started again, it goes on where it was.
     """
     parser = argparse.ArgumentParser(description=description)
+    several = f"tables ({', '.join(table.name for table in tables)}; by default all) and " if len(tables) > 1 else ""
     parser.add_argument("--only", default="", metavar="TEXT", help="the cells whose name contains it")
-    parser.add_argument("--list", action="store_true", help="print the names of all cells")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="more overrides, such as trainer=smoke")
-    arguments = parser.parse_args()
-    for cell in (cell for cell in cells if arguments.only in cell.name):
-        command = [*cell.command(sweep), *arguments.overrides]
-        if arguments.list:
-            sys.stdout.write(f"{cell.name}: python {' '.join(command)}\n")
-            continue
-        # a member that fails is a row of the table; the other cells are trained all the same
-        subprocess.run([sys.executable, *command], check=False)
-        report = "-m", "sparserl.report", str(Path("outputs") / sweep), "--to", str(Path("results") / sweep)
-        subprocess.run([sys.executable, *report], check=True)
+    parser.add_argument("--list", action="store_true", help="print the command of each cell, and train nothing")
+    parser.add_argument("--estimate", action="store_true", help="print what is left and how long it takes, and train nothing")
+    parser.add_argument("--report", action="store_true", help="report what there is, and train nothing")
+    parser.add_argument("chosen", nargs="*", metavar="WORD", help=f"{several}more overrides, such as trainer=smoke")
+    arguments = parser.parse_intermixed_args()
+    overrides = [word for word in arguments.chosen if "=" in word]
+    names = [word for word in arguments.chosen if "=" not in word]
+    if unknown := {*names} - {table.name for table in tables}:
+        parser.error(f"{', '.join(sorted(unknown))}: known tables are {', '.join(table.name for table in tables)}")
+    plans = [Plan(table, arguments.only, overrides) for table in tables if not names or table.name in names]
+    if arguments.list:
+        for plan in plans:
+            for cell in plan.cells:
+                print(f"{cell.name}: python {shlex.join(plan.command(cell))}")
+        return
+    if arguments.report:
+        for plan in plans:
+            plan.report()
+        return
+    _estimate(plans)
+    if arguments.estimate:
+        return
+    for plan in plans:
+        for cell in plan.cells:
+            # a member that fails is a row of the table; the other cells are trained all the same
+            subprocess.run([sys.executable, *plan.command(cell)], check=False)
+            plan.report()
+    if untrained := [f"{cell.name}: {why}" for plan in plans for cell in plan.cells if (why := plan.why_not(cell))]:
+        sys.exit("\n".join(["not trained:", *untrained]))
+
+
+def _estimate(plans: Sequence[Plan]) -> None:
+    """Print what is left and how long it takes, and why a cell cannot be trained."""
+    seen: set[Path] = set()
+    total = Left()
+    for plan in plans:
+        whole = Left()
+        for cell in plan.cells:
+            if why := plan.why_not(cell):
+                print(f"  {cell.name}: {why}", flush=True)
+            else:
+                left = plan.left(cell, seen)
+                print(f"  {cell.name}: {left}", flush=True)
+                whole.add(left)
+        print(f"{plan.table.name}: {whole}", flush=True)
+        total.add(whole)
+    print(f"all: {total}. Stop it at any time: the same command goes on.", flush=True)

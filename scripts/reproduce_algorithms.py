@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cells import Cell, reproduce
+from cells import Cell, Table, reproduce
 
 STRENGTHS = {
     # the losses of PPO are about 1, those of DQN hundreds, and those of SAC as large as action values
@@ -50,4 +50,4 @@ CELLS = [
 
 
 if __name__ == "__main__":
-    reproduce("algorithms", CELLS, (__doc__ or "").split("\n")[0])
+    reproduce([Table("algorithms", CELLS)], (__doc__ or "").split("\n")[0])

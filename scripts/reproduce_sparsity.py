@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cells import Cell, reproduce
+from cells import Cell, Table, reproduce
 
 FIRST_SEED = 2000
 """No strength was chosen on these seeds or later ones; lambda_c of l0_units was made the shipped one after they were seen."""
@@ -58,4 +58,4 @@ CELLS = [
 
 
 if __name__ == "__main__":
-    reproduce("sparsity", CELLS, (__doc__ or "").split("\n")[0])
+    reproduce([Table("sparsity", CELLS)], (__doc__ or "").split("\n")[0])

@@ -10,7 +10,7 @@ After each cell the rows of all runs, tables and a figure go to results/surgical
 
 from __future__ import annotations
 
-from cells import reproduce
+from cells import Table, reproduce
 from reproduce_sparsity import at
 
 # the loss of the actor is minus an action value, which is between -50 and 0 here; none of these is tuned
@@ -25,4 +25,4 @@ CELLS = [
 
 
 if __name__ == "__main__":
-    reproduce("surgical", CELLS, (__doc__ or "").split("\n")[0])
+    reproduce([Table("surgical", CELLS)], (__doc__ or "").split("\n")[0])

@@ -136,7 +136,8 @@ def main() -> None:
 
 def look(folder: Path) -> list[Job]:
     """The jobs in a folder and below it, by status: those that need somebody are last."""
-    names = {path: str(path.relative_to(folder)) for path in reader.folders([folder])}
+    inside = {path: path.relative_to(folder) if path.is_relative_to(folder) else path for path in reader.folders([folder])}
+    names = {path: str(name) for path, name in inside.items()}
     jobs = [job for path, name in names.items() if (job := _job(path, folder.resolve().name if name == "." else name))]
     return sorted(jobs, key=lambda job: ([*STATUSES].index(job.status), _counted(job.folder)))
 

@@ -115,8 +115,11 @@ class Run:
 
 
 def folders(roots: Sequence[Path]) -> list[Path]:
-    """The folders of runs among these and below them, each once; what others keep there is passed over."""
-    found: dict[Path, Path] = {}
+    """The folders of runs among these and below them, each once; what others keep there is passed over.
+
+    Where a root has a RUNS_FILE, the runs that it names are among them.
+    """
+    found: dict[Path, Path] = {path.resolve(): path for path in _listed(roots)}
     for root in roots:
         for path, _, names in os.walk(root):
             if _is_run(Path(path), {*names}):
@@ -138,6 +141,17 @@ def _is_ours(path: Path, keys: set[str]) -> bool:
 def find(roots: Sequence[Path]) -> list[Run]:
     """The runs in these folders and below them, each once: a job of a sweep that is the same run as another is none."""
     return [run for folder in folders(roots) if (run := read(folder)).status != "duplicate"]
+
+
+RUNS_FILE = "runs.txt"
+"""The runs of a table, in the table's folder: a run's folder on each line, as seen from the working directory."""
+
+
+def _listed(roots: Sequence[Path]) -> list[Path]:
+    """The folders of runs that are named where tables are; those that are not there yet are left out."""
+    files = [path for root in roots if (path := root / RUNS_FILE).is_file()]
+    named = [Path(line) for path in files for line in path.read_text("utf-8").splitlines() if line]
+    return [folder for folder in named if folder.is_dir() and _is_run(folder, {path.name for path in folder.iterdir()})]
 
 
 def read(folder: Path, rows: bool = True) -> Run:

@@ -7,12 +7,10 @@ import os
 import re
 import socket
 import traceback
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
 
 from sparserl.config.identity import canonical, identity
 from sparserl.config.schema import Config, ConfigError, PartError
@@ -196,12 +194,6 @@ def objective(job: Job, result: Result) -> float | None:
         returned = "return_lowrank", "shrunken_return_mean"
         value = 0.0 if name in saved else result.return_mean if name in returned else None
     return None if value is None else float(value)
-
-
-def interquartile_mean(values: Sequence[float]) -> float:
-    """The mean without the lowest and the highest quarter of the values, rounded down (Agarwal et al. 2021, IQM)."""
-    cut = len(values) // 4
-    return fmean(sorted(values)[cut : len(values) - cut])
 
 
 def finished(folder: Path) -> Result | None:

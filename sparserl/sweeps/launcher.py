@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sparserl.config.identity import canonical, identity, populations
 from sparserl.config.schema import ConfigError, PartError
 from sparserl.config.validation import interpolation_error, to_plain, without_hydra
+from sparserl.report.statistics import iqm
 from sparserl.runs import provenance
 from sparserl.runs.files import DiskError
 from sparserl.runs.schema import Result
@@ -43,7 +44,6 @@ from sparserl.sweeps.jobs import (
     fail,
     file_name,
     finished,
-    interquartile_mean,
     label,
     mark,
     note,
@@ -129,7 +129,7 @@ def _joined(config: DictConfig, returns: Sequence[JobReturn]) -> JobReturn:
     if told.status is JobStatus.FAILED:
         return replace(told, overrides=task)
     values = [its.return_value for its in returns]
-    mean = None if None in values else interquartile_mean(values)
+    mean = None if None in values else float(iqm(values))
     seeds = f"seeds {config.seed} to {config.seed + len(values) - 1}"
     say(f"{' '.join(task) or 'the job'}: {config.objective} {mean}, the IQM of {seeds}")
     return replace(told, overrides=task, _return_value=mean)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import trim_mean
 
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose
@@ -19,7 +18,7 @@ from sparserl.runs.files import read_json, write_json
 from sparserl.runs.schema import Result
 from sparserl.sweeps import jobs as jobs_module
 from sparserl.sweeps.grouping import loads
-from sparserl.sweeps.jobs import Job, JobError, claim, earlier, interquartile_mean, job_name, label, mark, objective
+from sparserl.sweeps.jobs import Job, JobError, claim, earlier, job_name, label, mark, objective
 
 
 @cache
@@ -161,18 +160,6 @@ def test_where_nothing_was_learned_a_sweeper_is_told_what_holds_of_the_whole_pol
     job = Job(config(f"objective={name}"), Path("nowhere"))
     assert objective(job, result(**{name: learned})) == learned
     assert objective(job, result(rank_reason="not_learned")) == nothing
-
-
-@settings(deadline=None)
-@given(values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20))
-def test_the_interquartile_mean_is_that_of_rliable(values: list[float]) -> None:
-    """Which is scipy's mean without a quarter of the values at each end (Agarwal et al. 2021)."""
-    assert interquartile_mean(values) == pytest.approx(trim_mean(values, 0.25), abs=1e-9)
-
-
-def test_of_eight_seeds_two_that_fell_do_not_count() -> None:
-    """By hand: 9 and 20 are the lowest quarter, 500 and 500 the highest."""
-    assert interquartile_mean([500.0, 9.0, 480.0, 500.0, 20.0, 460.0, 500.0, 440.0]) == (440 + 460 + 480 + 500) / 4
 
 
 # ---------------------------------------------------------------- earlier starts

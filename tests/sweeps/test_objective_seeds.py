@@ -15,10 +15,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from multiruns import sweep as typed
 
 from sparserl.config.schema import Config
+from sparserl.report.statistics import iqm
 from sparserl.runs.files import read_json
 from sparserl.runs.schema import Result
 from sparserl.sweeps import launcher
-from sparserl.sweeps.jobs import Job, JobError, interquartile_mean, objective
+from sparserl.sweeps.jobs import Job, JobError, objective
 from sparserl.train import main
 
 SMOKE = ("-m", "trainer=smoke", "logger=disk", "sweep_name=mine")
@@ -76,7 +77,7 @@ def test_each_job_is_a_run_for_each_seed_and_a_sweeper_is_told_their_iqm(
     assert sorted((row["zero_threshold"], row["seed"]) for row in found) == [(t, s) for t in (0.1, 0.3) for s in range(3, 8)]
     for its, threshold in zip(returns, (0.1, 0.3), strict=True):
         values = [row["sparsity"] for row in found if row["zero_threshold"] == threshold]
-        assert its.return_value == interquartile_mean(values) != fmean(values), "or any mean would be theirs"
+        assert its.return_value == iqm(values) != fmean(values), "or any mean would be theirs"
     assert "the IQM of seeds 3 to 7" in capsys.readouterr().err
 
 
@@ -100,7 +101,7 @@ def test_seeds_that_learned_nothing_count_as_their_whole_policies(start: Start) 
     (its,) = start(*SHORT, "objective=return_lowrank")
     found = results()
     assert {(row["rank_reason"], row["return_lowrank"]) for row in found} == {("not_learned", None)}
-    assert its.return_value == interquartile_mean([row["return_mean"] for row in found])
+    assert its.return_value == iqm([row["return_mean"] for row in found])
 
 
 def test_a_job_of_which_one_seed_diverged_has_failed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,4 +155,4 @@ def test_optuna_searches_over_the_iqm_of_eight_seeds(tmp_path: Path) -> None:
     assert [len(values) for values in trials.values()] == [8] * 4
     best = re.search(r"best_value: (\S+)", (root / "optimization_results.yaml").read_text())
     assert best
-    assert float(best[1]) == max(map(interquartile_mean, trials.values()))
+    assert float(best[1]) == max(map(iqm, trials.values()))

@@ -1,0 +1,221 @@
+"""scripts/reproduce_tables.py: which runs a table has, how long what is left takes, and the few steps of its smoke form."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import cells  # noqa: E402
+import reproduce_algorithms  # noqa: E402
+import reproduce_sparsity  # noqa: E402
+import reproduce_surgical  # noqa: E402
+import reproduce_tables  # noqa: E402
+from cells import Cell, Left, Plan, Rates, Table  # noqa: E402
+
+from sparserl.config.schema import ConfigError  # noqa: E402
+from sparserl.config.validation import compose  # noqa: E402
+from sparserl.runs.reader import RUNS_FILE, find  # noqa: E402
+from sparserl.sweeps.jobs import job_name  # noqa: E402
+
+TABLES = {table.name: table for table in reproduce_tables.TABLES}
+SMALL = ("trainer=smoke", "network.hidden=[8]")
+
+# ---------------------------------------------------------------- what is in a table
+
+
+def test_every_experiment_is_of_a_table_and_the_reverse() -> None:
+    files = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")}
+    used = {cell.experiment for table in TABLES.values() for cell in table.cells}
+    assert files == used
+    assert {*TABLES} <= files
+
+
+def test_cells_of_one_table_are_all_different() -> None:
+    for table in TABLES.values():
+        commands = [tuple(cell.command("x")) for cell in table.cells]
+        assert len({*commands}) == len(commands)
+
+
+def test_the_ablation_is_four_lambda_c_by_three_beta_by_four_seeds() -> None:
+    """Issue: of dqn and ppo on CartPole, dqn on Acrobot, ppo on LunarLander and td3 on Pendulum; beside the dense ones."""
+    (cell,) = (cell for cell in TABLES["ablation_lambda_beta"].cells if cell.name == "ppo-lunar_lander-l0")
+    runs = [config for _, config in cell.jobs("x", *SMALL)]
+    points = {(config["regularizer"]["lambda_c"], config["regularizer"]["beta"], config["seed"]) for config in runs}
+    assert len(points) == len(runs) == 4 * 3 * 4
+    assert {seed for *_, seed in points} == {2000, 2001, 2002, 2003}
+    assert {cell.name for cell in TABLES["ablation_lambda_beta"].cells} == {
+        f"{pair}-{regularizer}"
+        for pair in ("dqn-cartpole", "ppo-cartpole", "dqn-acrobot", "ppo-lunar_lander", "td3-pendulum")
+        for regularizer in ("none", "l0")
+    }
+
+
+def test_a_run_has_one_folder_in_whichever_table_it_is() -> None:
+    """As reproduce_sparsity.py has it, too; with the experiment's own lambda_c or with one that is given."""
+    given = {
+        "sparsity": next(cell for cell in reproduce_sparsity.CELLS if cell.name == "dqn-cartpole-l0_units"),
+        "main": next(cell for cell in TABLES["table_main"].cells if cell.name == "dqn-cartpole-l0_units"),
+        "controls": next(cell for cell in TABLES["table_controls"].cells if cell.name == "dqn-cartpole-l0_units"),
+        "typed": Cell("dqn", "cartpole", "l0_units", 8, (), 2000, "table_main"),
+    }
+    folders = {name: {path for path, _ in cell.jobs("x")} for name, cell in given.items()}
+    assert len(folders["main"]) == 8
+    assert folders["main"] == folders["controls"] == folders["typed"] < folders["sparsity"]
+
+
+def test_the_folder_of_a_job_is_the_one_that_training_gives_it() -> None:
+    cell = Cell("dqn", "cartpole", "none,l1", 2, ("regularizer.lambda_c=1e-3,1e-2",), 5)
+    found = [path for path, _ in cell.jobs("mine", *SMALL)]
+    typed = [
+        *(("regularizer=none", f"seed={seed}") for seed in (5, 6)),  # of none, lambda_c makes no other run
+        *(("regularizer=l1", f"regularizer.lambda_c={c}", f"seed={seed}") for c in (1e-3, 1e-2) for seed in (5, 6)),
+    ]
+    expected = [Path("outputs/mine") / job_name(compose(*SMALL, "sweep_name=mine", *chosen)) for chosen in typed]
+    assert list(dict.fromkeys(found)) == expected
+
+
+def test_what_the_user_gives_wins_over_the_cell() -> None:
+    cell = Cell("dqn", "cartpole", "none", 8, first_seed=2000)
+    ((path, config),) = cell.jobs("mine", *SMALL, "seed=3", "sweep_name=other")
+    assert (path.parent, config["seed"]) == (Path("outputs/other"), 3)
+
+
+@pytest.mark.slow  # each cell is composed and checked, which takes a tenth of a second and more
+@pytest.mark.parametrize(
+    "cell",
+    dict.fromkeys(cell for module in (reproduce_algorithms, reproduce_sparsity, reproduce_surgical) for cell in module.CELLS)
+    | dict.fromkeys(cell for table in TABLES.values() for cell in table.cells),
+    ids=lambda cell: cell.name,
+)
+def test_every_cell_can_be_trained(cell: Cell) -> None:
+    try:
+        runs = dict(cell.jobs("x"))
+    except ConfigError as error:
+        absent = "SURROL_PATH", "not installed", "make install-mario", "matches no finished run"
+        if not any(text in str(error) for text in absent):
+            raise
+        pytest.skip(str(error))
+    assert {config["seed"] for config in runs.values()} == {*range(cell.first_seed, cell.first_seed + cell.seeds)}
+    assert len(runs) % cell.seeds == 0
+
+
+# ---------------------------------------------------------------- what is left
+
+
+def done(folder: Path, kind: str, seconds: float, steps: int) -> None:
+    """What the rates are read from."""
+    algorithm, environment, regularizer = kind.split("-")
+    folder.mkdir(parents=True)
+    names = {"algorithm": algorithm, "environment": environment, "regularizer": regularizer}
+    (folder / "result.json").write_text(json.dumps(names | {"wall_seconds": seconds, "env_steps": steps}))
+
+
+def test_rates_are_those_of_finished_loops(tmp_path: Path) -> None:
+    """By hand: two members of one loop took 100 s for 500 steps each, one of another 50 s for 250."""
+    for member in range(2):
+        done(tmp_path / f"a{member}", "dqn-cartpole-l0", 100.0, 500)
+    done(tmp_path / "b", "dqn-cartpole-none", 50.0, 250)
+    rates = Rates(tmp_path)
+    assert rates("dqn", "cartpole", "l0") == 1000 / 100
+    assert rates("dqn", "cartpole", "none") == 250 / 50
+    assert rates("dqn", "cartpole", "l1") == 1250 / 150, "of all that was measured of the pair"
+    assert rates("dqn", "acrobot", "l0") == cells.RATES["dqn"], "nothing was measured"
+    assert rates("ppo", "lunar_lander", "l0") == cells.SLOWER["lunar_lander"], "the environment takes longer"
+
+
+def test_the_estimate_is_steps_by_rate_and_a_run_that_is_begun_counts_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cells, "RATES", {"dqn": 100})
+    cell = Cell("dqn", "cartpole", "none", 2, ("trainer.total_steps=6_000",))
+    plan = Plan(Table("mine", [cell]), "", [])
+    begun, _ = plan.jobs(cell)
+    begun.mkdir(parents=True)
+    (begun / "status.json").write_text('{"env_step": 2000}')
+    seen: set[Path] = set()
+    left = plan.left(cell, seen)
+    assert left == Left(jobs=2, done=0, steps=10_000, seconds=100)
+    assert str(left) == "0 of 2 runs are done; 10,000 environment steps are left, about 0 h 02 min on one core"
+    assert str(plan.left(cell, seen)) == "every run of it is in a table before"
+
+
+def run(arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts/reproduce_tables.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=900)
+
+
+def test_a_table_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    refused = run(["table_mian"], tmp_path)
+    assert refused.returncode == 2
+    assert "table_mian: known tables are table_main, table_ranks" in refused.stderr
+
+
+def test_the_command_of_each_cell_is_one_to_type(tmp_path: Path) -> None:
+    listed = run(["table_ranks", "--list", "--only", "td3-pendulum-l0_rank"], tmp_path)
+    assert listed.stdout == (
+        "td3-pendulum-l0_rank: python -m sparserl.train -m experiment=table_ranks algorithm=td3 environment=pendulum "
+        "regularizer=l0_rank 'seed=range(2000,2008)' regularizer.lambda_c=40.0 sweep_name=tables logger=disk\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- the runs of a report
+
+
+def test_a_report_takes_the_runs_that_a_tables_folder_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "others"):
+        folder = Path("outputs/tables") / name
+        folder.mkdir(parents=True)
+        (folder / "status.json").write_text('{"status": "running", "env_step": 1, "total_steps": 2, "process": 1, "host": "a"}')
+    table = Path("results/table")
+    table.mkdir(parents=True)
+    (table / RUNS_FILE).write_text("outputs/tables/mine\noutputs/tables/not_yet\noutputs\n")
+    assert [run.folder for run in find([table])] == [Path("outputs/tables/mine")], "and not whatever is below outputs"
+
+
+# ---------------------------------------------------------------- the smoke form
+
+ONLY = {
+    "table_main": "ppo-cartpole-l1",
+    "table_ranks": "dqn-cartpole-l0_rank",
+    "ablation_lambda_beta": "td3-pendulum",
+    "ablation_recipe": "dqn-cartpole-l0",
+    "table_continuous": "sac-pendulum-l0_units",
+    "table_algorithms": "a2c-acrobot",
+    "table_controls": "ppo-cartpole",
+    "first_steps": "",
+}
+"""Cells enough to have each kind once; all of a table takes many minutes even so."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*TABLES])
+def test_the_smoke_form_estimates_trains_reports_and_goes_on(name: str, tmp_path: Path) -> None:
+    small = () if name == "table_controls" else ("network.hidden=[16,16]",)  # small_dense has a size of its own
+    command = [name, "--only", ONLY[name], "trainer=smoke", *small, "seed=0"]
+    first = run(command, tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.index("environment steps are left, about") < first.stdout.index("return"), "the estimate comes first"
+    results = tmp_path / "outputs/smoke-results" / name
+    assert (results / "table.md").exists()
+    named = [tmp_path / line for line in (results / RUNS_FILE).read_text().splitlines()]
+    trained = {path.parent for path in tmp_path.glob("outputs/*/*/result.json")}
+    assert trained
+    assert trained <= {*named}, "the runs that the script expected are those that were trained"
+    assert not (tmp_path / "results").exists()
+    again = run(command, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "0 environment steps are left" in again.stdout
+    assert " to train" not in again.stderr

@@ -218,8 +218,11 @@ def test_a_task_that_slurm_takes_off_its_node_goes_on_by_itself(
 def test_tasks_outlive_who_waits_for_them_and_are_not_started_twice(
     whole: dict[str, tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
+    """However fast the machine is: the task stands still from its first rows on, until the sweep was started a second time."""
     process, root = begin(tmp_path, *JOBS, *SLURM), tmp_path / "outputs/mine"
     wait_for(root, 2, 1)
+    (task,) = {read_json(path)["process"] for path in root.glob("*/status.json")}
+    os.kill(task, signal.SIGSTOP)
     job = number()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -230,6 +233,7 @@ def test_tasks_outlive_who_waits_for_them_and_are_not_started_twice(
     _, errors = again.communicate(timeout=60)
     assert again.returncode == 1
     assert f"Slurm job {job} trains this sweep already" in errors
+    os.kill(task, signal.SIGCONT)
     until(lambda: not ask("squeue", "--noheader"))
     again = begin(tmp_path, *JOBS, *SLURM)
     _, errors = again.communicate(timeout=60)

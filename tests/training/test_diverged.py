@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,6 @@ OUTCOME = "metrics.jsonl", "policy.safetensors", "lowrank.csv", "spectrum.csv"
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take a second each, and have tests of their own."""
     monkeypatch.setattr("sparserl.sweeps.loop.draw", lambda folder: folder)
-
-
-@pytest.fixture(params=[math.nan, math.inf, -math.inf, 1e30], ids=str)
-def bad(request: pytest.FixtureRequest) -> float:
-    """What is no number, and what is one, but whose square is none in float32."""
-    value: float = request.param
-    return value
 
 
 def break_the_environment(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
@@ -241,9 +235,35 @@ def spoil(batch: Batch, bad: float) -> None:
         batch[name][1, 3] = bad
 
 
-@pytest.mark.parametrize("algorithm", ["dqn", "ppo", "a2c"])
-@pytest.mark.parametrize("regularizer", modules("regularizers"))
-@pytest.mark.parametrize(("first", "limit"), [(0, None), (5, None), (5, 0.5)])
+BAD = (math.nan, math.inf, -math.inf, 1e30)
+"""What is no number, and what is one, but whose square is none in float32."""
+
+WHEN = ((0, None), (5, None), (5, 0.5))
+"""The gradient step at which a member breaks, and the norm at which gradients are clipped."""
+
+
+def cases() -> list[Any]:
+    """Every algorithm with every regulariser, every time and every bad number; every two of these meet in a quick test."""
+    algorithms, regularizers = ("dqn", "ppo", "a2c"), modules("regularizers")
+    return [
+        pytest.param(algorithm, name, *when, bad, marks=() if a == (r + b) % 3 and w == (r // 3 + b) % 3 else pytest.mark.slow)
+        for r, name in enumerate(regularizers)
+        for b, bad in enumerate(BAD)
+        for a, algorithm in enumerate(algorithms)
+        for w, when in enumerate(WHEN)
+    ]
+
+
+def test_every_two_circumstances_meet_in_a_quick_test() -> None:
+    quick, every = ([case.values for case in cases() if keep or not case.marks] for keep in (False, True))
+    for one, other in combinations(range(5), 2):
+        assert {(repr(case[one]), repr(case[other])) for case in quick} == {
+            (repr(case[one]), repr(case[other])) for case in every
+        }, (one, other)
+    assert len(quick) < len(every) / 5
+
+
+@pytest.mark.parametrize(("algorithm", "regularizer", "first", "limit", "bad"), cases())
 def test_a_stopped_member_keeps_every_number_and_the_others_theirs(
     algorithm: str, regularizer: str, first: int, limit: float | None, bad: float
 ) -> None:

@@ -1,6 +1,6 @@
 """How the runs below a folder are doing: ``python -m sparserl.status FOLDER``.
 
-Only files are read, so it may be asked at any moment, while a sweep runs and on another machine; what is half-written or gone
+Nothing is changed, so it may be asked at any moment, while a sweep runs and on another machine; what is half-written or gone
 says nothing yet. The exit code is 1 where a job failed or its files are damaged, 2 where there is no run, else 0.
 """
 
@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import psutil
 from rich.table import Column
 from rich.text import Text
 
@@ -59,8 +61,8 @@ SILENCE = 600.0
 LONG_SILENCE = 3600.0
 """... and where rows do not say how long they take: before the first, and after the last, while the ranks are evaluated."""
 
-CLOCK = 2.0
-"""Seconds by which the clock of a file system may differ from the machine's."""
+CLOCK = 10.0
+"""Seconds by which a machine's clock may be set anew while a process runs: when that began is then another time."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Job:
     env_step: int
     total_steps: int | None
     steps_per_second: float | None
-    """Over the last rows."""
+    """Environment steps of this member, over the last rows."""
     seconds_left: float | None
     """While it runs, until the last step; evaluating the ranks comes after."""
     return_mean: float | None
@@ -95,7 +97,7 @@ class Totals:
     progress: float | None
     """The share of all their steps that is taken."""
     steps_per_second: float
-    """Of all that run."""
+    """The sum over all that run."""
     seconds_left: float | None
     """Until the last step of those that can go on, at the speed of those that run; null where none does."""
 
@@ -206,29 +208,34 @@ def _job(folder: Path, name: str) -> Job | None:
 
 def _is_gone(folder: Path, said: reader.Row, patience: float) -> bool:
     """Whether the process is gone that status.json says runs: it is asked here, and elsewhere silent for ``patience`` s."""
-    begun = _written(folder / "status.json")
     if said.get("host") == socket.gethostname():
-        return not _lives(said["process"], begun)
-    return time.time() - max(begun, _written(folder / "metrics.jsonl")) > patience
+        return not _lives(said["process"], said["process_began"])
+    last = max(_written(folder / "status.json"), _written(folder / "metrics.jsonl"))
+    return _now(folder) - last > patience
 
 
-def _lives(process: int, begun: float) -> bool:
-    """Whether the process of this machine that wrote at the time ``begun`` still runs: its number may be another's by now."""
+def _lives(number: int, began: float | None) -> bool:
+    """Whether this machine runs a process of this number that ``began`` then (seconds since 1970), where that is known."""
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    if sys.platform != "linux":
+        process = psutil.Process(number)
+        same = began is None or abs(process.create_time() - began) < CLOCK
+        return same and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.AccessDenied:
         return True
-    try:
-        # after the name: the state and, as the 20th, the start in ticks since the machine's
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    except (psutil.NoSuchProcess, OverflowError):
         return False
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return fields[0] not in "ZX" and time.time() - age <= begun + CLOCK
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that dates the folder's files, a file server's say, from an empty file that is gone at once.
+
+    Where none can be made there, it is this machine's time.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def _written(path: Path) -> float:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import psutil
 import pytest
 from folders import NASTY, made_up
 
@@ -150,24 +151,63 @@ def test_a_process_that_is_gone_is_told(tmp_path: Path, other: subprocess.Popen[
 
 
 def test_a_number_that_is_another_process_by_now_is_no_sign_of_life(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
-    folder = job(tmp_path / "a", process=other.pid)
-    age(folder, 60)  # it was written before that process was there
-    assert one(tmp_path).status == "stopped"
-    age(folder, 0)
+    """A process is its number and when it began: no clock of a file server has a say in that."""
+    began = psutil.Process(other.pid).create_time()
+    job(tmp_path / "before", process=other.pid, process_began=began - 60)
+    job(tmp_path / "now", process=other.pid, process_began=began)
+    job(tmp_path / "unknown", process=other.pid)  # of an earlier version: the number has to do
+    age(tmp_path / "now", 3600)
+    found = {job.folder: job.status for job in status.look(tmp_path)}
+    assert found == {"before": "stopped", "now": "running", "unknown": "running"}
+
+
+def test_a_status_names_the_process_that_wrote_it(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, total_steps=100)
+    folder.status("running", 0)
+    folder.close()
+    written = read_json(tmp_path / "status.json")
+    assert (written["process"], written["process_began"]) == (os.getpid(), psutil.Process().create_time())
     assert one(tmp_path).status == "running"
 
 
-def test_where_there_is_no_proc_a_process_is_asked_by_its_number_alone(
-    tmp_path: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ahead", [-7200.0, 7200.0])
+def test_silence_is_measured_by_the_clock_that_dates_the_files(
+    ahead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on macOS."""
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
-    job(tmp_path / "a", process=other.pid)
-    assert one(tmp_path).status == "running"
-    other.kill()
-    other.wait()
+    """This machine's clock is two hours ahead of the file server's, or behind it."""
+    folder = job(tmp_path / "a", host=ELSEWHERE)
+    real = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() + ahead)
+        assert one(tmp_path).status == "running"
+    age(folder, status.SILENCE + 30)
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
     assert one(tmp_path).status == "stopped"
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.jsonl", "status.json", "timing.jsonl"]
+
+
+def test_where_no_file_can_be_made_silence_is_measured_by_this_machines_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    folder = job(tmp_path / "a", host=ELSEWHERE)
+    assert one(tmp_path).status == "running"
+    age(folder, status.SILENCE + 30)
+    assert one(tmp_path).status == "stopped"
+
+
+def test_links_are_followed_and_no_run_is_found_twice(tmp_path: Path) -> None:
+    """As where outputs are kept on another disk: links to a sweep, to a run that is there itself, and back to the top."""
+    job(tmp_path / "disk" / "elsewhere" / "a")
+    asked = tmp_path / "asked"
+    job(asked / "mine" / "b")
+    (asked / "sweep").symlink_to(tmp_path / "disk" / "elsewhere")
+    (asked / "latest").symlink_to(asked / "mine" / "b")
+    (asked / "mine" / "back").symlink_to(asked)
+    assert sorted(found.folder for found in status.look(asked)) == ["mine/b", "sweep/a"]
 
 
 @pytest.mark.parametrize(

@@ -258,12 +258,23 @@ def unknown_key(path: str, overrides: Sequence[str] = ()) -> str:
 
     ``overrides`` are all that were given; those that choose an option of a group decide which keys there are.
     """
-    chosen = [each for each in overrides if (CONF / each.partition("=")[0]).is_dir() and "," not in each]
+    choices = [each for each in overrides if (CONF / each.partition("=")[0]).is_dir()]
+    chosen = [each for each in choices if "," not in each]
     try:
+        for group, _, options in (each.partition("=") for each in choices if "," in each):
+            lacking = [option for option in options.split(",") if not _is_key(path, [*chosen, f"{group}={option}"])]
+            if 0 < len(lacking) < len(options.split(",")):
+                return f"{path} is not a key where {group} is {' or '.join(lacking)}; sweep over the others by themselves"
         with _composed(chosen) as config:
             return _why_not(path, without_hydra(config))
     except HydraException:  # an option that is not there, either
         return f"{path} is not a key of the config{_nearest(path, ())}"
+
+
+def _is_key(path: str, chosen: Sequence[str]) -> bool:
+    """Whether a config with these options has a key."""
+    with _composed(chosen) as config:
+        return path in _paths("", without_hydra(config))
 
 
 def _why_not(path: str, config: DictConfig) -> str:
@@ -281,7 +292,7 @@ def _why_not(path: str, config: DictConfig) -> str:
         node = node[part]
     if isinstance(node, DictConfig) and not node and above:  # keyword arguments of somebody else's function
         return f"{path} is new: put a + before it to add it"
-    return f"{path} is not a key of the config{_nearest(path, list(_paths('', config)))}"
+    return f"{path} is not a key of the config{_nearest(path, [key for key in _paths('', config) if key != path])}"
 
 
 def _paths(prefix: str, config: DictConfig) -> Iterator[str]:

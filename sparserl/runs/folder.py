@@ -15,6 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from sparserl.runs.files import (
     LOG_FILE,
     POLICY_METADATA,
@@ -90,8 +92,7 @@ class RunFolder:
 
     def status(self, name: StatusName, env_step: int, error: str | None = None) -> None:
         """Replace status.json."""
-        row = Status(name, env_step, self._total_steps, os.getpid(), socket.gethostname(), error)
-        write_json(self.path / "status.json", row)
+        write_status(self.path, name, env_step, self._total_steps, error)
 
     def result(self, row: Result) -> None:
         """Write result.json."""
@@ -116,6 +117,15 @@ class RunFolder:
 
     def close(self) -> None:
         self._opened.close()
+
+
+def write_status(
+    folder: Path, name: StatusName, env_step: int, total_steps: int, error: str | None = None, of: str | None = None
+) -> None:
+    """Replace a folder's status.json by one that names this process. Raises DiskError where it cannot be written."""
+    process = psutil.Process()
+    row = Status(name, env_step, total_steps, process.pid, socket.gethostname(), error, of, process.create_time())
+    write_json(folder / "status.json", row)
 
 
 def _open_log(path: Path) -> io.FileIO:

@@ -117,14 +117,23 @@ class Run:
 def folders(roots: Sequence[Path]) -> list[Path]:
     """The folders of runs among these and below them, each once; what others keep there is passed over.
 
-    Where a root has a RUNS_FILE, the runs that it names are among them.
+    Links are followed, after what is not a link: a folder that is there itself and linked too goes by its own name. Where a root
+    has a RUNS_FILE, the runs that it names are among them.
     """
-    found: dict[Path, Path] = {path.resolve(): path for path in _listed(roots)}
+    found: list[Path] = []
+    seen: set[str] = set()
     for root in roots:
-        for path, _, names in os.walk(root):
+        for path, below, names in os.walk(root, followlinks=True):
+            real = os.path.realpath(path)
+            if real in seen:  # through a link, which may lead back to where it is
+                below.clear()
+                continue
+            seen.add(real)
+            below.sort(key=lambda name, path=path: (Path(path, name).is_symlink(), name))  # type: ignore[misc]
             if _is_run(Path(path), {*names}):
-                found.setdefault(Path(path).resolve(), Path(path))
-    return sorted(found.values())
+                found.append(Path(path))
+    found += {os.path.realpath(path): path for path in _listed(roots) if os.path.realpath(path) not in seen}.values()
+    return sorted(found)
 
 
 def _is_run(folder: Path, names: set[str]) -> bool:

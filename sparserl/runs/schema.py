@@ -43,6 +43,8 @@ class Status:
     """Of a run that failed the traceback, or why it was stopped."""
     of: str | None = None
     """The folder's name of the job that a duplicate is the same as."""
+    process_began: float | None = None
+    """When the process began, in seconds since 1970, as its machine says: its number may be another's by now."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Result:
     train_seconds: float | None
     """Of acting, stepping, storing and updating together."""
     steps_per_second: float
-    """``env_steps`` divided by ``wall_seconds``."""
+    """``env_steps`` divided by ``wall_seconds``: of this member, while the loop trained its other members too."""
     versions: str
     """Of Python and the packages that matter."""
     commit: str | None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import socket
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from sparserl.config.schema import Config, ConfigError, PartError
 from sparserl.config.validation import check, check_start
 from sparserl.runs import checkpoint
 from sparserl.runs.files import LOG_FILE, DiskError, read_json, read_record, write_json, writing
-from sparserl.runs.folder import check_free
+from sparserl.runs.folder import check_free, write_status
 from sparserl.runs.reader import flat
 from sparserl.runs.schema import Result, Status, StatusName
 from sparserl.terminal import say
@@ -234,7 +232,7 @@ def mark(job: Job, status: StatusName, *, error: str | None = None, of: str | No
     reached = _status(job.folder)
     step = reached.env_step if reached else 0
     total = job.config["trainer"]["total_steps"]
-    write_json(job.folder / "status.json", Status(status, step, total, os.getpid(), socket.gethostname(), error, of))
+    write_status(job.folder, status, step, total, error, of)
 
 
 def fail(job: Job, error: BaseException) -> None:

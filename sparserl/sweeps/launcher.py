@@ -7,6 +7,7 @@ the jobs of all members: the function of the first job runs the second job, and 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,9 @@ from typing import Any, TypeAlias
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -51,7 +54,7 @@ from sparserl.sweeps.jobs import (
     result_of,
 )
 from sparserl.sweeps.loop import run
-from sparserl.terminal import describe, say
+from sparserl.terminal import describe, say, say_once
 from sparserl.tracking.console import print_jobs
 
 Outcome: TypeAlias = float | Exception | None
@@ -155,24 +158,74 @@ class Composer:
 
     Hydra's sweepers compose each job to see whether it can be, and throw it away; its launchers compose it again. At a tenth of
     a second and more for each that is a long wait before a large sweep.
+
+    A sweep over options may set a key that only some of them have (``algorithm=dqn,ppo algorithm.target_kl=0.01``): jobs of the
+    others are composed without it, which is said.
     """
 
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
         self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._known: dict[tuple[str, str], bool] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        config = self._loader.load_sweep_config(master_config, sweep_overrides)
+        config = self._load(master_config, sweep_overrides)
         self._composed[tuple(sweep_overrides)] = config
         return config
 
     def take(self, sweep: DictConfig, overrides: Sequence[str]) -> DictConfig:
         """The config of one job, its own: of two with the same overrides the second is composed anew."""
         found = self._composed.pop(tuple(overrides), None)
-        return self._loader.load_sweep_config(sweep, list(overrides)) if found is None else found
+        return self._load(sweep, list(overrides)) if found is None else found
+
+    def _load(self, sweep: DictConfig, overrides: list[str]) -> DictConfig:
+        """The config of one job, without the keys that only options of other jobs have."""
+        try:
+            return self._loader.load_sweep_config(sweep, overrides)
+        except ConfigCompositionException as error:
+            key = _unknown_key(error)
+            chosen = key and self._option_without(key, sweep, overrides)
+            if not chosen:
+                raise
+        say_once(f"{key} is left out of the jobs with {chosen}, which have no such key")
+        return self._load(sweep, _without(key, overrides))
+
+    def _option_without(self, key: str, sweep: DictConfig, overrides: Sequence[str]) -> str | None:
+        """The option of this job that lacks a key which another option of the sweep has; None where none has it."""
+        for swept in OverridesParser.create().parse_overrides(list(sweep.hydra.overrides.task)):
+            group = swept.key_or_group
+            chosen = next((given for given in overrides if given.partition("=")[0] == group), None)
+            if chosen is None or not swept.is_sweep_override():
+                continue
+            for option in map(str, swept.sweep_string_iterator()):
+                other = f"{group}={option}"
+                if (key, other) not in self._known:
+                    replaced = [other if given == chosen else given for given in overrides]
+                    self._known[key, other] = self._has(key, sweep, replaced)
+                if self._known[key, other]:
+                    return chosen
+        return None
+
+    def _has(self, key: str, sweep: DictConfig, overrides: list[str]) -> bool:
+        try:
+            self._loader.load_sweep_config(sweep, overrides)
+        except ConfigCompositionException as error:
+            other = _unknown_key(error)
+            return other not in (key, None) and self._has(key, sweep, _without(str(other), overrides))
+        return True
+
+
+def _without(key: str, overrides: Sequence[str]) -> list[str]:
+    return [override for override in overrides if override.partition("=")[0] != key]
+
+
+def _unknown_key(error: ConfigCompositionException) -> str | None:
+    """The key that a config cannot be composed with, as far as Hydra says."""
+    found = re.match(r"Could not override '([^']+)'", str(error))
+    return found[1] if found else None
 
 
 class Launch:

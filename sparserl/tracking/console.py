@@ -55,8 +55,8 @@ class Display:
         if self._started is None:
             self._started = (time.perf_counter(), env_step)
         if self._bar:
-            for kind, task in self._tasks.items():
-                self._bar.update(task, completed=env_step, speed=self._speed(env_step, kind))
+            for task in self._tasks.values():
+                self._bar.update(task, completed=env_step, speed=self._speed(env_step))
 
     def row(self, env_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A row of every member: means over those of a kind are shown, of the evaluation where there is one."""
@@ -72,7 +72,7 @@ class Display:
         elif any("eval/return_mean" in row for row in rows):
             for kind, shown in self._shown.items():
                 self.say(
-                    f"{kind}: {env_step} of {self._total} steps, {self._speed(env_step, kind)} steps/s, "
+                    f"{kind}: {env_step} of {self._total} steps, {self._speed(env_step)} steps/s, "
                     f"evaluated return {shown['return']}, sparsity {shown['sparsity']}"
                 )
 
@@ -80,10 +80,10 @@ class Display:
         """A line of its own, above the bar."""
         self._console.print(plain(sentence), soft_wrap=True)
 
-    def _speed(self, env_step: int, kind: str) -> str:
-        """Environment steps a second of all members of a kind, since this process took over."""
+    def _speed(self, env_step: int) -> str:
+        """Environment steps of each member a second, like ``steps_per_second`` in result.json, since this process took over."""
         seconds = time.perf_counter() - self._started[0] if self._started else 0.0
-        return f"{(env_step - self._started[1]) * self._kinds.count(kind) / seconds:.0f}" if self._started and seconds else "-"
+        return f"{(env_step - self._started[1]) / seconds:.0f}" if self._started and seconds else "-"
 
 
 @optional("table of the results")

@@ -352,12 +352,22 @@ def test_whatever_a_constructor_raises_is_one_sentence_that_names_the_part(overr
             ["environment=acrobot"],
             "environment.arguments.gravity is new: put a + before it to add it",
         ),
+        (
+            "regularizer.initial_open",
+            ["regularizer=none,l0,l2"],
+            "regularizer.initial_open is not a key where regularizer is none or l2; sweep over the others by themselves",
+        ),
         ("typo", ["algorithm=nowhere"], "typo is not a key of the config; python -m sparserl.train --cfg job shows all keys"),
     ],
 )
 def test_what_is_said_of_an_unknown_key_is_true(key: str, overrides: list[str], sentence: str) -> None:
     """algorithm.network.hidden was answered with: is not a key; did you mean algorithm.network.hidden?"""
     assert unknown_key(key, [*overrides, f"{key}=1"]) == sentence
+
+
+def test_the_key_that_was_given_is_never_proposed() -> None:
+    """Hydra may refuse a key that the config has for another reason than its name."""
+    assert "regularizer.beta?" not in unknown_key("regularizer.beta", ["regularizer.beta=0.5"])
 
 
 def test_the_options_that_were_chosen_decide_which_key_may_be_meant() -> None:

@@ -306,7 +306,8 @@ def test_any_text_can_be_told_and_kept(text: str, tmp_path: Path) -> None:
 
 def test_a_table_that_is_not_whole_is_a_problem_and_not_a_row_of_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, total_steps=100)
-    folder.table("lowrank", [RankRow(1, None, None, None, None, None, 1, None, 0.5, 3, 12, 3, 44, 1.0, None, None, 0.5, 3, 3)])
+    cut = RankRow(1, None, None, None, None, None, 1, None, 0.5, 3, 12, 3, 44, 41, 1.0, None, None, 0.5, 3, 3)
+    folder.table("lowrank", [cut])
     folder.close()
     path = tmp_path / "lowrank.csv"
     header, line = path.read_text().splitlines()

@@ -21,6 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from hydra_plugins.sparserl_population import PopulationLauncher
+from sparserl import terminal
 from sparserl.config.schema import Config
 from sparserl.lowrank.sweep import Sweep as RankSweep
 from sparserl.regularizers.l1 import L1
@@ -40,6 +41,7 @@ Sweep = Callable[..., Path]
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """``python -m sparserl.train`` with the smoke settings, in this process and without pictures; the sweep's folder."""
     monkeypatch.setattr("sparserl.sweeps.loop.draw", lambda folder: folder)
+    terminal.say_once.cache_clear()
 
     def start(*overrides: str, folder: str = "here") -> Path:
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -315,6 +317,33 @@ def test_a_working_directory_for_each_job_leaves_folders_and_starts_where_they_b
     sweep(*own, "seed=0,1", "init_from=outputs/mine/*-none-seed${seed}-*", "sweep_name=started")
     started = jobs(root.with_name("started"))
     assert [read_json(folder / "status.json")["status"] for folder in started] == ["done", "done"]
+
+
+def test_a_key_that_some_options_of_a_sweep_have_is_set_where_they_are_chosen(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only l0 has gates that can be open at first; what differs in that alone is one run under none."""
+    root = sweep("regularizer=none,l0", "regularizer.initial_open=0.7,0.8", "network.hidden=[8]", "trainer.eval_episodes=1")
+    configs = [read_json(folder / "config.json") for folder in jobs(root)]
+    assert [config["regularizer"].get("initial_open") for config in configs] == [0.7, 0.8, None]
+    assert "4 jobs: 3 to train, 1 the same as another" in (said := capsys.readouterr().err)
+    assert said.count("regularizer.initial_open is left out of the jobs with regularizer=none, which have no such key") == 1
+    (folder,) = root.glob("*-none-seed0-??????????")
+    assert yaml.safe_load((folder / ".hydra/overrides.yaml").read_text())[-1] == "trainer.eval_episodes=1"
+    assert "initial_open" not in (folder / ".hydra/overrides.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["regularizer=none,l1", "regularizer.initial_open=0.7"], "regularizer.initial_open is not a key"),
+        (["regularizer=none,l0", "regularizer.initial_opn=0.7"], "regularizer.initial_opn is not a key"),
+        (["regularizer=none,l0", "algorithm.gama=0.7"], "algorithm.gama is not a key of the config; did you mean algorithm.gamma"),
+    ],
+)
+def test_a_key_that_no_option_of_a_sweep_has_is_refused(overrides: list[str], sentence: str, sweep: Sweep) -> None:
+    with pytest.raises(SystemExit, match=f"^sparserl: {sentence}"):
+        sweep(*overrides)
 
 
 def test_the_same_sweep_trains_only_what_is_new(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,13 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from sparserl.terminal import print_table
+from sparserl.tracking.console import Display
 
 PROGRAM = """
 from sparserl.tracking.console import Display
@@ -69,3 +71,15 @@ def test_a_table_is_whole_where_no_terminal_says_how_wide_it_is(capsys: pytest.C
     print_table(headers, [])
     printed = capsys.readouterr().out
     assert all(header in printed for header in headers)
+
+
+def test_speed_is_that_of_one_member_as_in_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three members took 200 steps each in 4 s: 50 steps/s of each, not 150 of all."""
+    clock = iter([10.0, 14.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    with (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr(sys, "stderr", log)
+        with Display(["dqn-cartpole-l0"] * 3, 1000, live=False) as display:
+            display.progress(100)
+            display.row(300, [{"eval/return_mean": 1.0}] * 3)
+    assert "300 of 1000 steps, 50 steps/s" in (tmp_path / "log").read_text()

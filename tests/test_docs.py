@@ -62,7 +62,9 @@ def test_a_part_that_is_out_of_date_is_seen_and_replaced_without_what_is_around_
 
 def test_every_option_and_every_key_is_in_the_configuration() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
-    for group in sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "limits", "tuned")):
+    for group in sorted(
+        path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "limits", "tuned")
+    ):
         for name, option in make_docs.options_of(group).items():
             assert f"### {group}={name}\n" in text or "/" in name
             for key in option.own:
@@ -82,7 +84,9 @@ def test_every_option_and_every_key_is_in_the_configuration() -> None:
 )
 def test_types_are_those_of_the_dataclass(key: str, words: str) -> None:
     options = make_docs.options_of("algorithm")
-    (row,) = [line for line in "\n".join(make_docs.describe(options["dqn"], options)).splitlines() if f"`algorithm.{key}`" in line]
+    (row,) = [
+        line for line in "\n".join(make_docs.describe(options["dqn"], options)).splitlines() if f"`algorithm.{key}`" in line
+    ]
     assert row.split(" | ")[2] == words
 
 
@@ -94,7 +98,9 @@ def test_every_field_of_a_file_is_described(row: type) -> None:
 
 def test_a_table_of_results_can_be_cut_to_columns_and_rows() -> None:
     """Columns that a report left out, and conditions on them, are skipped."""
-    lines = make_docs.results("2026-11-26-first-steps", "regularizer, nothing, sparsity", "reduction=sum, nothing=1").splitlines()
+    lines = make_docs.results(
+        "2026-11-26-first-steps", "regularizer, nothing, sparsity", "reduction=sum, nothing=1"
+    ).splitlines()
     assert lines[:2] == ["| regularizer | sparsity |", "| --- | --- |"]
     assert sorted(line.split()[1] for line in lines[2:]) == ["l0", "l0", "l1"]
 
@@ -149,7 +155,10 @@ def test_the_readme_is_one_page_with_every_option_in_it() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_targets_of_make_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for command in [*re.findall(r"^make ([a-z -]+)", page.read_text(), re.MULTILINE), *re.findall(r"`make ([^`]+)`", page.read_text())]:
+    for command in [
+        *re.findall(r"^make ([a-z -]+)", page.read_text(), re.MULTILINE),
+        *re.findall(r"`make ([^`]+)`", page.read_text()),
+    ]:
         assert set(command.split()) <= targets, command
 
 

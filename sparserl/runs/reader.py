@@ -117,8 +117,8 @@ class Run:
 def folders(roots: Sequence[Path]) -> list[Path]:
     """The folders of runs among these and below them, each once; what others keep there is passed over.
 
-    Links are followed, after what is not a link: a folder that is there itself and linked too goes by its own name. Where a root
-    has a RUNS_FILE, the runs that it names are among them.
+    Links are followed, after what is not a link: a folder that is there itself and linked too goes by its own name. Where a
+    root has a RUNS_FILE, the runs that it names are among them.
     """
     found: list[Path] = []
     seen: set[str] = set()

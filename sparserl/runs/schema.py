@@ -70,7 +70,7 @@ class Result:
     scope: str | None
     """Whose weights are regularised: ``policy`` or ``all``."""
     zero_threshold: float
-    """``regularizer.zero_threshold``."""
+    """Below it a weight counts as zero in ``sparsity_thresholded``."""
     network: str
     """Option of the group ``network``."""
     num_envs: int

@@ -1,0 +1,237 @@
+"""README.md and docs/ say what is so: generated parts are up to date, links lead somewhere, and commands work as they are printed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
+from itertools import zip_longest
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from sparserl.config.schema import CONF
+from sparserl.config.validation import compose
+from sparserl.runs import schema
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "scripts" / "make_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_docs"] = module  # dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+make_docs = load_script()
+
+# ---------------------------------------------------------------- generated parts
+
+
+@pytest.mark.parametrize("page", make_docs.pages(), ids=lambda page: page.name)
+def test_the_generated_parts_of_a_page_are_up_to_date(page: Path) -> None:
+    text = page.read_text()
+    assert make_docs.updated(text) == text, "run make docs"
+    assert text.count("<!-- generated: ") == text.count("<!-- end -->") == len(make_docs.REGION.findall(text))
+
+
+def test_a_part_that_is_out_of_date_is_seen_and_replaced_without_what_is_around_it() -> None:
+    page = "before\n<!-- generated: top -->\nstale text\n<!-- end -->\nbetween\n<!-- generated: top -->\n<!-- end -->\nafter\n"
+    new = make_docs.updated(page)
+    assert new != page
+    assert "stale text" not in new
+    assert "| `seed` | `0` | integer, at least 0 |" in new
+    assert [new.count(word) for word in ("before", "between", "after")] == [1, 1, 1]
+
+
+def test_every_option_and_every_key_is_in_the_configuration() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    for group in sorted(
+        path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "limits", "tuned")
+    ):
+        for name, option in make_docs.options_of(group).items():
+            assert f"### {group}={name}\n" in text or "/" in name
+            for key in option.own:
+                assert f"| `{key.path}` |" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("gamma", "number, at least 0, at most 1"),
+        ("loss", "`mse`, `huber`"),
+        ("max_grad_norm", "number, above 0 or `null`"),
+        ("target_update_interval", "integer, at least 1"),
+        ("epsilon", "number or schedule, at least 0, at most 1"),
+        ("optimizer.betas", "list of: number, at least 0, below 1"),
+    ],
+)
+def test_types_are_those_of_the_dataclass(key: str, words: str) -> None:
+    options = make_docs.options_of("algorithm")
+    (row,) = [
+        line for line in "\n".join(make_docs.describe(options["dqn"], options)).splitlines() if f"`algorithm.{key}`" in line
+    ]
+    assert row.split(" | ")[2] == words
+
+
+@pytest.mark.parametrize("row", [schema.Status, schema.Result, schema.RankRow, schema.SingularValue])
+def test_every_field_of_a_file_is_described(row: type) -> None:
+    told = make_docs.docstrings(row)
+    assert [field.name for field in fields(row) if len(told.get(field.name, "").split()) < 2] == []
+
+
+def test_a_table_of_results_can_be_cut_to_columns_and_rows() -> None:
+    """Columns that a report left out, and conditions on them, are skipped."""
+    lines = make_docs.results(
+        "2026-11-26-first-steps", "regularizer, nothing, sparsity", "reduction=sum, nothing=1"
+    ).splitlines()
+    assert lines[:2] == ["| regularizer | sparsity |", "| --- | --- |"]
+    assert sorted(line.split()[1] for line in lines[2:]) == ["l0", "l0", "l1"]
+
+
+# ---------------------------------------------------------------- links, files, options
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", prose):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """Those in folders of the repository. Where a run will put something, a name in capital letters stands for a part of it."""
+    named = re.findall(r"`((?:results|scripts|tests|conf|sparserl)/[^`\s]*)", page.read_text())
+    missing = [name for name in named if not re.search(r"[A-Z<]", name) and not [*ROOT.glob(name.split("#")[0].rstrip("/"))]]
+    assert [name for name in missing if name not in MADE_BY_SCRIPTS] == []
+
+
+MADE_BY_SCRIPTS = ["results/surgical/"]
+"""What is not published yet."""
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [page.name for page in PAGES if page.parent.name == "docs" and f"(docs/{page.name})" not in readme] == []
+
+
+def test_the_readme_is_one_page_with_every_option_in_it() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 130
+    assert "\nmake demo " in readme
+    assert "\nmake test " in readme
+    for group in ("algorithm", "environment", "regularizer", "network"):
+        assert [option for option in make_docs.options_of(group) if "/" not in option and f"`{option}`" not in readme] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_targets_of_make_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for command in [
+        *re.findall(r"^make ([a-z -]+)", page.read_text(), re.MULTILINE),
+        *re.findall(r"`make ([^`]+)`", page.read_text()),
+    ]:
+        assert set(command.split()) <= targets, command
+
+
+def test_the_citation_is_of_this_version() -> None:
+    from sparserl import __version__
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert "doi" not in citation
+    assert citation["references"][0]["url"] == "https://arxiv.org/abs/2403.06313"
+
+
+# ---------------------------------------------------------------- commands
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Every ``python -m sparserl...`` in the code of a page."""
+    text = page.read_text().replace("\\\n", " ")
+    for block in re.findall(r"```.*?\n(.*?)```", text, re.DOTALL):
+        yield from (line.partition("  #")[0].strip() for line in block.splitlines() if line.startswith("python -m sparserl"))
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    yield from (" ".join(code.split()) for code in re.findall(r"`(python -m sparserl[^`]*)`", prose))
+
+
+COMMANDS = sorted({command for page in PAGES for command in commands(page)})
+TRAININGS = [command for command in COMMANDS if command.startswith("python -m sparserl.train")]
+OTHERS = [command for command in COMMANDS if command not in TRAININGS and len(command.split()) > 3]
+"""A command without arguments is a mention, but for the training that needs none."""
+
+
+@cache
+def accepted(*overrides: str) -> bool:
+    return bool(compose(*overrides))
+
+
+@pytest.mark.parametrize("command", [command for command in TRAININGS if "--config-dir" not in command])
+def test_a_training_of_the_docs_composes(command: str) -> None:
+    """Of a multirun, jobs that have each value of each key but the seed once. Folders of runs are placeholders, and experiments have theirs."""
+    words = [word for word in shlex.split(command)[3:] if word not in ("-m", "--cfg", "job")]
+    overrides = [word for word in words if not word.startswith(("resume=", "init_from="))]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    values = [[*each.sweep_string_iterator()] if each.is_sweep_override() else [None] for each in parsed]
+    values = [each[:1] if key.get_key_element() == "seed" else each for each, key in zip(values, parsed, strict=True)]
+    for chosen in zip_longest(*values):
+        job = [
+            text if value is None and not each.is_sweep_override() else f"{each.get_key_element()}={value or first[0]}"
+            for text, each, value, first in zip(overrides, parsed, chosen, values, strict=True)
+        ]
+        job += ["init_from=null"] if any(text.startswith("experiment=") for text in job) else []
+        assert accepted(*job)
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_arguments_of_the_other_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command ends once its arguments are parsed; those that are not understood end it with SystemExit before."""
+
+    class UnderstoodError(Exception):
+        pass
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_end(*arguments: Any) -> None:
+        parse(*arguments)
+        raise UnderstoodError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_end)
+    _, _, module, *arguments = shlex.split(command)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(UnderstoodError):
+        importlib.import_module(f"{module}.__main__" if module == "sparserl.report" else module).main()
+
+
+def test_there_are_commands_of_every_kind() -> None:
+    kinds = {command.split()[2] for command in COMMANDS}
+    assert {f"sparserl.{name}" for name in ("train", "report", "status", "play", "dashboard")} <= kinds
+    assert len(TRAININGS) > 20

@@ -1,4 +1,4 @@
-"""README.md and docs/ say what is so: generated parts are up to date, links lead somewhere, and commands work as they are printed."""
+"""README.md and docs/ say what is so: generated parts are up to date, links lead somewhere, and commands work as printed."""
 
 from __future__ import annotations
 
@@ -196,7 +196,10 @@ def accepted(*overrides: str) -> bool:
 
 @pytest.mark.parametrize("command", [command for command in TRAININGS if "--config-dir" not in command])
 def test_a_training_of_the_docs_composes(command: str) -> None:
-    """Of a multirun, jobs that have each value of each key but the seed once. Folders of runs are placeholders, and experiments have theirs."""
+    """Of a multirun, jobs that have each value of each key but the seed once.
+
+    Folders of runs are placeholders, and experiments have theirs.
+    """
     words = [word for word in shlex.split(command)[3:] if word not in ("-m", "--cfg", "job")]
     overrides = [word for word in words if not word.startswith(("resume=", "init_from="))]
     parsed = OverridesParser.create().parse_overrides(overrides)

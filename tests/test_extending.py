@@ -1,4 +1,4 @@
-"""Every example of docs/extending.md works as it is printed: its files are written to an empty folder and its commands are run there."""
+"""Every example of docs/extending.md works as printed: its files are written to an empty folder, its commands are run there."""
 
 from __future__ import annotations
 

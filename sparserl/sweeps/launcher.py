@@ -187,8 +187,8 @@ class Composer:
             return self._loader.load_sweep_config(sweep, overrides)
         except ConfigCompositionException as error:
             key = _unknown_key(error)
-            chosen = key and self._option_without(key, sweep, overrides)
-            if not chosen:
+            chosen = None if key is None else self._option_without(key, sweep, overrides)
+            if key is None or chosen is None:
                 raise
         say_once(f"{key} is left out of the jobs with {chosen}, which have no such key")
         return self._load(sweep, _without(key, overrides))

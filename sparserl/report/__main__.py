@@ -75,8 +75,11 @@ def _report(found: sources.Found, to: Path, only: str | None) -> None:
             write_text(to / sources.ROWS, rows(runs, kept).assign(**made_by).to_csv(index=False))
             written.insert(0, sources.ROWS)
         written += writer.write_exports(groups, to)
-        drawn = writer.write_figures(groups, to / writer.FIGURE_FOLDER, origin)
-        written += [f"{writer.FIGURE_FOLDER}/{name}{ending}" for name in drawn for ending in writer.FORMATS]
+        figures, not_drawn = writer.write_figures(groups, to / writer.FIGURE_FOLDER, origin)
+        for line in not_drawn:
+            print_line(line)
+        written += [f"{writer.FIGURE_FOLDER}/{name}{ending}" for name in figures for ending in writer.FORMATS]
+        written.append(writer.write_page(title, tables, figures, to, origin, [*skipped, *not_drawn]))
     print_line(f"{', '.join(written)}: {to}")
 
 

@@ -1,4 +1,4 @@
-"""Writes a report: tables, figures, exports, and a page of it all."""
+"""Writes a report: tables, figures, exports, and a page of them."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from sparserl.report import exports, markup, overview
 from sparserl.report.figures import style
 from sparserl.report.figures.catalogue import FIGURES
 from sparserl.report.groups import Group
+from sparserl.report.page import page
 from sparserl.report.rows import MADE_BY
 from sparserl.report.table import NothingToShowError, Table
 from sparserl.report.tables import TABLES
 from sparserl.runs.files import write_text
 from sparserl.runs.reader import Run
-from sparserl.terminal import optional, print_line
+from sparserl.terminal import optional
 
 OVERVIEW = "table"
 NAMES = (OVERVIEW, *TABLES)
 FIGURE_FOLDER = "figures"
 FORMATS = (".png", ".svg")
+PAGE = "report.html"
 
 
 def make_tables(
@@ -79,20 +79,38 @@ def made_by(runs: Sequence[Run]) -> dict[tuple[str, ...], str]:
     return {what: f"{count} run{'s' * (count > 1)}" for what, count in counts.items()}
 
 
-def write_figures(groups: Sequence[Group], to: Path, origin: Mapping[str, str | None]) -> dict[str, Figure]:
-    """The figures that the runs have something for, as PNG and SVG; of each other one a line says why there is none."""
-    made: dict[str, Figure] = {}
+def write_figures(groups: Sequence[Group], to: Path, origin: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
+    """The figures that the runs have something for, as PNG and SVG; returns their names, and a sentence on each other one."""
+    made, skipped = [], []
     to.mkdir(parents=True, exist_ok=True)
     for name, draw in FIGURES.items():
         with optional(f"figure {name}"):
             try:
-                made[name] = draw(groups)
+                drawn = draw(groups)
             except NothingToShowError as reason:
-                print_line(f"figure {name} is not made: {reason}")
+                skipped.append(f"figure {name} is not made: {reason}")
                 continue
             for ending in FORMATS:
-                style.save(made[name], to / f"{name}{ending}", style.origin(origin))
-    return made
+                style.save(drawn, to / f"{name}{ending}", style.origin(origin))
+            made.append(name)
+    return made, skipped
+
+
+def write_page(
+    title: str,
+    tables: Sequence[Table],
+    figures: Sequence[str],
+    to: Path,
+    origin: Mapping[str, str | None],
+    skipped: Sequence[str],
+) -> str:
+    """All of it as one HTML file; returns its name. ``figures`` are names of those that were written below ``to``."""
+    texts = {name: (to / FIGURE_FOLDER / f"{name}.svg").read_text("utf-8") for name in figures}
+    made_with = [f"{key}: {value}" for key, value in origin.items() if value]
+    runs = {id(run): run for table in tables for run in table.runs}
+    made_with += [f"{count}: {', '.join(what)}" for what, count in made_by([*runs.values()]).items()]
+    write_text(to / PAGE, page(title, tables, texts, made_with, skipped))
+    return PAGE
 
 
 def write_exports(groups: Sequence[Group], to: Path) -> list[str]:

@@ -40,7 +40,7 @@ def save(figure: Figure, path: Path, footer: Sequence[str]) -> Path:
     Equal figures give equal files.
     """
     figure.supxlabel("\n".join(map(literal, footer)), fontsize=6, color=GREY)
-    metadata = {"Date": None} if path.suffix == ".svg" else {}
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type")) if path.suffix == ".svg" else {}
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "sparserl"}):
         warnings.simplefilter("ignore", UserWarning)  # a glyph that the font lacks, a label with no room: boxes and overlaps
         replace(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150, metadata=metadata))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from sparserl.report.figures.style import PANEL, finish
+from sparserl.report.figures.style import PANEL, finish, literal
 from sparserl.report.figures.tasks import legend, looks_of
 from sparserl.report.groups import Group, by_task
 from sparserl.report.table import NothingToShowError
@@ -29,7 +29,6 @@ def wall_time(groups: Sequence[Group]) -> Figure:
             axes.plot(hours, [place] * len(hours), linestyle="", marker="|", color="black", markersize=6)
         axes.set_yticks(range(len(here)), [legend(group) for group in here])
         axes.invert_yaxis()
-        finish(
-            axes, f"{task[0]}, {task[1]}", "hours; runs that trained in one loop have the time of the loop", "", legend=False
-        )
+        title = literal(f"{task[0]}, {task[1]}")
+        finish(axes, title, "hours; runs that trained in one loop have the time of the loop", "", legend=False)
     return figure

@@ -4,6 +4,10 @@ Both sides have the same network, minibatch, number of environments and gradient
 measurement is a process of its own with one thread, and begins after learning has begun; Stable-Baselines3 is measured before
 and after ours. Environment steps of all members count. Rows and the command go to results/DATE-speed-algorithms/. Needs the
 extra `bench`.
+
+    python scripts/bench_algorithms.py                     # everything: minutes
+    python scripts/bench_algorithms.py --only ppo sac
+    python scripts/bench_algorithms.py --smoke             # does it work? a moment of each, in outputs/smoke-results
 """
 
 from __future__ import annotations
@@ -89,6 +93,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement, after its warm-up")
     parser.add_argument("--core", type=int, default=max(usable_cores()), help="the core to run on")
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=[*TASKS], metavar="NAME", help="algorithms")
+    parser.add_argument("--smoke", action="store_true", help="measure next to nothing, and keep it out of results/")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -99,8 +105,10 @@ def main() -> None:
     title = "environment steps/s on one core"
     table = Table("algorithm", "environment", "SB3", "solo", "times SB3", "members", "all members", "times SB3", title=title)
     rows: list[dict[str, Any]] = []
-    for name, task in TASKS.items():
-        common = {"core": options.core, "script": __file__, "name": name, "seconds": options.seconds}
+    seconds = 0.1 if options.smoke else options.seconds
+    for name in options.only:
+        task = TASKS[name]
+        common = {"core": options.core, "script": __file__, "name": name, "seconds": seconds}
         first = in_a_process(kind="sb3", **common)
         solo, together = (in_a_process(kind="ours", members=members, **common) for members in (1, task.members))
         last = in_a_process(kind="sb3", **common)
@@ -111,8 +119,10 @@ def main() -> None:
         shown = [f"{solo['steps_per_second']:.0f}", f"{solo['times_sb3']:.2f}", str(task.members)]
         shown += [f"{together['steps_per_second']:.0f}", f"{together['times_sb3']:.2f}"]
         table.add_row(name, task.environment, f"{rate:.0f}", *shown)
-    command = f"command: python scripts/bench_algorithms.py --seconds {options.seconds:g}"
-    keep(Path("results") / f"{date.today()}-speed-algorithms", {"versus_sb3": rows}, [command, table])
+    chosen = "" if options.only == [*TASKS] else f" --only {' '.join(options.only)}"
+    command = f"command: python scripts/bench_algorithms.py --seconds {seconds:g}{chosen}"
+    root = Path("outputs/smoke-results" if options.smoke else "results")
+    keep(root / f"{date.today()}-speed-algorithms", {"versus_sb3": rows}, [command, table])
 
 
 if __name__ == "__main__":

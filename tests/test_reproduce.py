@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -24,6 +25,7 @@ from cells import Cell, Left, Plan, Rates, Table  # noqa: E402
 from sparserl.config.schema import ConfigError  # noqa: E402
 from sparserl.config.validation import compose  # noqa: E402
 from sparserl.runs.reader import RUNS_FILE, find  # noqa: E402
+from sparserl.status import look  # noqa: E402
 from sparserl.sweeps.jobs import job_name  # noqa: E402
 
 TABLES = {table.name: table for table in reproduce_tables.TABLES}
@@ -183,6 +185,27 @@ def test_a_report_takes_the_runs_that_a_tables_folder_names(tmp_path: Path, monk
     table.mkdir(parents=True)
     (table / RUNS_FILE).write_text("outputs/tables/mine\noutputs/tables/not_yet\noutputs\n")
     assert [run.folder for run in find([table])] == [Path("outputs/tables/mine")], "and not whatever is below outputs"
+    assert [job.folder for job in look(table)] == ["outputs/tables/mine"]
+    assert [job.folder for job in look(Path("outputs"))] == ["tables/mine", "tables/others"]
+
+
+# ---------------------------------------------------------------- speed
+
+
+@pytest.mark.slow  # each measurement is a process of its own, and begins after learning has begun
+@pytest.mark.parametrize("name", ["dqn", "ppo", "a2c", "ddpg", "td3", "sac"])
+def test_every_algorithm_is_measured_beside_stable_baselines3(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    command = [sys.executable, str(ROOT / "scripts/bench_algorithms.py"), "--smoke", "--only", name]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    measured = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert measured.returncode == 0, measured.stderr
+    (path,) = tmp_path.glob("outputs/smoke-results/*-speed-algorithms/versus_sb3.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["kind"], row["members"]) for row in rows[:2]] == [("sb3", ""), ("ours", "1")]
+    assert [row["kind"] for row in rows] == ["sb3", "ours", "ours", "sb3"]
+    assert all(float(row["steps_per_second"]) > 0 for row in rows)
 
 
 # ---------------------------------------------------------------- the smoke form

@@ -76,7 +76,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Option:
-    """A YAML file of a group; it inherits from ``parents``, chooses options of other groups, and names the class of each part."""
+    """A YAML file of a group: it inherits from ``parents``, chooses options of other groups, and names classes of parts."""
 
     group: str
     name: str

@@ -76,13 +76,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Option:
-    """A YAML file of a group. ``targets`` are the classes that it names, by the path of the part."""
+    """A YAML file of a group: it inherits from ``parents``, chooses options of other groups, and names classes of parts."""
 
     group: str
     name: str
     comment: str
     keys: list[Key]
     parents: list[str]
+    chosen: list[str]
     targets: dict[str, str]
 
     @property
@@ -116,9 +117,10 @@ def read(path: Path, group: str) -> Option:
     described = comment = ""
     for line in text.removeprefix("# @package _global_\n").splitlines():
         indent = len(line) - len(line.lstrip())
-        match = re.match(r"(\w+):\s*(.*)", line.lstrip())
+        match = re.match(r"([\w.]+):\s*(.*)", line.lstrip())
         if line.lstrip().startswith("#"):
-            comment = f"{comment} {line.lstrip(' #')}".strip()
+            said = line.lstrip(" #")
+            comment = f"{comment} {f'`{said}`' if line.lstrip().startswith('#   ') else said}".strip()  # indented: a command
         elif not match:
             comment = comment if line.strip() else ""
         else:
@@ -135,7 +137,9 @@ def read(path: Path, group: str) -> Option:
             above += [] if value else [(indent, name)]
     defaults = (yaml.safe_load(text) or {}).get("defaults", [])
     parents = [entry.partition("@")[0] for entry in defaults if isinstance(entry, str) and entry != "_self_"]
-    return Option(group, str(path.relative_to(CONF / group).with_suffix("")), described, keys, parents, targets)
+    chosen = [f"{name}={value}" for entry in defaults if isinstance(entry, dict) for name, value in entry.items()]
+    chosen = [re.sub(r"(override )?/([\w/]+)(@[\w.]+)?=", r"\2=", each) for each in chosen if "override" in each]
+    return Option(group, str(path.relative_to(CONF / group).with_suffix("")), described, keys, parents, chosen, targets)
 
 
 def options_of(group: str) -> dict[str, Option]:
@@ -229,11 +233,11 @@ def describe(option: Option, options: dict[str, Option]) -> Iterator[str]:
     if option.comment:
         yield option.comment
     inherited = [f"`{name}`" for name in option.parents if name in options]
-    if inherited:
-        yield f"Has the keys of {' and '.join(inherited)} too."
-    if option.set:
-        values = ", ".join(f"`{key.path}={key.value}`" for key in option.set)
-        yield f"Sets {values}."
+    values = [f"`{key.path}={key.value}`" for key in option.set]
+    sentences = {"Has the keys of": inherited, "Chooses": [f"`{each}`" for each in option.chosen], "Sets": values}
+    told = [f"{begin} {', '.join(listed)}{' too' * (listed is inherited)}." for begin, listed in sentences.items() if listed]
+    if told:
+        yield " ".join(told)
     if option.own:
         rows = [[f"`{k.path}`", value_of(k, option), kind_of(cls, k, option), cell(k.comment)] for k in option.own]
         yield table(["key", "default", "type", "meaning"], rows)

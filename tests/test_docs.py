@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 
 from sparserl.config.schema import CONF
 from sparserl.config.validation import compose
@@ -194,6 +195,15 @@ def accepted(*overrides: str) -> bool:
     return bool(compose(*overrides))
 
 
+def swept(override: Override) -> list[str | None]:
+    """The values that a key takes in a multirun; of an interval its ends, and None for a key that has one value."""
+    if override.is_interval_sweep():
+        interval = override.value()
+        assert isinstance(interval, IntervalSweep)
+        return [str(interval.start), str(interval.end)]
+    return [*override.sweep_string_iterator()] if override.is_sweep_override() else [None]
+
+
 @pytest.mark.parametrize("command", [command for command in TRAININGS if "--config-dir" not in command])
 def test_a_training_of_the_docs_composes(command: str) -> None:
     """Of a multirun, jobs that have each value of each key but the seed once.
@@ -203,7 +213,7 @@ def test_a_training_of_the_docs_composes(command: str) -> None:
     words = [word for word in shlex.split(command)[3:] if word not in ("-m", "--cfg", "job")]
     overrides = [word for word in words if not word.startswith(("resume=", "init_from="))]
     parsed = OverridesParser.create().parse_overrides(overrides)
-    values = [[*each.sweep_string_iterator()] if each.is_sweep_override() else [None] for each in parsed]
+    values = [swept(each) for each in parsed]
     values = [each[:1] if key.get_key_element() == "seed" else each for each, key in zip(values, parsed, strict=True)]
     for chosen in zip_longest(*values):
         job = [

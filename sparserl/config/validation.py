@@ -40,6 +40,7 @@ from sparserl.loading import check as check_untrusted
 from sparserl.loading import find_class
 from sparserl.population.members import Population
 from sparserl.population.state import split
+from sparserl.regularizers.base import Regularizer
 from sparserl.runs.files import misfit, read_json
 from sparserl.runs.schema import MEASURES, Result
 from sparserl.schedules import Constant, Schedule
@@ -324,7 +325,9 @@ def check(config: Config) -> None:
             f"but those of environment={config['names']['environment']} are {kind}"
         )
     with errors_of("algorithm", config):
-        algorithm.bind(spec)
+        algorithm = algorithm.bind(spec)
+    with errors_of("regularizer", config):
+        _check_regularizer(parts["regularizer"], algorithm)
     objective, chosen = config["objective"], config["names"]["environment"]
     if objective in MEASURES and objective not in parts["environment"].measures:
         raise ConfigError(f"objective is {objective!r}, which environment={chosen} does not give; choose another objective")
@@ -333,6 +336,13 @@ def check(config: Config) -> None:
     _check_goals(config, parts["environment"], spec, parts["experience"])
     if config["trainer"]["compile"] and not _has_compiler():
         raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
+
+
+def _check_regularizer(regularizer: Regularizer, algorithm: Algorithm) -> None:
+    """That it can act on the components that it covers. Raises ValueError."""
+    covered = [c for c in algorithm.networks if regularizer.covers(c, c in algorithm.policy)]
+    fresh = algorithm.init(Population((0,), CPU)) if covered else {}
+    regularizer.check({component: fresh[component] for component in covered})
 
 
 def _check_goals(config: Config, environment: Environment, spec: Spec, experience: Experience) -> None:

@@ -32,7 +32,7 @@ from sparserl.networks.base import Structure
 from sparserl.optimizers import Adam, Optimizer
 from sparserl.population.random import Generators
 from sparserl.schedules import DelayedRamp
-from sparserl.types import Gates, Layers, Noise, Penalty, is_weight
+from sparserl.types import Gates, Layers, Noise, Penalty, Weights, is_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,21 @@ class Regularizer(ABC):
     structure: Structure = field(init=False, repr=False, compare=False)
     """Which weights feed which in the component that it acts on; there after ``bind``."""
 
-    def bind(self, structure: Structure) -> Regularizer:
+    component: str = field(init=False, repr=False, compare=False)
+    """The name of that component; there after ``bind``."""
+
+    def bind(self, structure: Structure, component: str = "policy") -> Regularizer:
         """The same regulariser for one component."""
         bound = copy.copy(self)
         object.__setattr__(bound, "structure", structure)
+        object.__setattr__(bound, "component", component)
         return bound
+
+    def check(self, weights: Weights) -> None:  # noqa: B027 (a hook that need not be overridden)
+        """Called before training with fresh ``weights`` of the components that it covers.
+
+        Raises ValueError, in a sentence for the user, where it cannot act on them.
+        """
 
     def covers(self, component: str, deployed: bool) -> bool:
         """Whether this component's weights are regularised; ``deployed`` says whether it is part of the policy."""

@@ -80,6 +80,33 @@ def components(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+def read_masks(path: Path) -> dict[str, Tensor]:
+    """Masks by ``component/name`` of the weights that they are for, as ``write_masks`` left them; it runs no code.
+
+    Raises ValueError where the file is not there or damaged, or a number in it is neither 0 nor 1.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            masks: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as error:
+        raise ValueError("it does not exist") from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"it is not a whole safetensors file: {error}") from error
+    for name, mask in masks.items():
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise ValueError(f"its {name} holds numbers that are neither 0 nor 1")
+    return masks
+
+
+def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
+    """Replace a file of masks: of each weight by ``component/name`` a tensor of its shape, 1 where it is kept, in bytes."""
+    import torch  # as above: who only reads rows does not wait for it
+    from safetensors.torch import save
+
+    content = save({name: mask.to(torch.uint8).contiguous() for name, mask in masks.items()})
+    replace(path, lambda file: file.write(content))
+
+
 def joined(weights: Mapping[str, Mapping[str, Tensor]], components: Sequence[str]) -> dict[str, Tensor]:
     """The inverse: the layers of several components as those of one network, by ``component/name``."""
     return {f"{component}/{name}": tensor for component in components for name, tensor in weights[component].items()}

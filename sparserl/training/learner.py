@@ -47,7 +47,7 @@ class Learner:
             c for c in self.learned if any(map(is_weight, fresh[c])) and regularizer.covers(c, c in algorithm.policy)
         )
         self._gate_generators, self._rng = members.generators("gates"), members.rng("update")
-        self.bound = {c: regularizer.bind(algorithm.structure(c)) for c in self.covered}
+        self.bound = {c: regularizer.bind(algorithm.structure(c), c) for c in self.covered}
         self.initial_gates = {c: its.init(fresh[c], self._gate_generators) for c, its in self.bound.items()}
         others = fresh.keys() - self.learned - algorithm.targets.keys()
         self.state = LearnerState(

@@ -1,0 +1,64 @@
+"""Static masks out of a file: the zeros of a trained policy, trained again with fresh or given weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sparserl.fields import meaningless
+from sparserl.population.random import Generators
+from sparserl.regularizers.base import regularized
+from sparserl.regularizers.masks import Masked
+from sparserl.runs.files import joined, read_masks
+from sparserl.types import Gates, Layers, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedMask(Masked):
+    """Which weights are zero is read from a file before training and never changes.
+
+    With the seed of the run whose zeros they are, fresh weights are those that it began with: a lottery ticket (Frankle and
+    Carbin 2019, arXiv 1803.03635). The keys are described in ``conf/regularizer/fixed_mask.yaml``.
+    """
+
+    target_sparsity: None = meaningless()  # type: ignore[assignment]  # the file says it
+    path: str | None
+
+    def masks(self) -> dict[str, Tensor]:
+        """Those of the file. Raises ValueError, in a sentence for the user, where it is not one of masks."""
+        if self.path is None:
+            return {}
+        try:
+            return read_masks(Path(self.path))
+        except ValueError as error:
+            raise ValueError(
+                f"regularizer.path is {self.path!r}, but {error}; name a file that sparserl-export wrote"
+            ) from error
+
+    def check(self, weights: Weights) -> None:
+        if self.path is None:
+            return
+        layers = joined(weights, tuple(weights))
+        wanted = {name: list(tensor.shape[1:]) for name, tensor in regularized(layers).items()}
+        given = {name: list(mask.shape) for name, mask in self.masks().items()}
+        for name in wanted | given:
+            if wanted.get(name) != given.get(name):
+                there, needed = given.get(name, "missing"), wanted.get(name, "none")
+                raise ValueError(
+                    f"regularizer.path is {self.path!r}, whose {name} does not fit: its shape there is {there}, "
+                    f"and {needed} is needed"
+                )
+
+    def asks_for_zeros(self, step: int) -> bool:  # type: ignore[override]
+        return self.path is not None
+
+    def init(self, layers: Layers, generators: Generators) -> Gates:
+        masks = self.masks()
+        gates = {name: torch.ones_like(weight) for name, weight in regularized(layers).items()}
+        for name, gate in gates.items():
+            if masks:
+                gate.copy_(masks[f"{self.component}/{name}"])
+        return gates

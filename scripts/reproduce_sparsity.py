@@ -45,6 +45,7 @@ CELLS = [
             "l1": (3e-4, 1e-3, 3e-3),
         },
     ),
+    Cell("dqn", "cartpole", "l0_rank", 8, ("regularizer.lambda_c=600.0,2000.0", "regularizer.factors=trained"), FIRST_SEED),
     # at the share of zeros that l0_units has at 600; dense with as many weights as it keeps, and as its selected ranks store
     *(
         Cell("dqn", "cartpole", form, 8, ("regularizer.target_sparsity=0.923",), FIRST_SEED)

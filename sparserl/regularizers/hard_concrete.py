@@ -199,7 +199,7 @@ class HardConcrete(Penalized):
 
 
 def log_alphas(gates: Gates) -> Gates:
-    """The gates but for the tensors among them that no gradient moves."""
+    """The gates but for the tensors among them that are none."""
     return {name: tensor for name, tensor in gates.items() if name != MULTIPLIER and not name.endswith(BASIS)}
 
 

@@ -1,14 +1,16 @@
 """L0 regularisation of the rank: a hard-concrete gate for each direction of a matrix.
 
 A matrix runs as ``B diag(z) B' W`` where it is wide and ``W B diag(z) B'`` where it is tall: of a rank that is the number of
-open gates. B are its singular vectors at the step at which the gates become active, and W goes on to learn, so that one of two
-factors is trained (Wang, Wohlwend, Lei 2020, arXiv 1910.04732, train both and have no moment at which the gates begin).
-The penalty is the expected number of numbers of the two factors.
+open gates. B are its singular vectors at the step at which the gates become active, and W goes on to learn. With ``fixed``
+factors B stays, so that one of two factors is trained. With ``trained`` ones B learns too, as in FLOP (Wang, Wohlwend, Lei
+2020, arXiv 1910.04732), which has no moment at which the gates begin. The penalty is the expected number of numbers of the two
+factors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -20,17 +22,28 @@ from sparserl.regularizers.base import member_sums, regularized
 from sparserl.regularizers.hard_concrete import BASIS, HardConcrete, weights_of
 from sparserl.types import Gates, Layers
 
+SCALE = 50.0
+"""What bases that learn are stored times. Adam moves every number by about its learning rate. Bases are among the gates, whose
+learning rate is this many times that of the weights as shipped: so bases move like weights."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class L0Rank(HardConcrete):
     """Gates ``[member, direction]`` by weight, and the bases ``NAME.basis [member, side, direction]``.
 
-    A kernel is the matrix ``[outputs, channels * height * width]``. The keys are described in
+    Bases that learn are stored times SCALE. A kernel is the matrix ``[outputs, channels * height * width]``. The keys are described in
     ``conf/regularizer/l0_rank.yaml``.
     """
 
     smallest_side: Count
     """Matrices of which a side is shorter carry no gates: their factors are smaller at no rank worth having."""
+    factors: Literal["fixed", "trained"]
+    """Whether the bases stay as they were when the gates became active, or learn until the gates are frozen."""
+
+    @property
+    def scale(self) -> float:
+        """What bases are stored times."""
+        return SCALE if self.factors == "trained" else 1.0
 
     def matrices(self, layers: Layers) -> dict[str, Float[Tensor, "member rows columns"]]:
         """The weights that carry gates, as matrices."""
@@ -43,7 +56,7 @@ class L0Rank(HardConcrete):
     def init(self, layers: Layers, generators: Generators) -> Gates:
         gates = super().init(layers, generators)
         sides = {name: torch.eye(number[0]).to(layers[name]) for name, number in self.shapes(layers).items()}
-        return gates | {f"{name}{BASIS}": its.repeat(len(layers[name]), 1, 1) for name, its in sides.items()}
+        return gates | {f"{name}{BASIS}": (its * self.scale).repeat(len(layers[name]), 1, 1) for name, its in sides.items()}
 
     def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
         """When the gates become active, the bases become the singular vectors of the shorter side."""
@@ -53,7 +66,8 @@ class L0Rank(HardConcrete):
         for name, matrix in self.matrices(layers).items():
             finite = torch.nan_to_num(matrix.double(), 0.0, 0.0, 0.0)  # of members that were stopped
             left, _, right = torch.linalg.svd(finite, full_matrices=False)
-            bases[f"{name}{BASIS}"] = (left if matrix.shape[1] <= matrix.shape[2] else right.mT).to(matrix.dtype)
+            basis = left if matrix.shape[1] <= matrix.shape[2] else right.mT
+            bases[f"{name}{BASIS}"] = (basis * self.scale).to(matrix.dtype)
         return gates | bases
 
     def covered_weights(self, layers: Layers, gates: Gates) -> dict[str, int]:
@@ -61,9 +75,12 @@ class L0Rank(HardConcrete):
         return {name: sum(matrix.shape[1:]) for name, matrix in self.matrices(layers).items()}
 
     def multipliers(self, values: dict[str, Tensor], gates: Gates, layers: Layers) -> dict[str, Tensor]:
-        """Projections ``[member, side, side]``."""
-        bases = {name: gates[f"{name}{BASIS}"].detach() for name in values}
+        """Projections ``[member, side, side]``; of bases that learn, what has become of them."""
+        bases = {name: self._basis(gates[f"{name}{BASIS}"]) for name in values}
         return {name: (bases[name] * z.unsqueeze(1)) @ bases[name].mT for name, z in values.items()}
+
+    def _basis(self, stored: Float[Tensor, "member side direction"]) -> Float[Tensor, "member side direction"]:
+        return stored / self.scale if self.factors == "trained" else stored.detach()
 
     def apply(self, layers: Layers, multipliers: dict[str, Tensor]) -> Layers:
         """Project each matrix on the shorter side."""

@@ -15,6 +15,7 @@ from sparserl.networks.base import Matrix, Structure
 from sparserl.networks.mlp import MLP
 from sparserl.population.members import Population
 from sparserl.regularizers.hard_concrete import ASCENT, DAMPING, MULTIPLIER, HardConcrete, log_alphas
+from sparserl.regularizers.l0_rank import SCALE
 from sparserl.types import Gates, Layers
 
 STRUCTURED = ["l0_units", "l0_rank", "l0_combined"]
@@ -144,14 +145,15 @@ def activated(regularizer: HardConcrete, layers: Layers) -> Gates:
     return regularizer.scheduled(layers, fresh(regularizer, layers), start - 1, start)
 
 
+@pytest.mark.parametrize("factors", ["fixed", "trained"])
 @pytest.mark.parametrize("shape", [(20, 30), (30, 20), (20, 20)])
-def test_open_gates_are_the_rank_and_all_of_them_the_matrix(shape: tuple[int, int]) -> None:
+def test_open_gates_are_the_rank_and_all_of_them_the_matrix(shape: tuple[int, int], factors: str) -> None:
     """With the last directions closed it is the nearest matrix of that rank (Eckart and Young 1936)."""
     layers = {
         "0.weight": torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)),
         "0.bias": torch.ones(2, 1, shape[1]),
     }
-    regularizer = bound("l0_rank", {"0.weight": Matrix("linear")}, members=2)
+    regularizer = bound("l0_rank", {"0.weight": Matrix("linear")}, members=2, factors=factors)
     gates = activated(regularizer, layers)
     torch.testing.assert_close(hardened(regularizer, layers, gates), layers)
     gates["0.weight"][:, 3:] = SHUT
@@ -186,6 +188,24 @@ def test_the_bases_are_taken_when_the_gates_become_active_and_then_stay() -> Non
             torch.testing.assert_close(bases[-1], right.mT.float())
     assert torch.equal(bases[1], torch.eye(84).expand(2, 84, 84))
     assert all(torch.equal(basis, bases[2]) for basis in bases[3:])
+
+
+def test_bases_that_learn_move_like_weights_until_the_gates_are_frozen() -> None:
+    """Adam's first step moves a number by its learning rate: gates by 0.05 here, weights and bases by 0.001."""
+    settings = "regularizer.delay_steps=2", "regularizer.ramp_steps=0", "regularizer.freeze_at_step=4"
+    rates = "regularizer.gate_learning_rate=0.05", "algorithm.learning_rate=0.001"
+    learner = make_learner("regularizer=l0_rank", "regularizer.factors=trained", *settings, *rates)
+    bases = []
+    for step, batch in enumerate(random_batches(6, members=1, size=16)):
+        weight = learner.weights["policy"]["1.weight"].clone()
+        learner.update(batch, step)
+        bases.append(learner.gates["policy"]["1.weight.basis"] / SCALE)
+        if step == 2:
+            _, _, right = torch.linalg.svd(weight.double(), full_matrices=False)
+            assert float((bases[-1] - right.mT.float()).abs().max()) == pytest.approx(0.001, rel=1e-2)
+    assert not torch.equal(bases[3], bases[2])
+    assert torch.equal(bases[5], bases[4])
+    torch.testing.assert_close(bases[4], bases[3])
 
 
 # ---------------------------------------------------------------- for all

@@ -31,8 +31,8 @@ learning rate is this many times that of the weights as shipped: so bases move l
 class L0Rank(HardConcrete):
     """Gates ``[member, direction]`` by weight, and the bases ``NAME.basis [member, side, direction]``.
 
-    Bases that learn are stored times SCALE. A kernel is the matrix ``[outputs, channels * height * width]``. The keys are described in
-    ``conf/regularizer/l0_rank.yaml``.
+    Bases that learn are stored times SCALE. A kernel is the matrix ``[outputs, channels * height * width]``. The keys are
+    described in ``conf/regularizer/l0_rank.yaml``.
     """
 
     smallest_side: Count

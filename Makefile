@@ -28,10 +28,10 @@ demo: $(INSTALLED) ## train CartPole and print what was kept and what was saved
 	$(BIN)/python scripts/demo.py
 
 test: $(INSTALLED) ## the tests, but for the slow ones, on all cores
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-shapes: $(INSTALLED) ## the same tests, with types and shapes checked at every call: twice as long
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --check-every-call
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --check-every-call
 
 test-slow: $(INSTALLED) ## the slow tests
 	$(BIN)/python -m pytest -m slow --check-every-call

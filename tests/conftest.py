@@ -21,6 +21,9 @@ from sparserl.training.interrupts import prepare  # noqa: E402 (only what is imp
 
 os.environ["WANDB_MODE"] = "disabled"  # for the default logger, also in the processes that tests start
 
+# no test cuts the power: files need not reach the disk, for which a short run waits longer than for some of its training
+os.fsync = lambda fd: None
+
 prepare()  # before the first product of matrices, as in a training process
 
 # a script's background jobs ignore it, and so would the processes that tests start and interrupt

@@ -54,7 +54,7 @@ def test_a_run_leaves_what_the_readme_lists(tmp_path: Path) -> None:
     (result,) = run([config], [tmp_path])
     assert {path.name for path in tmp_path.iterdir()} >= {
         "config.json", "metrics.jsonl", "timing.jsonl", "result.json", "policy.safetensors", "checkpoint.json", "status.json",
-        "lowrank.csv", "spectrum.csv",
+        "lowrank.csv", "spectrum.csv", "figure.png",
     }  # fmt: skip
     assert json.loads((tmp_path / "config.json").read_text()) == config
     written = json.loads((tmp_path / "result.json").read_text())
@@ -70,6 +70,7 @@ def test_a_run_leaves_what_the_readme_lists(tmp_path: Path) -> None:
     assert swept["lowrank"] > 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_result_counts_the_zeros_of_the_policy_that_was_saved(tmp_path: Path) -> None:
     moving = "regularizer.initial_open=0.2", "regularizer.delay_steps=0", "regularizer.gate_learning_rate=0.06"
     weaker = "regularizer.lambda_c=1", *moving  # closes most of them in the few steps that there are
@@ -84,6 +85,7 @@ def test_the_result_counts_the_zeros_of_the_policy_that_was_saved(tmp_path: Path
     assert 0 < result.expected_sparsity < 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_load_policy_acts_as_the_trained_policy_did(tmp_path: Path) -> None:
     """The module, played by hand through the same evaluation, returns what result.json says."""
     config = compose(*SMOKE)
@@ -107,6 +109,7 @@ def test_a_failure_is_written_where_it_happened(tmp_path: Path, monkeypatch: pyt
     assert "made to fail" in status["error"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:
     run([compose(*SMOKE)], [tmp_path])
     before = (tmp_path / "result.json").read_bytes()
@@ -301,14 +304,14 @@ def test_a_sweep_may_be_called_by_a_year(train: Train, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- several members
 
 
-def test_a_multirun_names_its_folders_by_what_is_in_them(tmp_path: Path) -> None:
+def test_a_multirun_names_its_folders_by_what_is_in_them(train: Train, tmp_path: Path) -> None:
     """The same job has the same folder in every sweep, so a longer seed list adds to what is there."""
-    sweep = "--multirun", "trainer=smoke", "regularizer=none", "sweep_name=mine"
-    assert command(tmp_path, *sweep, "seed=0,1").returncode == 0
+    sweep = "--multirun", "trainer=smoke", "network.hidden=[8]", "regularizer=none", "sweep_name=mine"
+    train(*sweep, "seed=0,1")
     first = {path.name for path in (tmp_path / "outputs/mine").glob("dqn-*")}
     assert len(first) == 2
     assert all(name.startswith("dqn-cartpole-none-seed") for name in first)
-    assert command(tmp_path, *sweep, "seed=1,2").returncode == 0
+    train(*sweep, "seed=1,2")
     both = {path.name for path in (tmp_path / "outputs/mine").glob("dqn-*")}
     assert len(both) == 3
     assert both > first

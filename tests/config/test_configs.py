@@ -29,6 +29,7 @@ from sparserl.config.schema import CONF, ConfigError, Schema
 from sparserl.config.validation import compose, unknown_key
 from sparserl.environments.base import Environment
 from sparserl.networks.mlp import MLP
+from sparserl.train import main
 from sparserl.types import Spec
 
 ROOT = Path(__file__).parents[2]
@@ -186,8 +187,28 @@ def actions_of(algorithm: str) -> tuple[str, ...]:
     return kinds
 
 
-@pytest.mark.parametrize("environment", options("environment"))
-@pytest.mark.parametrize("algorithm", options("algorithm"))
+def environment_pairs() -> list[Any]:
+    """Every algorithm with every environment.
+
+    Quick are those that have settings of their own (``conf/tuned``), every environment with the algorithms whose actions are
+    discrete and continuous, and every algorithm with an environment of each kind, so that each option is seen to compose.
+    """
+    tuned = {path.stem for path in (CONF / "tuned").glob("*.yaml")}
+    quick = {"ppo", "sac"}, {"cartpole", "pendulum", "fetch_reach"}
+    return [
+        pytest.param(
+            algorithm,
+            environment,
+            marks=()
+            if f"{algorithm}-{environment}" in tuned or algorithm in quick[0] or environment in quick[1]
+            else pytest.mark.slow,
+        )
+        for algorithm in options("algorithm")
+        for environment in options("environment")
+    ]
+
+
+@pytest.mark.parametrize(("algorithm", "environment"), environment_pairs())
 def test_every_algorithm_composes_with_every_environment_or_says_why_not(algorithm: str, environment: str) -> None:
     overrides = [f"algorithm={algorithm}", f"environment={environment}", *NEEDED.get(("environment", environment), [])]
     shown = spec(environment)
@@ -202,8 +223,19 @@ def test_every_algorithm_composes_with_every_environment_or_says_why_not(algorit
         assert (names["algorithm"], names["environment"]) == (algorithm, environment)
 
 
-@pytest.mark.parametrize("regularizer", options("regularizer"))
-@pytest.mark.parametrize("algorithm", options("algorithm"))
+@pytest.mark.parametrize(
+    ("algorithm", "regularizer"),
+    [
+        # quick: one algorithm of each kind with all, and all with one of each kind
+        pytest.param(
+            algorithm,
+            regularizer,
+            marks=() if algorithm in ("dqn", "ppo", "sac") or regularizer in ("none", "l0", "l1") else pytest.mark.slow,
+        )
+        for algorithm in options("algorithm")
+        for regularizer in options("regularizer")
+    ],
+)
 def test_every_algorithm_composes_with_every_regularizer(algorithm: str, regularizer: str) -> None:
     environment = "cartpole" if "discrete" in actions_of(algorithm) else "pendulum"
     chosen = {"algorithm": algorithm, "regularizer": regularizer, "environment": environment}
@@ -389,41 +421,53 @@ def test_right_values_at_the_ends_of_their_ranges_pass() -> None:
     assert compose("experience.buffer_size=10")["trainer"]["num_envs"] == 10
 
 
-def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """The command that a user types, in an empty folder."""
-    return subprocess.run(
+MISTAKES = {
+    "mistyped key": (["regularizer.lamda_c=1"], ["regularizer.lamda_c", "lambda_c"]),
+    "unknown option": (["algorithm=dqm"], ["algorithm=dqm", "dqn", "double_dqn"]),
+    "missing package": (["environment=lunar_lander"], ["environment=lunar_lander", "pip install 'sparserl[box2d]'"]),
+    "missing key": (["environment=gymnasium"], ["environment.id is missing", "environment.id=VALUE"]),
+}
+"""What a user may type, and what the sentence has to hold."""
+
+
+def check_sentence(sentence: str, words: list[str], folder: Path) -> None:
+    assert len(sentence.splitlines()) == 1, sentence
+    assert sentence.startswith("sparserl: ")
+    assert [word for word in words if word not in sentence] == [], sentence
+    assert not list(folder.rglob("*.jsonl")), "rows of a run that never was"
+
+
+@pytest.mark.parametrize("mistake", [name for name in MISTAKES if name != "missing package"])
+def test_the_command_says_it_in_one_line(
+    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overrides, words = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as main sets it, but not for the tests that follow
+    monkeypatch.setattr(sys, "argv", ["sparserl-train", *overrides])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    # a process that exits with a text prints it, and has the code 1
+    assert capfd.readouterr().err == ""
+    check_sentence(str(ended.value.code), words, tmp_path)
+
+
+def test_the_command_says_it_in_one_line_and_has_the_code_1(tmp_path: Path) -> None:
+    """The one of them that is a process of its own: where a package is missing."""
+    (tmp_path / "Box2D.py").write_text("raise ImportError('not installed')")  # found before the one that may be installed
+    overrides, words = MISTAKES["missing package"]
+    done = subprocess.run(
         [sys.executable, "-m", "sparserl.train", *overrides],
-        cwd=folder,
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        pytest.param(["regularizer.lamda_c=1"], ["regularizer.lamda_c", "lambda_c"], id="mistyped key"),
-        pytest.param(["algorithm=dqm"], ["algorithm=dqm", "dqn", "double_dqn"], id="unknown option"),
-        pytest.param(
-            ["environment=lunar_lander"],
-            ["environment=lunar_lander", "pip install 'sparserl[box2d]'"],
-            id="missing package",
-        ),
-        pytest.param(["environment=gymnasium"], ["environment.id is missing", "environment.id=VALUE"], id="missing key"),
-    ],
-)
-def test_the_command_says_it_in_one_line(overrides: list[str], words: list[str], tmp_path: Path) -> None:
-    (tmp_path / "Box2D.py").write_text("raise ImportError('not installed')")  # found before the one that may be installed
-    done = train(tmp_path, *overrides)
     assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("sparserl: ")
-    assert [word for word in words if word not in done.stderr] == [], done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    assert not list(tmp_path.rglob("*.jsonl")), "rows of a run that never was"
+    check_sentence(done.stderr.rstrip("\n"), words, tmp_path)
 
 
 # ---------------------------------------------------------------- loading

@@ -21,13 +21,16 @@ from sparserl.types import Spec, Weights
 
 
 @own_defaults()
-def load_policy(folder: str | Path, rank: int | None = None, shrink: bool = False, trust: bool = False) -> nn.Module:
+def load_policy(
+    folder: str | Path, rank: int | None = None, shrink: bool = False, trust: bool = False, stochastic: bool = False
+) -> nn.Module:
     """The policy of a finished run without noise: its zeros are zeros.
 
     Called with observations ``[batch, *obs]`` it returns what the algorithm acts by: a value or logit for each discrete action,
     or the action itself. Weights live in ``nn.Linear`` and ``nn.Conv2d`` only. With a ``rank`` the policy is cut at it, as in
     ``lowrank.csv``: there are two layers, without an activation between them, in the place of each one that becomes smaller so.
-    With ``shrink`` hidden units that nothing enters or leaves are removed first, so that layers are smaller.
+    With ``shrink`` hidden units that nothing enters or leaves are removed first, so that layers are smaller. With
+    ``stochastic`` it gives sampled actions, and is called with random numbers too (``policies.sampling.Sampling``).
 
     Raises FileNotFoundError where the run left no policy and ValueError where the rank is below 1, or the file is damaged or
     names a class that is not sparserl's: a file from a stranger runs no code. With ``trust`` such a class is built too, which
@@ -36,14 +39,16 @@ def load_policy(folder: str | Path, rank: int | None = None, shrink: bool = Fals
     if rank is not None and rank < 1:
         raise ValueError(f"rank is {rank}; it must be 1 or more, or None for the whole policy")
     path, description, tensors = read_policy(folder)
-    module = policy_module(path, description, components(tensors), trust, shrink)
+    module = policy_module(path, description, components(tensors), trust, shrink, stochastic)
     return (module if rank is None else factored(module, rank)).eval()
 
 
-def policy_module(path: Path, description: Any, weights: Weights, trust: bool, shrink: bool = False) -> nn.Module:
+def policy_module(
+    path: Path, description: Any, weights: Weights, trust: bool, shrink: bool = False, stochastic: bool = False
+) -> nn.Module:
     """The module that a policy's file describes, with weights of one member; ``shrink`` removes units that do nothing.
 
-    Raises ValueError where the two do not fit.
+    Raises ValueError where the two do not fit, or ``stochastic`` is given of a policy that does not sample.
     """
     try:
         algorithm: Algorithm = described(description["config"], "algorithm", Algorithm, path, trust)
@@ -51,14 +56,20 @@ def policy_module(path: Path, description: Any, weights: Weights, trust: bool, s
         fresh = split(algorithm.init(Population((0,))), 0)
         if fault := misfit(weights, {component: fresh[component] for component in algorithm.policy}):
             raise ValueError(f"its {fault}")
-        if not shrink:
-            return algorithm.policy_module(weights)
-        shrunken = shrinking.shrink(joined(weights, algorithm.policy), algorithm.policy_structure())
-        return shrinking.sliced(algorithm.policy_module(components(shrunken.layers)), shrunken)
+        if shrink:
+            shrunken = shrinking.shrink(joined(weights, algorithm.policy), algorithm.policy_structure())
+            weights = components(shrunken.layers)
+        module = algorithm.sampling_module(weights) if stochastic else algorithm.policy_module(weights)
+        if module is not None:
+            return shrinking.sliced(module, shrunken) if shrink else module
     except UntrustedError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is not a whole policy: {error}") from error
+    raise ValueError(
+        f"{path} is of {type(algorithm).__name__}, which explores by noise that is not part of its policy; "
+        "only its deterministic policy can be deployed"
+    )
 
 
 def described(description: Any, part: str, contract: type, path: Path, trust: bool) -> Any:

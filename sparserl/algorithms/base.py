@@ -22,6 +22,7 @@ from sparserl import normalization
 from sparserl.fields import Fraction, Positive
 from sparserl.networks.base import Network, Structure
 from sparserl.optimizers import Optimizer
+from sparserl.policies.sampling import Sampling
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import Schedule
@@ -231,6 +232,17 @@ class Algorithm(ABC):
         What it gives is what ``deterministic_action`` chooses by: a value or logit for each discrete action, or the action
         itself.
         """
+        return self.network_module(weights)
+
+    def sampling_module(self, weights: Weights) -> Sampling | None:
+        """The same policy as it explores: a module of observations and random numbers that gives sampled actions.
+
+        None where what explores is not part of the policy.
+        """
+        return None
+
+    def network_module(self, weights: Weights) -> nn.Module:
+        """One member's deployed networks behind their normalisation, without what turns their outputs into actions."""
         modules = [self.networks[c].module(weights[c]) for c in self.policy if c in self.networks]
         if self.normalize_observation:
             modules.insert(0, normalization.Normalize(weights[OBSERVATIONS], self.normalized_limit))

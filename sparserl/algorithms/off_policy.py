@@ -100,7 +100,7 @@ class OffPolicyActorCritic(Algorithm):
         return self.spec.scale_action(self.mode(self.network(weights["policy"], self.network_input(weights, observation))))
 
     def policy_module(self, weights: Weights) -> nn.Module:
-        return nn.Sequential(super().policy_module(weights), Squash(self.spec))
+        return nn.Sequential(self.network_module(weights), Squash(self.spec))
 
     @abstractmethod
     def explore(self, outputs: Float[Tensor, "member env out"], rng: MemberRng) -> Float[Tensor, "member env action"]:

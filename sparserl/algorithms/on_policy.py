@@ -21,6 +21,7 @@ from sparserl.fields import Fraction, NonNegative, Positive
 from sparserl.networks.base import Network
 from sparserl.optimizers import Optimizer
 from sparserl.policies.distributions import Distribution, for_actions
+from sparserl.policies.sampling import Sampling
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import Schedule
@@ -100,7 +101,10 @@ class OnPolicyActorCritic(Algorithm):
         return fresh | self.fresh_statistics(members)
 
     def policy_module(self, weights: Weights) -> nn.Module:
-        return self.distribution.deployed(super().policy_module(weights))
+        return self.distribution.deployed(self.network_module(weights))
+
+    def sampling_module(self, weights: Weights) -> Sampling:
+        return self.distribution.sampling(self.network_module(weights), weights["policy"])
 
     # ------------------------------------------------------------ what networks give
 

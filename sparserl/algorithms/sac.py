@@ -14,6 +14,7 @@ from sparserl.algorithms.base import Objective
 from sparserl.algorithms.off_policy import OffPolicyActorCritic
 from sparserl.fields import Positive
 from sparserl.policies import squashed_gaussian
+from sparserl.policies.sampling import Sampling, SquashedGaussianSampling
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import Schedule
@@ -49,6 +50,9 @@ class SAC(OffPolicyActorCritic):
 
     def mode(self, outputs: Float[Tensor, "member batch out"]) -> Float[Tensor, "member batch action"]:
         return squashed_gaussian.mode(outputs)
+
+    def sampling_module(self, weights: Weights) -> Sampling:
+        return SquashedGaussianSampling(self.network_module(weights), self.spec)
 
     def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         """Equations 5 to 7 of the critics and the policy, and 17 of the temperature, in its logarithm."""

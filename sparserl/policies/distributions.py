@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparserl.policies import categorical, gaussian
+from sparserl.policies.sampling import CategoricalSampling, GaussianSampling, Sampling
 from sparserl.policies.scale import Scale
 from sparserl.population.random import MemberRng
 from sparserl.types import Action, Layers, Spec
@@ -62,6 +63,10 @@ class Distribution(ABC):
         """One member's network with what comes after it when it is deployed."""
         return network
 
+    @abstractmethod
+    def sampling(self, network: nn.Module, layers: Layers) -> Sampling:
+        """One member's network (``layers`` without the member axis) with what samples its actions."""
+
 
 class Categorical(Distribution):
     """Over discrete actions."""
@@ -84,6 +89,9 @@ class Categorical(Distribution):
 
     def entropy(self, outputs: Outputs, layers: Layers) -> Numbers:
         return categorical.entropy(outputs)
+
+    def sampling(self, network: nn.Module, layers: Layers) -> Sampling:
+        return CategoricalSampling(network, self.outputs)
 
 
 class Gaussian(Distribution):
@@ -113,6 +121,9 @@ class Gaussian(Distribution):
 
     def deployed(self, network: nn.Module) -> nn.Module:
         return nn.Sequential(network, nn.Hardtanh(), Scale(self.spec))
+
+    def sampling(self, network: nn.Module, layers: Layers) -> Sampling:
+        return GaussianSampling(network, layers[LOG_STD], self.spec)
 
 
 def for_actions(spec: Spec) -> Distribution:

@@ -1,0 +1,145 @@
+"""Write a trained policy, or its masks, into a file for other programs: ``python -m sparserl.export RUN``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from torch import Tensor
+
+from sparserl.deployment.card import Deployed, card
+from sparserl.deployment.formats import FORMATS, Exported, default_path, nonzero_weights, stored_numbers
+from sparserl.loading import load_policy
+from sparserl.runs import provenance, reader
+from sparserl.runs.files import DiskError, read_policy, read_record, replace, write_masks, write_text
+from sparserl.runs.schema import Result
+from sparserl.terminal import print_line
+from sparserl.training import interrupts
+from sparserl.types import Spec, is_weight
+
+MASK = "mask"
+"""The format that has no policy in it."""
+
+
+def main() -> None:
+    """The console script. Errors of the user's end with one sentence."""
+    interrupts.prepare()
+    arguments = _arguments()
+    try:
+        _check(arguments)
+        for line in _masks(arguments) if arguments.format == MASK else _policy(arguments):
+            print_line(line)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError, DiskError) as error:
+        sys.exit(f"sparserl: {' '.join(str(error).split())}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("sparserl-export", description="Write a trained policy into a file for other programs.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    parser.add_argument(
+        "--format",
+        choices=[*FORMATS, MASK],
+        default="onnx",
+        help="onnx (needs the extra 'export'); torch, for torch.export.load; mask, which weights are not zero, for "
+        "regularizer=fixed_mask (onnx)",
+    )
+    parser.add_argument("--rank", type=int, metavar="K", help="the policy with its layers truncated at this rank")
+    parser.add_argument("--shrink", action="store_true", help="without the hidden units that nothing enters or leaves")
+    parser.add_argument(
+        "--stochastic", action="store_true", help="with sampled actions: random numbers are then a second input, 'noise'"
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="the file, beside which its card has the ending .md (RUN/export/policy.onnx or so, with README.md as its card)",
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="build what is not sparserl's too, which runs the code of whoever wrote it"
+    )
+    return parser.parse_args()
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises ValueError, before anything is loaded, where the arguments do not go together."""
+    if arguments.rank is not None and arguments.rank < 1:
+        raise ValueError(f"--rank is {arguments.rank}; it must be 1 or more")
+    if arguments.format == MASK:
+        for name in ("rank", "shrink", "stochastic"):
+            if getattr(arguments, name):
+                raise ValueError(f"--{name} is for policies, and --format mask writes which weights are not zero; leave it out")
+    to = arguments.to
+    if to is None:
+        return
+    if not to.parent.is_dir():
+        raise ValueError(f"--to is {str(to)!r}, but there is no folder {to.parent}")
+    if to.is_dir():
+        raise ValueError(f"--to is {str(to)!r}, which is a folder; name a file in it")
+    if to.suffix == ".md":
+        raise ValueError(f"--to is {str(to)!r}, which is the name of its card; give it another ending")
+
+
+def _policy(arguments: argparse.Namespace) -> list[str]:
+    """Write a policy and its card; what is said of them."""
+    run, rank, shrink, stochastic = arguments.run, arguments.rank, arguments.shrink, arguments.stochastic
+    policy = load_policy(run, rank, shrink, arguments.trust, stochastic)
+    _, description, _ = read_policy(run)
+    if not (run / "result.json").exists():
+        raise FileNotFoundError(f"{run / 'result.json'} does not exist, and the policy's card needs it")
+    result = read_record(Result, run / "result.json")
+    ending, make = FORMATS[arguments.format]
+    made: Exported = make(policy, Spec.from_json(description["spec"]))
+    path, card_path = _paths(arguments, ending)
+    deployed = Deployed(
+        file=path.name,
+        format=arguments.format,
+        rank=rank,
+        shrunken=shrink,
+        stochastic=stochastic,
+        stored_numbers=stored_numbers(policy),
+        nonzero_weights=nonzero_weights(policy),
+        bytes=len(made.content),
+        difference=made.difference,
+        interface=made.interface,
+    )
+    text = card(result, reader.read(run).lowrank, deployed, provenance.command(), provenance.commit())
+    replace(path, lambda file: file.write(made.content))
+    write_text(card_path, text)
+    return [
+        *(f"{name}: {meaning}" for name, meaning in made.interface.items()),
+        f"differs from torch by at most {made.difference:.1e}",
+        f"policy: {path}, {deployed.bytes} bytes, {deployed.stored_numbers} weights, {deployed.nonzero_weights} not zero",
+        f"card: {card_path}",
+    ]
+
+
+def _masks(arguments: argparse.Namespace) -> list[str]:
+    """Write which weights are not zero; what is said of them."""
+    _, _, tensors = read_policy(arguments.run)
+    masks: dict[str, Tensor] = {name: tensor != 0 for name, tensor in tensors.items() if is_weight(name)}
+    path = arguments.to or default_path(arguments.run, ".masks.safetensors")
+    path.parent.mkdir(exist_ok=True)
+    write_masks(path, masks)
+    kept, number = sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())
+    return [
+        f"masks: {path}, {kept} of {number} weights are kept",
+        f"train under them: python -m sparserl.train regularizer=fixed_mask regularizer.path={path.absolute()}",
+    ]
+
+
+def _paths(arguments: argparse.Namespace, ending: str) -> tuple[Path, Path]:
+    """Of the file and of its card."""
+    if arguments.to is not None:
+        return arguments.to, arguments.to.with_suffix(".md")
+    path = default_path(arguments.run, ending)
+    path.parent.mkdir(exist_ok=True)
+    return path, path.with_name("README.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from sparserl.tracking.base import Log
 from sparserl.tracking.wandb import Wandb, read_records
@@ -55,6 +56,4 @@ def opened(mode: str, *folders: Path) -> tuple[Wandb, Sequence[Log]]:
 
 def children() -> list[str]:
     """The processes that this one has started and that are still alive."""
-    found = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    names = [Path(f"/proc/{child}/comm").read_text().strip() for path in found for child in path.read_text().split()]
-    return [name for name in names if "wandb" in name]
+    return [child.name() for child in psutil.Process().children() if "wandb" in child.name()]

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from annotated_types import Ge, Le
 from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
@@ -47,7 +45,7 @@ class Field:
 class Replay(Experience):
     """The keys are described in ``conf/experience/replay.yaml``."""
 
-    buffer_size: Annotated[int, Ge(1), Le(2**24)]  # there are 2**24 float32 numbers to draw a place with
+    buffer_size: Count
     batch_size: Count
     learning_starts: Steps
     train_freq: Count
@@ -111,7 +109,7 @@ class Replay(Experience):
 
     def _draw(self) -> Int64[Tensor, "member batch"]:
         """Which rows of each member's ring are sampled."""
-        return (self._rng.uniform(self.batch_size) * self.size).long()
+        return self._rng.below(self.size, self.batch_size)
 
     def _rows(self, index: Int64[Tensor, "member batch"]) -> UInt8[Tensor, "member batch byte"]:
         flat = (index + self._offsets).view(-1)

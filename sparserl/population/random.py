@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ class Generators:
 
     def __init__(self, seeds: Sequence[int], stream: str, device: torch.device) -> None:
         self.device = device
-        self._generators = [torch.Generator().manual_seed(_stream_seed(seed, stream)) for seed in seeds]
+        self._generators = [_generator(seed, stream) for seed in seeds]
 
     def __len__(self) -> int:
         return len(self._generators)
@@ -38,9 +39,13 @@ class Generators:
         """Standard normal numbers, ``[member, *shape]``, each member's from its own generator."""
         return self._fill(Tensor.normal_, shape)
 
-    def _fill(self, fill: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+    def integers(self, *shape: int) -> Tensor:
+        """Uniform whole numbers in [0, 2**63), ``[member, *shape]`` int64, each member's from its own generator."""
+        return self._fill(Tensor.random_, shape, torch.int64)
+
+    def _fill(self, fill: Callable[..., Tensor], shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Numbers are drawn on the CPU whatever the device, so that a run does not depend on where it runs."""
-        numbers = torch.empty(len(self), *shape, dtype=torch.float32)
+        numbers = torch.empty(len(self), *shape, dtype=dtype)
         for slice_, generator in zip(numbers, self._generators, strict=True):
             fill(slice_, generator=generator)
         return numbers.to(self.device)
@@ -53,14 +58,26 @@ class Generators:
             generator.set_state(saved.cpu().clone())  # torch 2.13 reads the storage from its start: a row is not enough
 
 
-def _stream_seed(seed: int, stream: str) -> int:
-    """Torch seeds its generator with 32 bits, whatever it is given."""
+_WORDS = slice(24, 24 + 624 * 8)
+"""Where the state of torch's generator on a CPU, a Mersenne Twister, has its 624 words of 32 bits, each in eight bytes."""
+
+
+def _generator(seed: int, stream: str) -> torch.Generator:
+    """A generator whose 624 words all follow from the seed and the stream.
+
+    ``manual_seed`` takes 32 bits of a seed, whatever it is given: of 77,000 streams two would be equal with a chance of one
+    half. What is drawn is what NumPy's MT19937 draws from the same SeedSequence.
+    """
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(stream.encode()),))
-    return int(sequence.generate_state(1, np.uint32)[0])
+    words: Any = np.random.MT19937(sequence).state["state"]
+    generator = torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    state.numpy()[_WORDS].view(np.uint64)[:] = words["key"]
+    return generator.set_state(state)
 
 
 class MemberRng:
-    """Uniform and normal numbers of every member, handed out in small pieces and drawn in blocks.
+    """Uniform, normal and whole numbers of every member, handed out in small pieces and drawn in blocks.
 
     Actions and replay indices need a handful of numbers a step; one draw for each member and step would cost more than
     the network. A block holds the same for every member, so all members use it up at the same time.
@@ -69,6 +86,7 @@ class MemberRng:
     def __init__(self, generators: Generators) -> None:
         self._generators = generators
         self._uniforms, self._normals = _Block(generators.uniform), _Block(generators.normal)
+        self._integers = _Block(generators.integers)
 
     @property
     def device(self) -> torch.device:
@@ -83,17 +101,26 @@ class MemberRng:
         """The next standard normal numbers, ``[member, *shape]``."""
         return self._normals.take(shape)
 
+    def below(self, bound: int, *shape: int) -> Tensor:
+        """The next whole numbers in [0, bound), ``[member, *shape]`` int64.
+
+        Uniform but for a bound / 2**63: a uniform float32 has 2**24 values and would prefer some places of a large ring.
+        """
+        return self._integers.take(shape) % bound
+
     def state_dict(self) -> State:
         return {
             "generators": self._generators.state_dict(),
             "uniforms": self._uniforms.state_dict(),
             "normals": self._normals.state_dict(),
+            "integers": self._integers.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
         self._generators.load_state_dict(state["generators"])
         self._uniforms.load_state_dict(state["uniforms"])
         self._normals.load_state_dict(state["normals"])
+        self._integers.load_state_dict(state["integers"])
 
 
 class _Block:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,6 +33,38 @@ def test_seeds_and_streams_give_different_numbers() -> None:
     draws = [Generators((seed,), stream, CPU).uniform(4) for seed in (0, 1, 2**40) for stream in ("gates", "replay", "init")]
     # two equal draws of four numbers of 24 bits have a chance of 2^-96
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) == 9
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**40, 2**100])
+def test_a_stream_is_numpys_mersenne_twister_of_the_same_seed_sequence(seed: int) -> None:
+    """All 624 words of the state are the stream's own; ``manual_seed`` would leave but 2**32 streams."""
+    twister = np.random.MT19937(np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(b"replay"),)))
+    twister.random_raw()  # NumPy's first number is one that torch's generator passes over
+    expected = (twister.random_raw(2000) % 2**24) / 2**24  # torch makes a float32 of the lowest 24 bits; more than 624 of them
+    assert Generators((seed,), "replay", CPU).uniform(2000).flatten().tolist() == expected.tolist()
+
+
+def test_places_in_a_large_ring_are_drawn_evenly() -> None:
+    """Of 2**24 places of a float32, some of 12 million rows would have two and others one, and be drawn half as often."""
+    rows, draws = 12_000_000, 200_000
+    places = (np.arange(2**24) * rows) >> 24
+    has_two = np.bincount(places, minlength=rows) == 2
+    share = has_two.mean()  # 0.398 of the rows, which a float32 would draw in 0.570 of all cases
+    drawn = Population((0,)).rng("replay").below(rows, draws)[0].numpy()
+    assert (drawn.min() >= 0, drawn.max() < rows) == (True, True)
+    # the standard error is sqrt(0.398 * 0.602 / 200,000) = 0.0011; five of them
+    assert abs(has_two[drawn].mean() - share) < 0.0055
+    by_float = places[np.random.default_rng(0).integers(2**24, size=draws)]
+    assert has_two[by_float].mean() > share + 0.15
+
+
+@pytest.mark.parametrize("bound", [1, 2, 7, 2**40])
+def test_whole_numbers_are_below_their_bound_and_a_members_own(bound: int) -> None:
+    both, alone = (Population(seeds).rng("replay").below(bound, 3, 100) for seeds in ((0, 1), (1,)))
+    assert both.shape == (2, 3, 100)
+    assert ((both >= 0) & (both < bound)).all()
+    assert torch.equal(both[1:], alone)
+    assert (both.unique().numel() == 1) == (bound == 1)
 
 
 def test_uniform_numbers_are_uniform() -> None:

@@ -54,10 +54,19 @@ def test_return_by_stored_numbers_has_a_panel_for_each_form_on_a_logarithmic_axi
     figure = sizes.stored(found)
     assert [axes.get_title() for axes in figure.axes] == ["Sparse", "Shrunken", "Factored", "Shrunken and factored"]
     assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1, "or sizes could not be compared"
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2"]  # as in the legend
     look = looks_of(found)[found[1]]
     sparse = [line for line in figure.axes[0].lines if line.get_color() == look["color"]]
     assert np.asarray(sparse[0].get_xdata()).tolist() == [16, 16]  # 64 bytes
     assert np.asarray(sparse[0].get_ydata()).tolist() == [80, 120]
+
+
+def test_a_form_that_is_not_known_on_a_task_says_so(tmp_path: Path) -> None:
+    two_forms(tmp_path / "new")
+    two_forms(tmp_path / "old", environment="acrobot", shrunken_weights=None)
+    (axes,) = [axes for axes in sizes.stored(groups(tmp_path)).axes if not axes.axison]
+    assert [text.get_text() for text in axes.texts] == ["shrunken: not known"]
 
 
 def test_forms_and_strengths_are_told_apart_by_more_than_colour(tmp_path: Path) -> None:

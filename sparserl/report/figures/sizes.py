@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
 from sparserl.report.figures.style import GREY, finish
@@ -28,7 +29,7 @@ def sparsity(groups: Sequence[Group]) -> Figure:
     kept = [group for group in groups if len(group.scores("return_mean"))]
     if not kept:
         raise NothingToShowError("no run has a return")
-    return per_task(kept, partial(_by_zeros, groups=groups), partial(_by_weights, groups=groups))
+    return per_task(kept, partial(_by_zeros, groups=groups), partial(_by_weights, groups=groups), share_y=True)
 
 
 def stored(groups: Sequence[Group]) -> Figure:
@@ -37,7 +38,7 @@ def stored(groups: Sequence[Group]) -> Figure:
     if not kept:
         raise NothingToShowError("no run says how many numbers its policy stores")
     forms = [form for form in FORMS if any(form in forms_of(run) for group in kept for run in group.done)]
-    return per_task(kept, *(partial(_by_numbers, groups=groups, form=form) for form in forms))
+    return per_task(kept, *(partial(_by_numbers, groups=groups, form=form) for form in forms), share_y=True)
 
 
 def ranks(groups: Sequence[Group]) -> Figure:
@@ -45,20 +46,20 @@ def ranks(groups: Sequence[Group]) -> Figure:
     kept = [group for group in groups if any(run.swept for run in group.done)]
     if not kept:
         raise NothingToShowError("it needs lowrank.csv, which only folders of runs have, and none of these has one with a rank")
-    return per_task(kept, _by_rank, _by_compression)
+    return per_task(kept, _by_rank, _by_compression, share_y=True)
 
 
 def _by_zeros(axes: Axes, here: Sequence[Group], looks: Mapping[Group, dict[str, Any]], groups: Sequence[Group]) -> None:
-    for group in here:
-        _points(axes, [_of(run, run.result["sparsity"]) for run in group.done], looks[group])
+    for number, group in enumerate(here, start=1):
+        _points(axes, [_of(run, run.result["sparsity"]) for run in group.done], looks[group], number)
     _dense_line(axes, here, groups)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     finish(axes, "Return by sparsity: runs, and IQM of groups", "zeros among policy weights", "return", legend=False)
 
 
 def _by_weights(axes: Axes, here: Sequence[Group], looks: Mapping[Group, dict[str, Any]], groups: Sequence[Group]) -> None:
-    for group in here:
-        _points(axes, [_of(run, 1 - run.result["sparsity"]) for run in group.done], looks[group])
+    for number, group in enumerate(here, start=1):
+        _points(axes, [_of(run, 1 - run.result["sparsity"]) for run in group.done], looks[group], number)
     _dense_line(axes, here, groups)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
@@ -73,15 +74,19 @@ def _of(run: Run, x: float) -> Point | None:
 def _by_numbers(
     axes: Axes, here: Sequence[Group], looks: Mapping[Group, dict[str, Any]], groups: Sequence[Group], form: str
 ) -> None:
-    for group in here:
-        _points(axes, [forms_of(run).get(form) for run in group.done], looks[group])
+    if not any(form in forms_of(run) for group in here for run in group.done):
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, f"{form}: not known", ha="center", color=GREY, transform=axes.transAxes)
+        return
+    for number, group in enumerate(here, start=1):
+        _points(axes, [forms_of(run).get(form) for run in group.done], looks[group], number)
     _dense_line(axes, here, groups)
     axes.set_xscale("log")
     finish(axes, form.capitalize(), "numbers stored (4 bytes each)", "return", legend=False)
 
 
-def _points(axes: Axes, points: Sequence[Point | None], look: dict[str, Any]) -> None:
-    """Every run faintly, and the group in its middle: the interquartile mean with its interval."""
+def _points(axes: Axes, points: Sequence[Point | None], look: dict[str, Any], number: int) -> None:
+    """Every run faintly, and in their middle the group by its number in the legend: the IQM with its interval."""
     known = [point for point in points if point is not None]
     if not known:
         return
@@ -91,8 +96,11 @@ def _points(axes: Axes, points: Sequence[Point | None], look: dict[str, Any]) ->
     if middle is not None:
         low, high = (middle.value if end is None else end for end in (middle.low, middle.high))
         bars = [[max(0.0, middle.value - low)], [max(0.0, high - middle.value)]]
-        style = look | {"linestyle": "", "markersize": 8, "zorder": 3}
+        style = look | {"linestyle": "", "markersize": 10, "fillstyle": "full", "zorder": 3}
         axes.errorbar([iqm(x)], [middle.value], yerr=bars, capsize=2, **style)
+        edge = [withStroke(linewidth=1.5, foreground="black")]
+        style = {"ha": "center", "va": "center", "zorder": 4, "color": "white", "fontsize": 6, "fontweight": "bold"}
+        axes.text(float(iqm(x)), middle.value, str(number), path_effects=edge, **style)
 
 
 def _dense_line(axes: Axes, here: Sequence[Group], groups: Sequence[Group]) -> None:

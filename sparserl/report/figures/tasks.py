@@ -19,26 +19,24 @@ Panel: TypeAlias = Callable[[Axes, Sequence[Group], Mapping[Group, dict[str, Any
 """Draws the groups of one task, each in its look: what ``axes.plot`` takes."""
 
 
-def per_task(groups: Sequence[Group], *panels: Panel) -> Figure:
-    """A row of ``panels`` for each environment and algorithm, and below it what the looks mean."""
+def per_task(groups: Sequence[Group], *panels: Panel, share_y: bool = False) -> Figure:
+    """A row of ``panels`` for each environment and algorithm, and below it what the looks mean.
+
+    With ``share_y`` the panels of a row have one vertical scale.
+    """
     tasks = by_task(groups)
     figure = Figure(figsize=(PANEL[0] * max(2, len(panels)), sum(map(_height, tasks.values())) + 0.6), layout="constrained")
     parts = figure.subfigures(len(tasks), 1, squeeze=False, height_ratios=[*map(_height, tasks.values())])[:, 0]
     looks = looks_of(groups)
     for part, (task, here) in zip(parts, tasks.items(), strict=True):
         for place, panel in enumerate(panels, start=1):
-            panel(part.add_subplot(1, len(panels), place), here, looks)
+            first = part.axes[0] if share_y and part.axes else None
+            panel(part.add_subplot(1, len(panels), place, sharey=first), here, looks)
         part.suptitle(literal(f"{task[0]}, {task[1]}"), fontsize=11, fontweight="bold")
         lines = [part.axes[0].plot([], [], **looks[group])[0] for group in here]
-        part.legend(
-            lines,
-            [legend(group) for group in here],
-            loc="outside lower center",
-            ncols=3,
-            frameon=False,
-            fontsize=7,
-            handlelength=3.5,
-        )
+        names = [f"{number}: {legend(group)}" for number, group in enumerate(here, start=1)]
+        look: dict[str, Any] = {"ncols": 3, "frameon": False, "fontsize": 7, "handlelength": 3.5}
+        part.legend(lines, names, loc="outside lower center", **look)
     return figure
 
 

@@ -60,7 +60,7 @@ def _map(figure: Figure, axes: Axes, title: str, values: Mapping[tuple[float, fl
         axes.text(
             column, row, "no run" if np.isnan(value) else f"{value:{form}}", color="black" if bright else "white", **style
         )
-    axes.set_xticks(range(len(lambdas)), [f"{value:.3g}" for value in lambdas], fontsize=8)
+    axes.set_xticks(range(len(lambdas)), [f"{value:g}" for value in lambdas], fontsize=8)
     axes.set_yticks(range(len(betas)), [f"{value:.3g}" for value in betas], fontsize=8)
     axes.set_xlabel("lambda_c", fontsize=9)
     axes.set_ylabel("beta", fontsize=9)

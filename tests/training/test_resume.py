@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,54 +22,68 @@ from sparserl.lowrank.sweep import Stage
 from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json
 from sparserl.sweeps.loop import run
+from sparserl.train import main
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 SETTINGS = (
     "trainer=smoke",
-    "trainer.total_steps=5000",
+    "trainer.total_steps=2400",
     "trainer.num_envs=2",
-    "trainer.log_every=250",
-    "trainer.eval_every=2000",
-    "trainer.checkpoint_every=500",
-    "experience.buffer_size=1500",  # the ring goes round
+    "trainer.log_every=120",
+    "trainer.eval_every=960",
+    "trainer.checkpoint_every=240",
+    "experience.buffer_size=720",  # the ring goes round
     "experience.train_freq=4",
     "experience.batch_size=32",
     "network.hidden=[16]",
     "lowrank.ranks=[2]",
-    "regularizer.ramp_steps=1000",
-    "regularizer.delay_steps=1000",
+    "regularizer.ramp_steps=480",
+    "regularizer.delay_steps=480",
 )
-
-# trains a population of the given seeds into folders named by seed, as a launcher would; figures take a second each
-PROGRAM = """
-import sys
-from sparserl.config.validation import compose
-from sparserl.sweeps import loop
-from sparserl.sweeps.loop import run
-loop.draw = lambda folder: folder
-root, seeds, *overrides = sys.argv[1:]
-seeds = seeds.split(",")
-run([compose(*overrides, f"seed={seed}", f"regularizer.lambda_c={1 + int(seed)}") for seed in seeds],
-    [f"{root}/{seed}" for seed in seeds])
-"""
-
-
-def start(root: Path, seeds: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROGRAM, str(root), seeds, *SETTINGS]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(root: Path, seeds: str) -> None:
-    process = start(root, seeds)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    """Train a population of these seeds into folders named by seed, as a launcher would: from the start, or on."""
+    numbers = [int(seed) for seed in seeds.split(",")]
+    configs = [compose(*SETTINGS, f"seed={seed}", f"regularizer.lambda_c={1 + seed}") for seed in numbers]
+    run(configs, [root / str(seed) for seed in numbers], live=False)
 
 
-def wait_for(path: Path, lines: int) -> None:
-    """Until the rows have come so far."""
-    deadline = time.monotonic() + 120
-    while not path.exists() or path.read_bytes().count(b"\n") < lines:
-        assert time.monotonic() < deadline, f"{path} never had {lines} rows"
-        time.sleep(0.005)
+# The same in a process that sends itself a signal right before the n-th call of a function: however fast the machine is, it is
+# always the same moment.
+PROGRAM = """
+import os, sys
+import torch
+from sparserl.config.validation import compose
+from sparserl.sweeps import loop
+from sparserl.training.learner import Learner
+
+number, name, left, root, seeds, *overrides = sys.argv[1:]
+owner = {"update": Learner, "save": torch}[name]
+function, left = getattr(owner, name), int(left)
+
+def signal_and_call(*arguments, **keys):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), int(number))
+    return function(*arguments, **keys)
+
+setattr(owner, name, signal_and_call)
+loop.draw = lambda folder: folder  # figures take a second each
+seeds = seeds.split(",")
+loop.run([compose(*overrides, f"seed={seed}", f"regularizer.lambda_c={1 + int(seed)}") for seed in seeds],
+         [f"{root}/{seed}" for seed in seeds])
+"""
+
+
+def killed(root: Path, seeds: str, name: str, calls: int) -> str:
+    """Train these seeds in a process that is killed right before this call; what it said."""
+    command = [sys.executable, "-c", PROGRAM, str(int(signal.SIGKILL)), name, str(calls), str(root), seeds, *SETTINGS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stderr
 
 
 def outcome(folder: Path) -> tuple[bytes, bytes]:
@@ -80,7 +93,7 @@ def outcome(folder: Path) -> tuple[bytes, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Where the runs of these seeds are that nobody touched; they are trained once."""
+    """Where the runs of these seeds are that nobody touched; they are trained once, in this process."""
 
     @cache
     def trained(seeds: str) -> Path:
@@ -95,65 +108,82 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.mark.parametrize(
     "seeds", [pytest.param("3", id="solo", marks=pytest.mark.slow), pytest.param("1,2,5", id="population")]
 )
-def test_killed_at_random_moments_it_ends_as_if_untouched(seeds: str, whole: Callable[[str], Path], tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    first = broken / seeds.split(",")[0] / "metrics.jsonl"
-    draw = random.Random(0)
-    resumed_from = []
-    for kill in range(2):
-        process = start(broken, seeds)
-        wait_for(first, 5 * (kill + 1) + draw.randrange(5))
-        time.sleep(draw.uniform(0, 0.15))  # in the middle of whatever comes next: a row, an update, a checkpoint
-        process.kill()
-        _, errors = process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        resumed_from += [line for line in errors.splitlines() if "going on from step" in line]
-    finish(broken, seeds)
-    assert len(resumed_from) == 1, "the second process must have gone on, not started again"
+@pytest.mark.parametrize("draws", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 4))])
+def test_killed_at_random_moments_it_ends_as_if_untouched(
+    draws: int, seeds: str, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """First before some member's file of the second or third checkpoint is written, then between two gradient steps."""
+    draw, members = random.Random(draws), len(seeds.split(","))
+    first = killed(tmp_path, seeds, "save", draw.randint(members + 1, 3 * members))
+    assert "going on from step" not in first
+    # of 600 gradient steps 480 or more are left, since it goes on from the first or the second checkpoint
+    second = killed(tmp_path, seeds, "update", draw.randint(1, 300))
+    assert second.count("going on from step") == 1, "the second process must have gone on, not started again"
+    finish(tmp_path, seeds)
     for seed in seeds.split(","):
-        assert outcome(broken / seed) == outcome(whole(seeds) / seed)
+        assert outcome(tmp_path / seed) == outcome(whole(seeds) / seed)
 
 
-def test_a_kill_between_two_members_files_leaves_a_step_that_all_have(whole: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_kill_between_two_members_files_leaves_a_step_that_all_have(
+    whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Members 1 and 5 have the new checkpoint, member 2 was still writing: all go on from the older one."""
-    broken, seeds = tmp_path / "broken", "1,2,5"
-    process = start(broken, seeds)
-    wait_for(broken / "1" / "metrics.jsonl", 10)
-    process.kill()
-    process.communicate()
-    older, newer = checkpoint.steps(broken / "2")
-    (broken / "2" / "checkpoint.json").write_text(json.dumps({"steps": [older]}))
-    damaged = broken / "2" / f"checkpoint-{newer:012d}.pt"
+    seeds = "1,2,5"
+    with stopping_at_checkpoints(monkeypatch) as saved:
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                finish(tmp_path, seeds)
+    assert saved == [240, 480, 720]
+    older, newer = checkpoint.steps(tmp_path / "2")
+    assert (older, newer) == (480, 720)
+    (tmp_path / "2" / "checkpoint.json").write_text(json.dumps({"steps": [older]}))
+    damaged = tmp_path / "2" / f"checkpoint-{newer:012d}.pt"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    finish(broken, seeds)
+    finish(tmp_path, seeds)
     for seed in seeds.split(","):
-        assert outcome(broken / seed) == outcome(whole(seeds) / seed)
+        assert outcome(tmp_path / seed) == outcome(whole(seeds) / seed)
+
+
+SIGNALLED = """
+import os, sys
+from sparserl.runs.folder import RunFolder
+from sparserl.train import main
+
+number, left, write = int(sys.argv.pop(1)), 6, RunFolder.metrics
+
+def write_and_signal(folder, row):
+    global left
+    write(folder, row)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), number)
+
+RunFolder.metrics = write_and_signal
+main()
+"""
+"""``python -m sparserl.train`` that gets a signal when it has written six rows, however fast the machine is."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_closes_the_rows_and_resume_goes_on(
-    number: signal.Signals, whole: Callable[[str], Path], tmp_path: Path
+    number: signal.Signals, whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = tmp_path / "stopped"
-    train = [sys.executable, "-m", "sparserl.train"]
+    given = *SETTINGS, "seed=3", "regularizer.lambda_c=4", f"hydra.run.dir={stopped}"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-
-    def command(*arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*train, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    process = command(*SETTINGS, "seed=3", "regularizer.lambda_c=4", f"hydra.run.dir={stopped}")
-    wait_for(stopped / "metrics.jsonl", 6)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert "resume=" in errors
-    assert "Traceback" not in errors
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(int(number)), *given],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 128 + number
+    assert "resume=" in done.stderr
+    assert "Traceback" not in done.stderr
     assert json.loads((stopped / "status.json").read_text())["status"] == "interrupted"
-    assert all(json.loads(line)["env_step"] for line in (stopped / "metrics.jsonl").read_text().splitlines())
-    process = command(f"resume={stopped}")
-    assert process.wait(timeout=300) == 0
+    rows = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines()]
+    assert [row["env_step"] for row in rows] == [120 * row for row in range(1, 7)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sparserl-train", f"resume={stopped}"])
+    main()
     assert outcome(stopped) == outcome(whole("3") / "3")
     assert json.loads((stopped / "status.json").read_text())["status"] == "done"
 
@@ -167,43 +197,63 @@ REPLAY = ("experience.train_freq=160", "experience.learning_starts=0", "experien
 ROLLOUT = ("algorithm=ppo", "experience.n_steps=80", "experience.batch_size=80")
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "regularizers"),
     [
-        (*REPLAY, "regularizer=l1"),
-        (*REPLAY, "regularizer=l0", "regularizer.delay_steps=200"),
-        (*REPLAY, "regularizer=l0", "regularizer.delay_steps=0", "regularizer.freeze_at_step=300"),
-        (*REPLAY, "regularizer=random"),
-        (*REPLAY, "regularizer=magnitude"),
-        (*ROLLOUT, "regularizer=none"),
-        (*ROLLOUT, "regularizer=magnitude", "regularizer.scope=all"),
-        (*ROLLOUT, "regularizer=l0", "regularizer.delay_steps=0", "regularizer.scope=all"),
+        (
+            REPLAY,
+            [
+                ("regularizer=l1",),
+                ("regularizer=l0", "regularizer.delay_steps=200"),
+                ("regularizer=l0", "regularizer.delay_steps=0", "regularizer.freeze_at_step=300"),
+                ("regularizer=random",),
+                ("regularizer=magnitude",),
+            ],
+        ),
+        (
+            ROLLOUT,
+            [
+                ("regularizer=none",),
+                ("regularizer=magnitude", "regularizer.scope=all"),
+                ("regularizer=l0", "regularizer.delay_steps=0", "regularizer.scope=all"),
+            ],
+        ),
     ],
+    ids=["replay", "rollouts"],
 )
 def test_rows_between_a_checkpoint_and_the_next_gradient_step_are_the_same(
-    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: tuple[str, ...], regularizers: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows told the norms of the last gradient, which no checkpoint has. Here a run is stopped at every checkpoint."""
-    configs = [compose(*RARELY, *overrides, f"seed={seed}") for seed in (1, 2)]
-    run(configs, [tmp_path / "whole" / name for name in "ab"], live=False)
+    """Rows told the norms of the last gradient, which no checkpoint has. Here a loop is stopped at every checkpoint.
+
+    Two members of each regulariser, all in one loop.
+    """
+    composed = [compose(*RARELY, *overrides, *regularizer) for regularizer in regularizers]
+    configs = [config | {"seed": seed} for config in composed for seed in (1, 2)]
+    names = [str(number) for number in range(len(configs))]
+    run(configs, [tmp_path / "whole" / name for name in names], live=False)
     with stopping_at_checkpoints(monkeypatch) as saved:
         for _ in range(5):
             with pytest.raises(KeyboardInterrupt):
-                run(configs, [tmp_path / "stopped" / name for name in "ab"], live=False)
+                run(configs, [tmp_path / "stopped" / name for name in names], live=False)
     assert saved == [100, 200, 300, 400, 500]
-    run(configs, [tmp_path / "stopped" / name for name in "ab"], live=False)
-    rows = [json.loads(line) for line in (tmp_path / "whole/a/metrics.jsonl").read_text().splitlines()]
-    learned = [row["env_step"] for row in rows if any(key.startswith("loss/") for key in row)]
-    assert learned == [160, 320, 480]
-    assert [row["env_step"] for row in rows] == list(range(10, 501, 10))
-    for name in "ab":
+    run(configs, [tmp_path / "stopped" / name for name in names], live=False)
+    for name in names:
+        rows = [json.loads(line) for line in (tmp_path / "whole" / name / "metrics.jsonl").read_text().splitlines()]
+        learned = [row["env_step"] for row in rows if any(key.startswith("loss/") for key in row)]
+        assert learned == [160, 320, 480]
+        assert [row["env_step"] for row in rows] == list(range(10, 501, 10))
         assert outcome(tmp_path / "stopped" / name) == outcome(tmp_path / "whole" / name)
         for table in ("lowrank.csv", "spectrum.csv"):
             assert (tmp_path / "stopped" / name / table).read_bytes() == (tmp_path / "whole" / name / table).read_bytes()
 
 
 # ---------------------------------------------------------------- the config that it goes on with
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Config:
+    return compose("trainer=smoke")
 
 
 def edited(config: Config, **changes: Any) -> str:
@@ -230,10 +280,10 @@ def edited(config: Config, **changes: Any) -> str:
     ],
 )
 def test_a_config_that_was_damaged_or_edited_is_one_sentence(
-    content: Callable[[Config], str], words: list[str], tmp_path: Path
+    content: Callable[[Config], str], words: list[str], smoke: Config, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.json"
-    path.write_text(content(compose("trainer=smoke")))
+    path.write_text(content(smoke))
     with pytest.raises(ConfigError) as caught:
         read_back(path, trust=False)
     sentence = str(caught.value)
@@ -241,10 +291,9 @@ def test_a_config_that_was_damaged_or_edited_is_one_sentence(
     assert len(sentence.splitlines()) == 1
 
 
-def test_a_config_of_before_there_was_trust_is_as_good(tmp_path: Path) -> None:
-    config = compose("trainer=smoke")
-    (tmp_path / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != "trust"}))
-    assert read_back(tmp_path / "config.json", trust=False) == config
+def test_a_config_of_before_there_was_trust_is_as_good(smoke: Config, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({key: value for key, value in smoke.items() if key != "trust"}))
+    assert read_back(tmp_path / "config.json", trust=False) == smoke
     with pytest.raises(FileNotFoundError):
         read_back(tmp_path / "nowhere.json", trust=False)
 
@@ -252,7 +301,6 @@ def test_a_config_of_before_there_was_trust_is_as_good(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- a signal after the training
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_signal_after_the_training_leaves_done_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It arrives twice: while the ranks are evaluated, and while the second of three members has its figure drawn."""
     configs = [compose("trainer=smoke", "network.hidden=[8]", "lowrank.ranks=[1]", f"seed={seed}") for seed in range(3)]

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -274,11 +275,11 @@ def test_folders_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (found.status, found.total_steps) == ("waiting", 20), "it has its folder, and has not begun"
 
 
-def looked_at_during(work: Callable[[], object], folder: Path) -> list[list[status.Job]]:
-    """What was said from before the first file was there until after the last."""
-    thread = threading.Thread(target=work)
+def looked_at_during(work: Callable[[list[list[status.Job]]], object], folder: Path) -> list[list[status.Job]]:
+    """What was said from before the first file was there until after the last. ``work`` is given what was said so far."""
+    seen: list[list[status.Job]] = []
+    thread = threading.Thread(target=work, args=(seen,))
     thread.start()
-    seen = []
     while thread.is_alive():
         seen.append(status.look(folder))
         time.sleep(0.01)  # or the two threads would be at the same lock all the time
@@ -289,20 +290,24 @@ def looked_at_during(work: Callable[[], object], folder: Path) -> list[list[stat
 def test_a_job_is_told_of_while_its_files_are_written(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
 
-    def write() -> None:
-        folder = RunFolder(tmp_path / "a", 1000)
+    def steps(seen: list[list[status.Job]]) -> set[int]:
+        return {job.env_step for jobs in [*seen] for job in jobs}
+
+    def write(seen: list[list[status.Job]]) -> None:
+        folder = RunFolder(tmp_path / "a", 100_000)
         folder.status("running", 0)
-        for step in range(1, 301):
+        # until some steps were seen, however fast the machine is
+        for step in takewhile(lambda step: step <= 300 or len(steps(seen)) <= 5, range(1, 100_000)):
             folder.metrics({"env_step": step, "eval/return_mean": float(step), "filler": list(range(300))})
             folder.timing({"env_step": step, "update": 0.01})
             time.sleep(0.002)  # the thread that looks has its turn
-        folder.status("interrupted", 300)
+        folder.status("interrupted", step)
         folder.close()
 
     seen = [job for jobs in looked_at_during(write, tmp_path) for job in jobs]
     assert {job.status for job in seen} == {"running", "interrupted"}
     assert [job.env_step for job in seen] == sorted(job.env_step for job in seen)
-    assert len({job.env_step for job in seen}) > 5, "it takes 0.6 s or more; to see five steps one need not be quick"
+    assert len({job.env_step for job in seen}) > 5
     assert all(job.return_mean == job.env_step for job in seen if job.env_step)
 
 
@@ -310,7 +315,7 @@ def test_a_job_is_told_of_while_its_files_are_written(tmp_path: Path) -> None:
 def test_a_population_is_told_of_while_it_trains(tmp_path: Path) -> None:
     settings = "trainer=smoke", "network.hidden=[8]", "logger=disk", "trainer.total_steps=1000", "trainer.log_every=20"
     configs = [compose(*settings, f"seed={seed}") for seed in (0, 1)]
-    seen = looked_at_during(lambda: run(configs, [tmp_path / "0", tmp_path / "1"]), tmp_path)
+    seen = looked_at_during(lambda _: run(configs, [tmp_path / "0", tmp_path / "1"]), tmp_path)
     assert {job.status for jobs in seen for job in jobs} <= {"waiting", "running", "done"}
     for name in ("0", "1"):
         at = [job.env_step for jobs in seen for job in jobs if job.folder == name]
@@ -501,5 +506,5 @@ def test_watching_needs_a_terminal_and_ends_with_the_sweep(
     write_json(folder / "status.json", Status("failed", 700, 1000, 1, ELSEWHERE, "ValueError: made to fail"))
     while b"1 failed" not in seen:
         seen += os.read(ours, 1 << 16)
-    assert process.wait(timeout=10) == 1
+    assert process.wait(timeout=120) == 1
     os.close(ours)

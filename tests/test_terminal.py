@@ -147,17 +147,22 @@ def test_what_a_stream_cannot_encode_is_escaped(encoding: str, monkeypatch: pyte
     assert "warning" not in printed["stderr"]
 
 
-def test_a_stream_that_is_closed_or_not_there_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_stream_that_is_closed_or_not_there_ends_nothing(
+    is_there: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And what is said goes nowhere else."""
     closed = io.StringIO()
     closed.close()
-    for stream in (closed, None):
-        monkeypatch.setattr(sys, "stdout", stream)
-        monkeypatch.setattr(sys, "stderr", stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed if is_there else None)
+        patch.setattr(sys, "stderr", closed if is_there else None)
         say("something")
         print_line("something")
         print_table(["a"], [["b"]])
         with Display(["a"], total_steps=100, live=True) as display:
             display.say("something")
+    assert capfd.readouterr() == ("", "")
 
 
 PRINTS = """

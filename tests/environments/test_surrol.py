@@ -374,4 +374,7 @@ def test_a_clone_that_a_strangers_run_names_is_not_run_without_trust(tmp_path: P
 
 
 def test_a_run_from_the_clone_that_the_user_names_needs_no_trust() -> None:
-    check("", {"environment": {"_target_": "sparserl.environments.surrol.SurRoL", "task": "ECMReach", "path": None}})
+    named = {"_target_": "sparserl.environments.surrol.SurRoL", "task": "ECMReach", "path": None}
+    check("", {"environment": named})
+    with pytest.raises(UntrustedError, match=r"environment\.path is"):
+        check("", {"environment": named | {"path": "/home/stranger/clone"}})

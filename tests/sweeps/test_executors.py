@@ -230,7 +230,7 @@ def test_workers_start_together_and_control_c_while_they_do_is_quiet(tmp_path: P
     The items are more than a pipe has room for: sent before the second worker is started, the first item would keep that
     waiting for the imports of the first worker.
     """
-    program = start(tmp_path, "wait", imports="import time\ntime.sleep(2)\n")
+    program = start(tmp_path, "wait", imports="import time\nif __name__ != '__main__':\n    time.sleep(30)\n")
     until(lambda: len(children(program.pid)) == 3)  # multiprocessing has one more, for itself
     time.sleep(0.5)
     assert not list(tmp_path.glob("*.begun"))

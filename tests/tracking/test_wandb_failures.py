@@ -10,6 +10,7 @@ import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from wandb_runs import KEY, SETTINGS, children, history, of, opened, records, rows, training
@@ -17,6 +18,7 @@ from wandb_server import Server
 
 from sparserl.config.validation import compose
 from sparserl.runs.files import read_json
+from sparserl.runs.folder import RunFolder
 from sparserl.sweeps.loop import run
 from sparserl.tracking.wandb import Wandb, WandbLog
 
@@ -38,8 +40,8 @@ def test_a_server_that_goes_away_takes_nothing_along(
     log.row({"env_step": 30, "warnings": ["it is away"]})  # an alert holds W&B's own process up for ever
     started = time.monotonic()
     chosen.close([log])
-    # FINISH_SECONDS is 1 here; without it W&B tries for minutes
-    assert time.monotonic() - started < 5
+    # FINISH_SECONDS is 1 here; without it W&B tries for minutes. A busy machine may need some seconds for the rest
+    assert time.monotonic() - started < 60
     assert [row["env_step"] for row in history(records(tmp_path / "middle")[0])] == [10, 20, 30]
     assert not children()
     assert f"wandb sync --include-online {tmp_path}/middle/wandb/*run-*" in capsys.readouterr().err
@@ -141,17 +143,25 @@ def command(folder: Path, *arguments: str | Path, **variables: str) -> subproces
     )
 
 
-def test_after_a_kill_the_run_has_the_same_id_and_each_row_once(tmp_path: Path) -> None:
+def test_after_a_kill_the_run_has_the_same_id_and_each_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # rows are written for W&B in blocks of 32 KiB: of 40 some are there when the process dies, and some are not
     rare = "trainer.total_steps=1000", "trainer.log_every=20", "trainer.eval_every=1000", "trainer.checkpoint_every=300"
     config, folder = compose(*SETTINGS, *rare), tmp_path / "run"
-    process = get_context("fork").Process(target=run, args=([config], [folder]))
-    process.start()
-    while not (folder / "metrics.jsonl").exists() or len(rows(folder)) < 40:
-        assert process.is_alive()
-        time.sleep(0.005)
-    process.kill()
-    process.join()
+    write, left = RunFolder.metrics, 40
+
+    def write_or_die(self: RunFolder, row: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "metrics", write_or_die)
+        process = get_context("fork").Process(target=run, args=([config], [folder]))
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     (killed,) = records(folder)
     assert 0 < len(training(killed)) < len(rows(folder))
     run([config], [folder])

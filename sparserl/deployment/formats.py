@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -133,18 +133,26 @@ def onnx_bytes(policy: nn.Module, spec: Spec) -> bytes:
     for key, value in {"producer": "sparserl", **named}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = f"sparserl.{key}", value
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        del part.metadata_props[:]  # stack traces, with the paths of whoever exports
+        part.doc_string = ""
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
-def onnx_runner(content: bytes) -> Run:
-    """What runs an ONNX file on one thread."""
+def onnx_session(content: bytes) -> Any:
+    """The ``onnxruntime.InferenceSession`` of an ONNX file, on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def onnx_runner(content: bytes) -> Run:
+    """What runs an ONNX file on tensors."""
+    session = onnx_session(content)
     names = [given.name for given in session.get_inputs()]
 
     def run(*inputs: Tensor) -> Tensor:
@@ -159,7 +167,10 @@ def to_torch(policy: nn.Module, spec: Spec) -> Exported:
     inputs = example(policy, spec, 2)
     buffer = io.BytesIO()
     with _quiet():
-        torch.export.save(torch.export.export(policy, inputs, dynamic_shapes=_any_batch(inputs)), buffer)
+        program = torch.export.export(policy, inputs, dynamic_shapes=_any_batch(inputs))
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # with the paths of whoever exports
+        torch.export.save(program, buffer)
         buffer.seek(0)
         loaded = torch.export.load(buffer).module()
     return _checked(policy, spec, buffer.getvalue(), loaded)

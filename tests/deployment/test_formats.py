@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,17 @@ def test_onnx_says_its_opset_its_inputs_and_that_it_normalises() -> None:
     assert [its.name for its in model.graph.output] == ["score"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param, "the batch is not fixed"
     assert "the graph normalises it" in {its.key: its.value for its in model.metadata_props}["sparserl.observation"]
+
+
+def test_files_do_not_say_where_they_were_made() -> None:
+    """torch's exporters keep stack traces, with the paths of whoever exports."""
+    here = str(Path(formats.__file__).parents[2]).encode()
+    policy = normalized().eval()
+    contents = [to_torch(policy, DISCRETE).content]
+    if importlib.util.find_spec("onnxscript"):
+        contents.append(formats.onnx_bytes(policy, DISCRETE))
+    for content in contents:
+        assert here not in content
 
 
 @pytest.mark.parametrize("name", ["normalized", "images", "gaussian"])

@@ -1,7 +1,7 @@
 """Watch or film a trained policy: ``python -m sparserl.play RUN``.
 
 Unless a seed is given it plays the episodes that every run is evaluated on, from the first: what is seen is what
-``return_mean`` is the mean of.
+``return_mean`` is the mean of. ``--beside`` films the policy dense, sparse and at a rank, on the same episodes in one file.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import importlib.util
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,50 +25,66 @@ from torch import Tensor, nn
 
 from sparserl.environments.base import Environment
 from sparserl.environments.gymnasium import spec_of
+from sparserl.films import FORMATS, Picture, Show, captioned, film, side_by_side
 from sparserl.loading import described, load_policy, policy_module
 from sparserl.runs import checkpoint
-from sparserl.runs.files import components, read_policy
+from sparserl.runs.files import components, read_policy, read_record
+from sparserl.runs.schema import Rank, Result
 from sparserl.terminal import print_line
 from sparserl.training import interrupts
 from sparserl.training.evaluation import EVALUATION, EVALUATION_SEED, episode_generators
 from sparserl.types import Spec
 
-FILMS = {".mp4": "imageio_ffmpeg", ".gif": "imageio"}
-"""The endings that a film may have, and the package that writes each."""
-
-Show = Callable[[np.ndarray], None]
+Rewards = list[float]
 
 
 def main() -> None:
     """The console script. Errors of the user's end with one sentence."""
     interrupts.prepare()
     arguments = _arguments()
-    try:
-        _check(arguments)
-        run, trust = arguments.run, arguments.trust
-        policy = load_dense(run, trust) if arguments.dense else load_policy(run, rank=arguments.rank, trust=trust)
-        env = load_environment(run, arguments.seed, "rgb_array" if arguments.video else "human", trust)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(f"sparserl: {' '.join(str(error).split())}")
-    try:
-        with _film(arguments.video, env) as show:
-            returns = [_told(episode, play(policy, env, show)) for episode in range(1, arguments.episodes + 1)]
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        env.close()
-    print_line(f"mean of {len(returns)}: {fmean(returns):.1f}")
-    if arguments.video:
-        print_line(f"film: {arguments.video}")
+    run, trust, video = arguments.run, arguments.trust, arguments.video
+    with ExitStack() as opened:
+        try:
+            _check(arguments)
+            policies = load_policies(arguments)
+            mode = "rgb_array" if video else "human"
+            recipe = load_recipe(run, trust)
+            envs = [opened.enter_context(closing(recipe.single(starts(arguments.seed), mode))) for _ in policies]
+        except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+            sys.exit(f"sparserl: {' '.join(str(error).split())}")
+        returns: dict[str, list[float]] = {name: [] for name in policies}
+        try:
+            with film(video, envs[0].metadata.get("render_fps", 30)) as show:
+                for episode in range(1, arguments.episodes + 1):
+                    if arguments.beside:
+                        rewards = play_beside(policies, envs, recipe.measures, show)
+                    else:
+                        rewards = {name: play(policy, envs[0], show) for name, policy in policies.items()}
+                    for name, its in rewards.items():
+                        returns[name].append(_told(episode, its, name))
+        except KeyboardInterrupt:
+            sys.exit(130)
+    for name, its in returns.items():
+        print_line(f"{_named(name)}mean of {len(its)}: {fmean(its):.1f}")
+    if video:
+        print_line(f"film: {video}")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("sparserl-play", description="Watch or film a trained policy.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--rank", type=int, metavar="K", help="the hardened policy with its layers truncated at this rank")
     which.add_argument(
         "--dense", action="store_true", help="the raw weights of the last checkpoint instead of the hardened ones"
+    )
+    which.add_argument(
+        "--beside",
+        action="store_true",
+        help="film the dense, the hardened and the truncated policy (at --rank K, or the selected rank) side by side",
+    )
+    parser.add_argument("--rank", type=int, metavar="K", help="the hardened policy with its layers truncated at this rank")
+    parser.add_argument(
+        "--shrink", action="store_true", help="remove the units that do nothing first; with --beside, before truncating"
     )
     parser.add_argument("--episodes", type=int, default=1, metavar="N", help="how many episodes (1)")
     parser.add_argument("--seed", type=int, default=EVALUATION_SEED, metavar="S", help="of the episodes (the evaluation's)")
@@ -85,19 +102,56 @@ def _check(arguments: argparse.Namespace) -> None:
         if value is not None and value < lowest:
             raise ValueError(f"--{name} is {value}; it must be {lowest} or more")
     video = arguments.video
+    if arguments.dense and (arguments.rank or arguments.shrink):
+        raise ValueError(f"--dense is the policy as it was trained; leave out {'--rank' if arguments.rank else '--shrink'}")
+    if video is None and arguments.beside:
+        raise ValueError("--beside makes a film: add --video FILE.mp4")
     if video is None:
         if sys.platform == "linux" and not any(os.environ.get(k) for k in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
             raise ValueError("there is no display to show it on; film it with --video FILE.mp4")
         return
-    if video.suffix not in FILMS:
-        raise ValueError(f"--video is {str(video)!r}; it must end with {' or '.join(FILMS)}")
+    if video.suffix not in FORMATS:
+        raise ValueError(f"--video is {str(video)!r}; it must end with {' or '.join(FORMATS)}")
     if not video.parent.is_dir():
         raise ValueError(f"--video is {str(video)!r}, but there is no folder {video.parent}")
-    if any(importlib.util.find_spec(package) is None for package in ("imageio", FILMS[video.suffix])):
+    if any(importlib.util.find_spec(package) is None for package in ("imageio", FORMATS[video.suffix])):
         raise ModuleNotFoundError("--video needs a package that is not installed: pip install 'sparserl[video]'")
     if sys.platform == "linux":  # to draw where nobody looks
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def load_policies(arguments: argparse.Namespace) -> dict[str, nn.Module]:
+    """What is to be played: one policy, or with ``beside`` several, by the names that captions have.
+
+    Raises ValueError and FileNotFoundError like ``load_policy`` and ``load_dense``, and ValueError where no rank was selected.
+    """
+    run, rank, shrink, trust = arguments.run, arguments.rank, arguments.shrink, arguments.trust
+    if arguments.dense:
+        return {"dense": load_dense(run, trust)}
+    if not arguments.beside:
+        return {"": load_policy(run, rank=rank, shrink=shrink, trust=trust)}
+    rank = rank or selected_rank(run, shrink)
+    cut = f"rank {rank}, shrunken" if shrink else f"rank {rank}"
+    whole = None if rank == "full" else rank
+    return {
+        "dense": load_dense(run, trust),
+        "sparse": load_policy(run, trust=trust),
+        cut: load_policy(run, rank=whole, shrink=shrink, trust=trust),
+    }
+
+
+def selected_rank(folder: Path, shrink: bool) -> Rank:
+    """The rank that a run's sweep has selected, or with ``shrink`` that of the policy without the units that do nothing.
+
+    Raises ValueError where there is none, and FileNotFoundError without a result.
+    """
+    result = read_record(Result, folder / "result.json")
+    rank = result.shrunken_rank if shrink else result.rank
+    if rank is None:
+        why = "its ranks were not evaluated" if result.rank_reason == "not_swept" else "it is no better than a random policy"
+        raise ValueError(f"no rank was selected for {folder}, since {why}; name one: --rank K")
+    return rank
 
 
 def load_dense(folder: Path, trust: bool = False) -> nn.Module:
@@ -114,33 +168,72 @@ def load_dense(folder: Path, trust: bool = False) -> nn.Module:
     return policy_module(path, description, deployed, trust).eval()
 
 
-def load_environment(folder: Path, seed: int, render_mode: str, trust: bool = False) -> gymnasium.Env[Any, Any]:
-    """The environment that a run was trained in. With the seed of the evaluation, its resets begin the evaluation's episodes.
+def load_recipe(folder: Path, trust: bool = False) -> Environment:
+    """The environment that a run was trained in.
 
-    Raises FileNotFoundError without a policy, ModuleNotFoundError without a package that the environment needs, and
-    ValueError where the file is damaged, has an environment with nothing to show or, unless it is trusted, names what is not
-    sparserl's.
+    Raises FileNotFoundError without a policy, and ValueError where the file is damaged or, unless it is trusted, names what is
+    not sparserl's.
     """
     path, description, _ = read_policy(folder)
     environment: Environment = described(description.get("config"), "environment", Environment, path, trust)
-    return environment.single(episode_generators(EVALUATION, seed), render_mode)
+    return environment
+
+
+def starts(seed: int) -> Iterator[torch.Generator]:
+    """What episodes draw from, one after the other: with the seed of the evaluation, they are the evaluation's."""
+    return episode_generators(EVALUATION, seed)
+
+
+def play(policy: nn.Module, env: gymnasium.Env[Any, Any], show: Show) -> Rewards:
+    """Play one episode greedily and ``show`` what is seen before each step and at the end; the reward of each step."""
+    episode = _steps(policy, env)
+    rewards, _ = next(episode)  # the same list until the end
+    for _ in chain([None], episode):
+        if env.render_mode == "rgb_array":  # a window shows itself
+            show(_picture(env))
+    return rewards
+
+
+def play_beside(
+    policies: Mapping[str, nn.Module], envs: Sequence[gymnasium.Env[Any, Any]], measures: Sequence[str], show: Show
+) -> dict[str, Rewards]:
+    """Play one episode of each policy, each in an environment of its own, and ``show`` them side by side under captions.
+
+    A caption has the policy's name, its return and steps so far, and of the environment's ``measures`` those that ``info`` has
+    by their names. What has ended stands still until all have. Returns the reward of each step by the policy's name.
+    """
+    panels: list[tuple[Picture, Rewards]] = []
+    episodes = [_panels(name, policy, env, measures) for (name, policy), env in zip(policies.items(), envs, strict=True)]
+    for following in zip_longest(*episodes):
+        panels = [panel or panels[index] for index, panel in enumerate(following)]
+        show(side_by_side([picture for picture, _ in panels]))
+    return {name: rewards for name, (_, rewards) in zip(policies, panels, strict=True)}
+
+
+def _panels(
+    name: str, policy: nn.Module, env: gymnasium.Env[Any, Any], measures: Sequence[str]
+) -> Iterator[tuple[Picture, Rewards]]:
+    """The part of a film that shows one policy."""
+    for rewards, info in _steps(policy, env):
+        numbers = f"return {sum(rewards):.1f}", f"step {len(rewards)}"
+        measured = (f"{measure} {info[measure]:g}" for measure in measures if measure in info)
+        yield captioned(_picture(env), [name, "   ".join([*numbers, *measured])]), rewards
 
 
 @torch.no_grad()
-def play(policy: nn.Module, env: gymnasium.Env[Any, Any], show: Show) -> list[float]:
-    """Play one episode greedily and ``show`` what is seen before each step and at the end; the reward of each step."""
-    rewards: list[float] = []
-    observation, _ = env.reset()
+def _steps(policy: nn.Module, env: gymnasium.Env[Any, Any]) -> Iterator[tuple[Rewards, dict[str, Any]]]:
+    """Play one episode greedily: the rewards so far and the last ``info``, before each step and at the end."""
+    rewards: Rewards = []
+    observation, info = env.reset()
     ended, spec = False, spec_of(env, "the environment")
-    _show(env, show)
+    yield rewards, info
     while not ended:
         seen = torch.from_numpy(np.array(observation)).to(spec.observation_dtype)  # as members see it
         action, broken = _action(spec, policy(seen.unsqueeze(0)))
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, info = env.step(action)
         rewards.append(math.nan if broken else float(reward))
         ended = bool(terminated or truncated)
-        _show(env, show)
-    return rewards
+        yield rewards, info
 
 
 def _action(spec: Spec, output: Tensor) -> tuple[Any, bool]:
@@ -151,31 +244,17 @@ def _action(spec: Spec, output: Tensor) -> tuple[Any, bool]:
     return taken[0, 0].numpy(), bool(broken)
 
 
-def _show(env: gymnasium.Env[Any, Any], show: Show) -> None:
-    if env.render_mode == "rgb_array":  # a window shows itself
-        show(np.asarray(env.render()))
+def _picture(env: gymnasium.Env[Any, Any]) -> Picture:
+    return np.asarray(env.render())
 
 
-def _told(episode: int, rewards: list[float]) -> float:
-    print_line(f"episode {episode}: return {sum(rewards):.1f}, steps {len(rewards)}")
+def _told(episode: int, rewards: Rewards, name: str) -> float:
+    print_line(f"{_named(name)}episode {episode}: return {sum(rewards):.1f}, steps {len(rewards)}")
     return sum(rewards)
 
 
-@contextmanager
-def _film(path: Path | None, env: gymnasium.Env[Any, Any]) -> Iterator[Show]:
-    """What takes the frames of all episodes and, without a film, drops them."""
-    if path is None:
-        yield lambda _: None
-        return
-    import imageio.v2 as imageio  # an extra
-
-    rate = env.metadata.get("render_fps", 30)
-    # even sides are all that the codec of mp4 asks for
-    how: dict[str, Any] = (
-        {"duration": 1000 / rate, "loop": 0} if path.suffix == ".gif" else {"fps": rate, "macro_block_size": 2}
-    )
-    with closing(imageio.get_writer(path, **how)) as writer:
-        yield writer.append_data
+def _named(policy: str) -> str:
+    return f"{policy}: " if policy else ""
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sparserl import load_policy, play
+from sparserl import films, load_policy, play
 from sparserl.config.build import build
 from sparserl.config.validation import compose
 from sparserl.environments.base import Environment
@@ -35,7 +36,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sparse run of a few hundred steps."""
     folder = tmp_path_factory.mktemp("run")
     closing = "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.initial_open=0.2", "regularizer.lambda_c=1"
-    run([compose("trainer=smoke", *closing, "regularizer.gate_learning_rate=0.06", "trainer.eval_episodes=5")], [folder])
+    run(
+        [compose("trainer=smoke", *closing, "regularizer.gate_learning_rate=0.06", "trainer.eval_episodes=5")],
+        [folder],
+    )
     return folder
 
 
@@ -49,6 +53,10 @@ def _headless(monkeypatch: pytest.MonkeyPatch) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
     monkeypatch.setattr(sys, "argv", ["sparserl-play", *map(str, arguments)])
     play.main()
+
+
+def alone(folder: Path, seed: int) -> Any:
+    return play.load_recipe(folder).single(play.starts(seed), "rgb_array")
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> tuple[list[float], list[int], float]:
@@ -147,13 +155,13 @@ def test_it_plays_the_episodes_of_the_evaluation(
 
 
 def test_another_seed_plays_other_episodes(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts = [play.load_environment(trained, seed, "rgb_array").reset()[0].tolist() for seed in (0, 1, 1)]
+    starts = [alone(trained, seed).reset()[0].tolist() for seed in (0, 1, 1)]
     assert starts[0] != starts[1] == starts[2]
 
 
 def test_the_actions_are_those_of_the_policy(trained: Path) -> None:
     policy, seen, taken = load_policy(trained), [], []
-    env = play.load_environment(trained, 7, "rgb_array")
+    env = alone(trained, 7)
     step = env.step
 
     def watched(action: Any) -> Any:
@@ -165,7 +173,7 @@ def test_the_actions_are_those_of_the_policy(trained: Path) -> None:
     env.step = watched  # type: ignore[method-assign]
     play.play(policy, env, lambda _: None)
     env.close()
-    first = play.load_environment(trained, 7, "rgb_array").reset()[0]
+    first = alone(trained, 7).reset()[0]
     assert taken == policy(torch.tensor(np.array([first, *seen[:-1]]))).argmax(dim=1).tolist()
 
 
@@ -184,17 +192,17 @@ def test_dense_is_the_policy_before_hardening(trained: Path) -> None:
     assert (hardened["policy/1.weight"] == 0).any(), "the same policy hardened is sparse, or this test shows nothing"
 
 
-@pytest.mark.parametrize("arguments", [(), ("--rank", "3"), ("--dense",)])
+@pytest.mark.parametrize("arguments", [(), ("--rank", "3"), ("--rank", "3", "--shrink"), ("--dense",)])
 def test_the_policy_that_was_asked_for_is_played(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     asked = []
-    monkeypatch.setattr(play, "load_policy", lambda folder, rank, trust: asked.append(rank))
-    monkeypatch.setattr(play, "load_dense", lambda folder, trust: asked.append("dense"))
+    monkeypatch.setattr(play, "load_policy", lambda folder, rank, shrink, trust: asked.append((rank, shrink)) or nn.Identity())
+    monkeypatch.setattr(play, "load_dense", lambda folder, trust: asked.append("dense") or nn.Identity())
     monkeypatch.setattr(play, "play", lambda *_: [1.0])
     monkeypatch.setattr(play, "_check", lambda _: None)
     command(monkeypatch, trained, *arguments, "--video", tmp_path / "film.gif")
-    assert asked == [{"()": None, "('--rank', '3')": 3, "('--dense',)": "dense"}[str(arguments)]]
+    assert asked == ["dense" if "--dense" in arguments else (3 if "--rank" in arguments else None, "--shrink" in arguments)]
 
 
 def test_a_rank_above_every_break_even_plays_as_the_whole_policy(
@@ -211,6 +219,109 @@ def test_a_policy_without_a_checkpoint_has_no_dense_one(trained: Path, tmp_path:
         command(monkeypatch, tmp_path, "--dense", "--video", tmp_path / "film.mp4")
 
 
+# ---------------------------------------------------------------- side by side
+
+
+@pytest.mark.parametrize(("arguments", "cut"), [((), "rank 2"), (("--rank", "3", "--shrink"), "rank 3, shrunken")])
+def test_beside_films_dense_sparse_and_truncated_on_the_same_episodes(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    cut: str,
+) -> None:
+    """Each plays as it does alone; the film is as long as the longest of each episode, and three pictures wide."""
+    film, episodes = tmp_path / "film.mp4", 1 if arguments else 2
+    monkeypatch.setattr(play, "selected_rank", lambda *_: 2)
+    command(monkeypatch, trained, "--beside", "--episodes", str(episodes), "--video", film, *arguments)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rank = 3 if arguments else 2
+    policies = {
+        "dense": play.load_dense(trained),
+        "sparse": load_policy(trained),
+        cut: load_policy(trained, rank=rank, shrink=bool(arguments)),
+    }
+    expected = {name: evaluated(trained, policy, episodes) for name, policy in policies.items()}
+    for name, returns in expected.items():
+        its = [line for line in lines if " ".join(line).startswith(f"{name}: episode")]
+        assert [float(line[line.index("return") + 1].rstrip(",")) for line in its] == returns
+    frames = imageio.mimread(film, memtest=False)
+    assert len(frames) == sum(int(max(steps)) + 1 for steps in zip(*expected.values(), strict=True))
+    assert frames[0].shape[:2] == (400 + 2 * films.LINE + films.MARGIN, 3 * 600 + 2 * films.GAP)
+
+
+def test_what_has_ended_stands_still_until_all_have() -> None:
+    """One policy pushes to the left only, and falls first; captions count its steps no further."""
+
+    class Constant(nn.Module):
+        def forward(self, seen: Tensor) -> Tensor:
+            return torch.tensor([[1.0, 0.0]])
+
+    shown: list[np.ndarray] = []
+    environment, balancing = PUSH["CartPole"]
+    envs = [environment.single(episode_generators(EVALUATION), "rgb_array") for _ in range(2)]
+    policies = {"falls": Constant(), "stands": Balancing(balancing)}
+    rewards = play.play_beside(policies, envs, (), shown.append)
+    for env in envs:
+        env.close()
+    short, long = (len(its) for its in rewards.values())
+    assert short < long == len(shown) - 1
+    left = [picture[:, :600] for picture in shown]
+    assert all(np.array_equal(picture, left[short]) for picture in left[short:])
+    assert all((before != after).any() for before, after in pairwise(left[: short + 1])), "its steps are counted until then"
+    assert (shown[short][:, 600:] != shown[-1][:, 600:]).any()
+
+
+class Balancing(nn.Module):
+    """Acts as one of PUSH."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._act = act
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return nn.functional.one_hot(self._act(seen), 2).float()
+
+
+def test_a_caption_says_what_the_environment_measures(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions: list[list[str]] = []
+    monkeypatch.setattr(play, "captioned", lambda picture, lines: captions.append(lines) or picture)
+    env = alone(trained, 0)
+    step = env.step
+
+    def measured(action: Any) -> Any:
+        observation, reward, terminated, truncated, _ = step(action)
+        return observation, reward, terminated, truncated, {"x_pos": 41.0, "other": 1.0}
+
+    env.step = measured
+    with closing(env):
+        play.play_beside({"sparse": load_policy(trained)}, [env], ("x_pos", "flag_rate"), lambda _: None)
+    assert captions[0] == ["sparse", "return 0.0   step 0"]
+    assert captions[2] == ["sparse", "return 2.0   step 2   x_pos 41"]
+
+
+def test_a_caption_is_written_above_the_picture() -> None:
+    picture = np.full((10, 200, 3), 7, np.uint8)
+    empty, written = films.captioned(picture, ["", ""]), films.captioned(picture, ["dense", "return 1"])
+    assert written.shape == (10 + 2 * films.LINE + films.MARGIN, 200, 3)
+    assert np.array_equal(written[-10:], picture)
+    assert (empty[:-10] == 0).all()
+    first, second = written[: films.LINE], written[films.LINE : 2 * films.LINE]
+    assert first.any()
+    assert second.any()
+
+
+def test_the_selected_rank_is_the_one_in_the_result(trained: Path, tmp_path: Path) -> None:
+    result = json.loads((trained / "result.json").read_text())
+    given = {"rank": 4, "shrunken_rank": 2, "rank_reason": None}
+    (tmp_path / "result.json").write_text(json.dumps(result | given))
+    assert [play.selected_rank(tmp_path, shrink) for shrink in (False, True)] == [4, 2]
+    (tmp_path / "result.json").write_text(json.dumps(result | {"rank": None, "rank_reason": "not_learned"}))
+    with pytest.raises(ValueError, match=r"no rank was selected .* no better than a random policy; name one: --rank K"):
+        play.selected_rank(tmp_path, shrink=False)
+
+
 # ---------------------------------------------------------------- what is refused, in one sentence
 
 
@@ -223,6 +334,8 @@ def test_a_policy_without_a_checkpoint_has_no_dense_one(trained: Path, tmp_path:
         (("--rank", "0"), "--rank is 0; it must be 1 or more"),
         (("--episodes", "0"), "--episodes is 0"),
         (("--seed", "-1"), "--seed is -1"),
+        (("--beside",), "--beside makes a film: add --video FILE.mp4"),
+        (("--dense", "--rank", "3"), "--dense is the policy as it was trained; leave out --rank"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

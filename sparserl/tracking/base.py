@@ -34,6 +34,9 @@ class Log:
     def end(self, status: StatusName) -> None:
         """How the run ended, whole or not; after the first time nothing happens."""
 
+    def film(self, path: Path) -> None:
+        """A film of the policy of a run that ended before, and nothing else."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Logger:

@@ -334,6 +334,16 @@ class WandbLog(Log):
                 self._draw()
             self._start(self._finish, EXIT_CODES[status])
 
+    def film(self, path: Path) -> None:
+        if not self._is_ended:
+            self._is_ended = True
+            self._show(path)
+            self._start(self._finish, EXIT_CODES["done"])
+
+    @_harmless
+    def _show(self, path: Path) -> None:
+        self._log(self._had + 1, {"film": _wandb().Video(str(path))})
+
     def _start(self, finish: Callable[..., None], *arguments: Any) -> None:
         """Begin to end a run: the uploads of all members are waited for at once, in ``close``."""
         self._endings.append(Thread(target=finish, args=arguments, daemon=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from pathlib import Path
@@ -77,6 +78,25 @@ def test_an_offline_run_holds_what_the_folder_holds(tmp_path: Path, capsys: pyte
         thread.name for thread in threading.enumerate() if "wandb" in thread.name.lower() or "otel" in thread.name.lower()
     ]
     assert not children()
+
+
+def test_a_film_is_one_more_step_of_a_run_that_has_ended(tmp_path: Path) -> None:
+    """In the same run, which ends as done again."""
+    folder, film = tmp_path / "run", tmp_path / "film.gif"
+    chosen, (log,) = opened("offline", folder)
+    log.row({"env_step": 100, "loss/policy": 0.1})
+    log.end("done")
+    chosen.close([log])
+    film.write_bytes(base64.b64decode("R0lGODlhAQABAAAAACwAAAAAAQABAAAC"))
+    chosen, (log,) = opened("offline", folder)
+    log.film(film)
+    chosen.close([log])
+    first, second = records(folder)
+    assert of("run", first)[0]["run_id"] == of("run", second)[0]["run_id"]
+    (sent,) = history(second)
+    assert sent["film._type"] == "video-file"
+    assert sent["film.size"] == film.stat().st_size
+    assert of("exit", second)[0].get("exit_code", 0) == 0
 
 
 def test_the_rank_sweep_is_rows_a_table_and_a_plot(tmp_path: Path) -> None:

@@ -202,6 +202,10 @@ class Plan:
             return str(error)
         return None
 
+    def is_done(self, cell: Cell) -> bool:
+        """Whether every run of a cell has ended."""
+        return self.why_not(cell) is None and all(finished(path) is not None for path in self.jobs(cell))
+
     def left(self, cell: Cell, seen: set[Path]) -> Left:
         """What is left of a cell but for the jobs that were ``seen`` before, which it adds to."""
         jobs = {path: config for path, config in self.jobs(cell).items() if path not in seen}
@@ -264,9 +268,12 @@ def reproduce(tables: Sequence[Table], description: str) -> None:
     if arguments.estimate:
         return
     for plan in plans:
-        for cell in plan.cells:
+        left = [cell for cell in plan.cells if not plan.is_done(cell)]
+        for cell in left:
             # a member that fails is a row of the table; the other cells are trained all the same
             subprocess.run([sys.executable, *plan.command(cell)], check=False)
+            plan.report()
+        if not left:
             plan.report()
     if untrained := [f"{cell.name}: {why}" for plan in plans for cell in plan.cells if (why := plan.why_not(cell))]:
         sys.exit("\n".join(["not trained:", *untrained]))

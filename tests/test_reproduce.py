@@ -154,7 +154,7 @@ def test_the_estimate_is_steps_by_rate_and_a_run_that_is_begun_counts_in_part(
 def run(arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts/reproduce_tables.py"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=3600)
 
 
 def test_a_table_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_every_algorithm_is_measured_beside_stable_baselines3(name: str, tmp_pat
     pytest.importorskip("stable_baselines3")
     command = [sys.executable, str(ROOT / "scripts/bench_algorithms.py"), "--smoke", "--only", name]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    measured = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    measured = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=3600)
     assert measured.returncode == 0, measured.stderr
     (path,) = tmp_path.glob("outputs/smoke-results/*-speed-algorithms/versus_sb3.csv")
     with path.open(newline="") as file:
@@ -217,7 +217,7 @@ ONLY = {
     "ablation_recipe": "dqn-cartpole-l0",
     "table_continuous": "sac-pendulum-l0_units",
     "table_algorithms": "a2c-acrobot",
-    "table_controls": "ppo-cartpole",
+    "table_controls": "ppo-cartpole-none",
     "first_steps": "",
 }
 """Cells enough to have each kind once; all of a table takes many minutes even so."""
@@ -241,4 +241,4 @@ def test_the_smoke_form_estimates_trains_reports_and_goes_on(name: str, tmp_path
     again = run(command, tmp_path)
     assert again.returncode == 0, again.stderr
     assert "0 environment steps are left" in again.stdout
-    assert " to train" not in again.stderr
+    assert " jobs: " not in again.stderr, "no multirun is begun"

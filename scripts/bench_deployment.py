@@ -29,9 +29,9 @@ from sparserl.types import Spec
 HARDENED = "hardened"
 
 NOTES = """\
-One observation on one thread, in microseconds of CPU time: the median, and the 10th and 90th percentile. Files are safetensors
-under torch and ONNX under onnxruntime. Zeros that are stored as numbers save neither bytes nor time; CSR, which onnxruntime does
-not have, saves bytes, and "times hardened" says whether it saves time."""
+One observation on one thread, in microseconds of CPU time: the median, and the 10th and 90th percentile. Files are
+safetensors under torch and ONNX under onnxruntime. Zeros that are stored as numbers save neither bytes nor time; CSR, which
+onnxruntime does not have, saves bytes, and "times hardened" says whether it saves time."""
 
 
 def rows_of(run: Path, rounds: int) -> list[dict[str, Any]]:

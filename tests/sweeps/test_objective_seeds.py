@@ -142,17 +142,17 @@ def test_where_nothing_makes_runs_of_the_seeds_it_is_refused(
 
 
 @pytest.mark.slow  # Optuna, and a process of its own
-def test_optuna_searches_over_the_iqm_of_eight_seeds(tmp_path: Path) -> None:
+def test_optuna_searches_over_the_iqm_of_several_seeds(tmp_path: Path) -> None:
     root = typed(
         tmp_path,
-        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra.sweeper.direction=maximize"),
+        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2", "hydra.sweeper.direction=maximize"),
         *("hydra.sweeper.sampler.seed=1", "regularizer=l1", "regularizer.lambda_c=interval(0.001, 1.0)"),
-        *("objective_seeds=8", "network.hidden=[8]"),
+        *("objective_seeds=4", "network.hidden=[8]"),
     )
     trials: dict[float, list[float]] = {}
     for row in results(root):
         trials.setdefault(row["lambda_c"], []).append(row["return_mean"])
-    assert [len(values) for values in trials.values()] == [8] * 4
+    assert [len(values) for values in trials.values()] == [4] * 3
     best = re.search(r"best_value: (\S+)", (root / "optimization_results.yaml").read_text())
     assert best
     assert float(best[1]) == max(map(iqm, trials.values()))

@@ -165,8 +165,9 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], only_new: bool = False
             if only_new and not _link(beside, path):
                 beside.unlink()
                 return False
-            beside.replace(path)  # does nothing where both are one file, as after ``_link``
-            beside.unlink(missing_ok=True)
+            beside.replace(path)
+            if only_new:
+                beside.unlink(missing_ok=True)  # both are one file after ``_link``, and then ``replace`` does nothing
         except BaseException:  # a signal too
             with suppress(OSError):
                 beside.unlink()  # half a file is of no use, and takes room

@@ -36,9 +36,9 @@ onnxruntime does not have, saves bytes, and "times hardened" says whether it sav
 
 def rows_of(run: Path, rounds: int) -> list[dict[str, Any]]:
     """A row for each form and library. Raises ValueError or FileNotFoundError where the run is not finished."""
+    policies = {"dense": load_dense(run), HARDENED: load_policy(run), "shrunken": load_policy(run, shrink=True)}
     result = read_json(run / "result.json")
     spec = Spec.from_json(read_policy(run)[1]["spec"])
-    policies = {"dense": load_dense(run), HARDENED: load_policy(run), "shrunken": load_policy(run, shrink=True)}
     returns = {HARDENED: result["return_mean"], f"{HARDENED}, CSR": result["return_mean"], "shrunken": result["return_mean"]}
     for key, shrink in (("rank", False), ("shrunken_rank", True)):
         if isinstance(rank := result[key], int):

@@ -205,6 +205,12 @@ class Algorithm(ABC):
             return observation
         return normalization.normalized(weights[OBSERVATIONS], observation, self.normalized_limit)
 
+    def network_inputs(
+        self, weights: Weights, observation: Shaped[Tensor, "member batch *obs"]
+    ) -> dict[str, Shaped[Tensor, "member batch *input"]]:
+        """What each of ``networks`` is given where the deterministic policy acts on these observations."""
+        return dict.fromkeys(self.networks, self.network_input(weights, observation))
+
     def learned_reward(self, weights: Weights, reward: Float[Tensor, "member batch"]) -> Float[Tensor, "member batch"]:
         """A reward as it is learned from."""
         if not self.normalize_reward:

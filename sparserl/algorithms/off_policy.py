@@ -118,6 +118,13 @@ class OffPolicyActorCritic(Algorithm):
         """What one critic says of actions."""
         return self.network(layers, torch.cat([observation.flatten(2), action], dim=-1)).squeeze(-1)
 
+    def network_inputs(
+        self, weights: Weights, observation: Shaped[Tensor, "member batch *obs"]
+    ) -> dict[str, Shaped[Tensor, "member batch *input"]]:
+        seen = self.network_input(weights, observation)
+        action = self.mode(self.networks["policy"](weights["policy"], seen))
+        return {"policy": seen} | dict.fromkeys(self.critics, torch.cat([seen.flatten(2), action], dim=-1))
+
     def lowest_q(
         self,
         weights: Weights,

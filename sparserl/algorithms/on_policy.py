@@ -115,6 +115,12 @@ class OnPolicyActorCritic(Algorithm):
         seen = self.network_input(weights, observation)
         return self.networks["encoder"](weights["encoder"], seen) if self.share_trunk else seen
 
+    def network_inputs(
+        self, weights: Weights, observation: Shaped[Tensor, "member batch *obs"]
+    ) -> dict[str, Shaped[Tensor, "member batch *input"]]:
+        heads = dict.fromkeys(self.networks, self.head_input(weights, observation))
+        return heads | ({"encoder": self.network_input(weights, observation)} if self.share_trunk else {})
+
     def policy_outputs(
         self, weights: Weights, given: Shaped[Tensor, "member batch *features"]
     ) -> Float[Tensor, "member batch out"]:

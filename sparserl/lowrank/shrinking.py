@@ -7,7 +7,7 @@ rounding. A channel is a unit too; convolutions here have no padding, so that a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from sparserl.lowrank.truncation import as_matrix
 from sparserl.networks.base import Structure
-from sparserl.networks.units import bias_of, feeder
+from sparserl.networks.units import ACTIVATIONS, bias_of, feeder
 from sparserl.types import Layers
-
-_ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, None: torch.clone}
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def shrink(layers: Layers, structure: Structure) -> Shrunken:
             settled = False
             alive[name] &= ~removed
             bias = layers[bias_of(name)].view(-1)
-            value = torch.where(removed & constant, _ACTIVATIONS[its.activation](bias), 0.0)
+            value = torch.where(removed & constant, ACTIVATIONS[its.activation](bias), 0.0)
             for other, m in following.items():
                 added = m.sum(dim=2) @ value
                 layers[bias_of(other)] += added.view(layers[bias_of(other)].shape)

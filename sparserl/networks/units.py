@@ -5,14 +5,18 @@ A channel of a convolution is a unit too: its kernel enters it, and it may feed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.networks.base import Matrix, Structure
 from sparserl.types import Layers
+
+ACTIVATIONS: Mapping[str | None, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, None: torch.clone}
+"""By ``Matrix.activation``."""
 
 
 def hidden_units(layers: Layers, structure: Structure) -> dict[str, int]:

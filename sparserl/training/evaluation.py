@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from sparserl.environments.base import Environment, VectorEnvironment
@@ -27,6 +27,10 @@ EVALUATION = "evaluation"
 """The stream of the episodes that policies are evaluated, compared and chosen on."""
 CONFIRMATION = "confirmation"
 """The stream of other episodes, for what was chosen on the first."""
+
+STATES_OF_EPISODES = 16
+"""Of so many first episodes an evaluation keeps observations, at the steps 0, 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on. Which
+ones depends on the member's own policy, so a member's are those that it would have alone."""
 
 Act = Callable[[Tensor, slice], Tensor]
 """From observations ``[member, episode, *obs]`` of the members in the slice to their actions ``[member, episode, ...]``."""
@@ -46,6 +50,8 @@ class Evaluation:
     """The members of whom an episode was cut by a step limit that is not the environment's own."""
     measures: dict[str, Float[Tensor, "member episode"]] = field(default_factory=dict)
     """What else the environment judges an episode by, such as ``success_rate``; nan where that is not known."""
+    states: list[Shaped[Tensor, "_states *obs"]] = field(default_factory=list)
+    """Of each member some observations, where the evaluator keeps them; empty elsewhere."""
 
     def metrics(self) -> Metrics:
         """What a row says of it."""
@@ -91,6 +97,12 @@ def _slices(number: int, most: int) -> list[slice]:
     return [slice(start, min(start + size, number)) for start in range(0, number, size)]
 
 
+def _is_kept(step: int) -> bool:
+    """Whether it is a power of two, three times one, or 0."""
+    odd = step // (step & -step) if step else 1
+    return odd in (1, 3)
+
+
 @dataclass
 class _Tally:
     """What an evaluation has found so far."""
@@ -101,6 +113,8 @@ class _Tally:
     failures: dict[tuple[int, int], str] = field(default_factory=dict)
     """By member and episode."""
     limited: set[int] = field(default_factory=set)
+    states: dict[int, list[Tensor]] = field(default_factory=dict)
+    """By member."""
     first_action: Tensor | None = None
     """``[member, 1, number]``, in the first episode of each member that is being played."""
 
@@ -125,7 +139,9 @@ class Evaluator:
         device: torch.device,
         stream: str = EVALUATION,
         check_interrupt: Callable[[], object] = never_interrupted,
+        keeps_states: bool = False,
     ) -> None:
+        self._keeps_states = keeps_states
         self._environment, self._spec = environment, environment.spec()
         self._device, self._stream, self._check_interrupt = device, stream, check_interrupt
         at_once = environment.at_once or members * episodes
@@ -161,7 +177,8 @@ class Evaluator:
         failures: dict[int, str] = {}
         for (member, _), sentence in sorted(tally.failures.items()):  # by episode, in whichever order they were played
             failures.setdefault(member, sentence)
-        return Evaluation(tally.returns, tally.constant_action, failures, frozenset(tally.limited), tally.measures)
+        states = [torch.cat(tally.states[member]) for member in sorted(tally.states)]
+        return Evaluation(tally.returns, tally.constant_action, failures, frozenset(tally.limited), tally.measures, states)
 
     def _play_wave(self, act: Callable[[Tensor, slice, slice], Tensor], rows: slice, columns: slice, tally: _Tally) -> None:
         """One wave. The last one shows as many episodes as the others, but counts only those of ``columns``."""
@@ -172,9 +189,15 @@ class Evaluator:
         playing = running[:members, :episodes]
         playing[:] = True
         vector = self._start(shown)
-        observation, failed = vector.reset(), False
+        observation, failed, step = vector.reset(), False, 0
         while running.any():
             self._check_interrupt()
+            if self._keeps_states and columns.start == 0 and _is_kept(step):
+                seen = observation.reshape(*self._shape, *observation.shape[2:])[:members, :STATES_OF_EPISODES].cpu()
+                for row in range(members):
+                    kept = seen[row, running[row, :STATES_OF_EPISODES]]  # a copy
+                    tally.states.setdefault(rows.start + row, []).append(kept)
+            step += 1
             action = act(observation.reshape(*self._shape, *observation.shape[2:])[:members], rows, shown)
             taken, broken = self._spec.clip_action(self._every(action))
             vector.limited.clear()

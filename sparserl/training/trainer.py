@@ -21,6 +21,7 @@ from sparserl.population.state import State, split, stack
 from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import crossed
 from sparserl.training.evaluation import Evaluation, Evaluator, never_interrupted
+from sparserl.training.inspection import inspect
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.metrics import observe
@@ -132,7 +133,14 @@ class Trainer:
         with (
             closing(parts.environment.open(members.generators("environment"), self.num_envs)) as vector,
             closing(
-                Evaluator(parts.environment, members.size, self.eval_episodes, members.device, check_interrupt=check_interrupt)
+                Evaluator(
+                    parts.environment,
+                    members.size,
+                    self.eval_episodes,
+                    members.device,
+                    check_interrupt=check_interrupt,
+                    keeps_states=True,
+                )
             ) as evaluator,
         ):
             step, evaluation = 0, None
@@ -206,10 +214,17 @@ class Trainer:
                     episodes.abandon()
                 if eval_due or snapshot_due or log_due:
                     trained, evaluated = episodes.take(), evaluation.metrics() if eval_due and evaluation else {}
+                    states = evaluation.states if eval_due and evaluation else []
                     rows = [
                         row
                         for average, learner, own in zip(averages, group.learners, group.rows, strict=True)
-                        for row in _by_member(_of(trained, own) | average.take() | observe(learner) | _of(evaluated, own))
+                        for row in _by_member(
+                            _of(trained, own)
+                            | average.take()
+                            | observe(learner)
+                            | _of(evaluated, own)
+                            | (inspect(learner, states[own]) if states else {})
+                        )
                     ]
                     limited = frozenset(vector.limited) | (evaluation.limited if evaluation else frozenset())
                     clock.lap("other")

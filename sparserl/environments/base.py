@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.population.random import Generators
+from sparserl.population.state import State
 from sparserl.types import Spec
 
 _NUMPY = {torch.float32: np.float32, torch.uint8: np.uint8}
@@ -57,6 +58,9 @@ class VectorEnvironment(ABC):
     Nothing that one sub-environment gives or raises reaches those of other members.
     """
 
+    keeps_episodes = False
+    """Whether a checkpoint can hold the episodes under way, by ``snapshot`` and ``restore``; otherwise it ends them."""
+
     def __init__(self, generators: Generators, envs: int) -> None:
         self.generators = generators
         self.shape = (len(generators), envs)
@@ -72,6 +76,17 @@ class VectorEnvironment(ABC):
     @abstractmethod
     def step(self, action: Tensor) -> Outcome:
         """Take one action ``[member, env, ...]`` in every sub-environment."""
+
+    def snapshot(self) -> State:
+        """The episodes under way. With the state of ``generators``, which is not in it, everything needed to go on."""
+        raise NotImplementedError
+
+    def restore(self, state: State) -> Tensor:
+        """Go on with the episodes of a snapshot, in the place of ``reset``; the observations ``[member, env, *obs]`` to act on.
+
+        Raises ValueError, in a sentence for the user, where they cannot be what they were.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def close(self) -> None:

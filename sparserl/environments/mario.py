@@ -70,7 +70,7 @@ class SuperMarioBros(Environment):
 
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         vector = vectorize(self._contained, len(generators) * envs, self.vectorization, NAME, self.threads)
-        return VectorGymnasium(vector, generators, envs, self.spec(), self.measures)
+        return VectorGymnasium(vector, generators, envs, self.spec(), self.measures, keeps_episodes=True)
 
     def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
         env: gymnasium.Env[Any, Any] = self._make()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparserl.environments.base import Outcome
 from sparserl.population.members import Population
+from sparserl.population.state import State
 from sparserl.types import Metrics
 
 
@@ -45,6 +46,14 @@ class Episodes:
         self._cut += self._has_begun.sum(dim=1)
         self._has_begun.zero_()
         self._running.zero_()
+
+    def state_dict(self) -> State:
+        """The episodes under way, after ``take``."""
+        return {"returns": self._running, "has_begun": self._has_begun}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on with the episodes of a state."""
+        self._running, self._has_begun = (state[name].to(self._sum.device) for name in ("returns", "has_begun"))
 
     def take(self) -> Metrics:
         """The mean return of the episodes that ended since the last call (nan where none did), and their number.

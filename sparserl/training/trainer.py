@@ -143,7 +143,7 @@ class Trainer:
                 )
             ) as evaluator,
         ):
-            step, evaluation = 0, None
+            step, evaluation, under_way = 0, None, None
             if states:
                 group.load_states([state["learner"] for state in states])
                 state = stack([{name: part for name, part in state.items() if name != "learner"} for state in states])
@@ -152,10 +152,15 @@ class Trainer:
                 experience.load_state_dict(state["experience"])
                 vector.generators.load_state_dict(state["environment"])
                 exploration.load_state_dict(state["exploration"])
+                under_way = state.get("episodes")
                 del state
 
             clock, episodes, averages = Clock(), Episodes(members, self.num_envs), [Averages() for _ in parts.cohorts]
-            observation = vector.reset()
+            if under_way:
+                observation = vector.restore(under_way["environment"])
+                episodes.load_state_dict(under_way["returns"])
+            else:
+                observation = vector.reset()
             is_last = step >= self.total_steps or group.all_stopped
             while not is_last:
                 previous, step = step, step + self.num_envs
@@ -173,15 +178,16 @@ class Trainer:
                 if broken.any():
                     for member in broken.nonzero().flatten().tolist():
                         group.stop(member, "an action is not a number", step)
-                # The state of an environment cannot be saved, so every checkpoint ends all episodes. It does so whether or not
-                # a run is interrupted, so both give the same result.
+                # The state of most environments cannot be saved, so every checkpoint ends all episodes. It does so whether or
+                # not a run is interrupted, so both give the same result.
                 snapshot_due = crossed(previous, step, self.checkpoint_every) or step >= self.total_steps
+                ends_episodes = snapshot_due and not vector.keeps_episodes
                 transition = {
                     "observation": observation,
                     "next_observation": outcome.next_observation,
                     "reward": outcome.reward,
                     "terminated": outcome.terminated,
-                    "truncated": torch.ones_like(outcome.truncated) if snapshot_due else outcome.truncated,
+                    "truncated": torch.ones_like(outcome.truncated) if ends_episodes else outcome.truncated,
                     "action": taken,
                     **action.extras,
                     **outcome.extras,
@@ -210,7 +216,7 @@ class Trainer:
                     for member, reason in evaluation.failures.items():
                         group.stop(member, f"in an evaluation {reason}", step)
                     clock.lap("evaluation")
-                if snapshot_due:
+                if snapshot_due and not vector.keeps_episodes:
                     episodes.abandon()
                 if eval_due or snapshot_due or log_due:
                     trained, evaluated = episodes.take(), evaluation.metrics() if eval_due and evaluation else {}
@@ -235,11 +241,14 @@ class Trainer:
                         "environment": vector.generators.state_dict(),
                         "exploration": exploration.state_dict(),
                     }
+                    if vector.keeps_episodes:
+                        shared["episodes"] = {"environment": vector.snapshot(), "returns": episodes.state_dict()}
                     learned = enumerate(group.states())
                     yield Snapshot(
                         step, [{"env_step": step, "learner": own} | split(shared, member) for member, own in learned]
                     )
-                    observation = vector.reset()
+                    if not vector.keeps_episodes:
+                        observation = vector.reset()
                 if progress_due:
                     yield Progress(step)
                 clock.lap("records")

@@ -24,6 +24,7 @@ from sparserl.environments.mario import Stage, SuperMarioBros
 from sparserl.environments.mario_console import Console, check_installed
 from sparserl.environments.mario_views import COLUMNS, MARIO_COLUMN, ROWS, TILE, TOP
 from sparserl.population.members import Population
+from sparserl.population.state import split, stack
 from sparserl.sweeps.loop import run
 from sparserl.training.evaluation import CPU, Evaluator, episode_generators
 
@@ -389,6 +390,45 @@ def test_a_member_is_what_it_is_alone_and_another_one_differs() -> None:
 @pytest.mark.parametrize("how", ["threads", "processes"])
 def test_however_steps_are_taken_they_are_the_same(how: str) -> None:
     assert same(play(recipe(*RANDOM, "vectorization=sync"), (3,), 3), play(recipe(*RANDOM, f"vectorization={how}"), (3,), 3))
+
+
+@pytest.mark.parametrize("make", [recipe, pixels])
+def test_a_snapshot_restores_episodes_exactly(make: Any) -> None:
+    """Some episodes have just begun and others are long; what follows is the same, also where chance has a part in it."""
+    environment, seeds, steps = make(*RANDOM), (3, 4), 70
+    columns = torch.tensor([actions(steps, env) for env in range(2)])
+    generators = Population(seeds).generators("environment")
+    with closing(environment.open(generators, 2)) as vector:
+        assert vector.keeps_episodes
+        vector.reset()
+        for step in range(33):
+            outcome = vector.step(columns[:, step].expand(2, 2))
+        state, drawn = vector.snapshot(), generators.state_dict()
+        members = [split({"episodes": state, "drawn": drawn}, member) for member in range(2)]
+        following = [vector.step(columns[:, step].expand(2, 2)) for step in range(33, steps)]
+    assert state["lengths"].unique().numel() > 1, "episodes that began at different steps"
+    assert any((outcome.terminated + outcome.truncated).any() for outcome in following)
+    for rows in ((0, 1), (1,)):  # together, and one alone
+        saved = stack([members[member] for member in rows])
+        generators = Population(tuple(seeds[member] for member in rows)).generators("environment")
+        with closing(environment.open(generators, 2)) as vector:
+            generators.load_state_dict(saved["drawn"])
+            assert torch.equal(vector.restore(saved["episodes"]), outcome.observation[list(rows)])
+            again = [vector.step(columns[:, step].expand(len(rows), 2)) for step in range(33, steps)]
+        assert same(again, following if len(rows) == 2 else of_member(following, 1))
+
+
+def test_episodes_that_come_out_otherwise_are_refused() -> None:
+    """As where another version of the game's package is installed."""
+    environment = recipe(*RANDOM)
+    with closing(environment.open(Population((3,)).generators("environment"), 1)) as vector:
+        vector.reset()
+        for action in JUMPING[:5]:
+            vector.step(torch.tensor([[action]]))
+        state = vector.snapshot()
+        state["observation"][..., 0] += 1
+        with pytest.raises(ValueError, match="episodes of the checkpoint cannot be restored"):
+            vector.restore(state)
 
 
 def test_measures_are_how_far_an_episode_came_and_whether_it_reached_the_flag() -> None:

@@ -1,4 +1,4 @@
-"""Runs in Super Mario Bros: as exact as others, though its consoles step in threads and cannot be saved."""
+"""Runs in Super Mario Bros: as exact as others, though its consoles step in threads; and checkpoints end no episodes."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def test_a_run_goes_on_after_an_interruption_as_if_there_had_been_none(
         assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert any(row["train/x_pos"] is not None for row in rows), "some episodes ended"
+    assert all(row["train/episodes_cut"] == 0 for row in rows), "and none of them by a checkpoint"
     assert result.x_pos == rows[-1]["eval/x_pos"] >= 40, "where he starts"
     assert result.flag_rate == rows[-1]["eval/flag_rate"] == 0
 

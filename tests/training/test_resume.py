@@ -18,6 +18,7 @@ from folders import stopping_at_checkpoints
 
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose, read_back
+from sparserl.environments import gymnasium
 from sparserl.lowrank.sweep import Stage
 from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json
@@ -341,3 +342,57 @@ def test_a_signal_after_the_training_leaves_done_what_is_done(tmp_path: Path, mo
         whole, stopped = tmp_path / "whole" / member, tmp_path / "stopped" / member
         assert outcome(stopped) == outcome(whole)
         assert (stopped / "lowrank.csv").read_bytes() == (whole / "lowrank.csv").read_bytes()
+
+
+# ---------------------------------------------------------------- episodes that a checkpoint does not end
+
+KEEPING = (
+    "environment=acrobot", "algorithm=ppo", "trainer=smoke", "trainer.num_envs=2", "trainer.checkpoint_every=100",
+    "environment.max_episode_steps=70", "experience.n_steps=16", "network.hidden=[8]", "lowrank.ranks=[]",
+)  # fmt: skip
+"""Episodes of 70 steps, of which 35 are between two checkpoints, in the middle of rollouts."""
+
+
+@pytest.fixture
+def _keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acrobot follows from its seed and its actions, too."""
+    made = gymnasium.VectorGymnasium
+    monkeypatch.setattr(gymnasium, "VectorGymnasium", lambda *arguments: made(*arguments, keeps_episodes=True))
+
+
+@pytest.mark.usefixtures("_keeping")
+def test_episodes_that_go_on_over_checkpoints_do_so_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose(*KEEPING)
+    run([config], [tmp_path / "whole"], live=False)
+    with stopping_at_checkpoints(monkeypatch) as steps:
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                run([config], [tmp_path / "resumed"], live=False)
+    run([config], [tmp_path / "resumed"], live=False)
+    assert steps == [100, 200, 300]
+    for name in ("metrics.jsonl", "policy.safetensors"):
+        assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    # 200 steps in each of two sub-environments are two episodes of 70 and one that is not over
+    assert sum(row["train/episodes"] for row in rows) == 4
+    assert sum(row["train/episodes_cut"] for row in rows) == 0
+    assert {row["train/return"] for row in rows if row["train/episodes"]} == {-70.0}, "returns of whole episodes"
+
+
+@pytest.mark.usefixtures("_keeping")
+def test_a_checkpoint_without_its_episodes_ends_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of versions before."""
+    config = compose(*KEEPING)
+    with stopping_at_checkpoints(monkeypatch), pytest.raises(KeyboardInterrupt):
+        run([config], [tmp_path], live=False)
+    (state,) = checkpoint.load([tmp_path]) or ()
+    del state["trainer"]["episodes"]
+    checkpoint.save([tmp_path], 100, [state])
+    (result,) = run([config], [tmp_path], live=False)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert result.status == "done"
+    # 50 steps were before, and 150 after it have two episodes of 70
+    assert sum(row["train/episodes"] for row in rows) == 4
+    assert {row["train/return"] for row in rows if row["train/episodes"]} == {-70.0}

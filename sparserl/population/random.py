@@ -70,7 +70,7 @@ def _generator(seed: int, stream: str) -> torch.Generator:
     """
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(stream.encode()),))
     words: Any = np.random.MT19937(sequence).state["state"]
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(int(words["key"][-1]))  # only so that ``initial_seed`` tells streams apart
     state = generator.get_state()
     state.numpy()[_WORDS].view(np.uint64)[:] = words["key"]
     return generator.set_state(state)

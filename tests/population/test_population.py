@@ -44,6 +44,10 @@ def test_a_stream_is_numpys_mersenne_twister_of_the_same_seed_sequence(seed: int
     assert Generators((seed,), "replay", CPU).uniform(2000).flatten().tolist() == expected.tolist()
 
 
+def test_a_stream_can_be_told_by_the_initial_seed_of_its_generator() -> None:
+    assert len({Generators((seed,), stream, CPU)[0].initial_seed() for seed in (0, 1) for stream in ("init", "replay")}) == 4
+
+
 def test_places_in_a_large_ring_are_drawn_evenly() -> None:
     """Of 2**24 places of a float32, some of 12 million rows would have two and others one, and be drawn half as often."""
     rows, draws = 12_000_000, 200_000

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import cells  # noqa: E402
 import reproduce_algorithms  # noqa: E402
+import reproduce_mario  # noqa: E402
 import reproduce_sparsity  # noqa: E402
 import reproduce_surgical  # noqa: E402
 import reproduce_tables  # noqa: E402
@@ -95,7 +96,7 @@ def test_what_the_user_gives_wins_over_the_cell() -> None:
 @pytest.mark.parametrize(
     "cell",
     dict.fromkeys(cell for module in (reproduce_algorithms, reproduce_sparsity, reproduce_surgical) for cell in module.CELLS)
-    | dict.fromkeys(cell for table in TABLES.values() for cell in table.cells),
+    | dict.fromkeys(cell for table in (*TABLES.values(), *reproduce_mario.TABLES) for cell in table.cells),
     ids=lambda cell: cell.name,
 )
 def test_every_cell_can_be_trained(cell: Cell) -> None:

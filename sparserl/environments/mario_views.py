@@ -92,7 +92,8 @@ class Tiles(View):
 class Pixels(View):
     """The screen in shades of grey, shrunk by averaging, as the last images ``[stack, size, size]``; the newest is the last.
 
-    An episode begins with copies of its first image.
+    An episode begins with copies of its first image. All four frames of a step are drawn: with the first three switched off as
+    in ``Console``, the status bar of the fourth is in a wrong place and 168 of 195 observations differed, 29 below that bar.
     """
 
     dtype = np.uint8

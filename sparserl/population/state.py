@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,21 @@ from torch import Tensor
 
 State = Any
 """Nested dicts and lists for a checkpoint. Each tensor in it has the member axis first, and everything else is common; or, as
-``split`` gives it, it is of one member, and no tensor has that axis. Where members have tensors of different shapes, a tuple
-holds one of each member: of one member it holds one."""
+``split`` gives it, it is of one member, and no tensor has that axis. Where members have tensors of different shapes, or Logs, a
+tuple holds one of each member: of one member it holds one."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """Rows of one member that are numbered as they come and never change: those from ``first`` to before ``end`` are needed.
+
+    So a checkpoint writes each of them once, and not again every time. Rows are read while nothing is added to them.
+    """
+
+    first: int
+    end: int
+    read: Callable[[int, int], Tensor]
+    """The rows from a number to before another, ``[row, ...]``: a copy."""
 
 
 def stack(states: Sequence[State]) -> State:
@@ -42,11 +56,12 @@ def _keys(state: State) -> set[Any]:
 
 
 def split(state: State, member: int) -> State:
-    """The state of one member, without the member axis and sharing no memory with the population's."""
+    """The state of one member, without the member axis and, but for a Log, sharing no memory with the population's."""
     if isinstance(state, Tensor):
         return state[member].detach().clone()
     if isinstance(state, tuple):
-        return (state[member].detach().clone(),)
+        its = state[member]
+        return (its if isinstance(its, Log) else its.detach().clone(),)
     if isinstance(state, dict):
         return {key: split(value, member) for key, value in state.items()}
     if isinstance(state, list):

@@ -3,18 +3,25 @@
 Each member has its own file, named by its step, so that a run can go on beside any other members. The members' manifests are
 replaced only after every member's file is on the disk, and the older of two generations is removed only after that; so
 whenever a process dies, there is a step that all members have whole: the newest that stands in all their manifests.
+
+The rows of a Log, of which a state has one at most, are in files of their own, the segments: each generation adds those with
+the rows that are new since the one before, and names all that it needs. So no row is written twice.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from sparserl.population.state import State
+from sparserl.population.state import Log, State
 from sparserl.runs.files import read_json, replace, write_json
 from sparserl.terminal import say
 from sparserl.types import Weights
@@ -22,16 +29,34 @@ from sparserl.types import Weights
 GENERATIONS = 2
 MANIFEST = "checkpoint.json"
 
+Segment = tuple[str, int, int]
+"""The name of a file, and the rows in it: from a number to before another."""
+
+LOG = "segments of a log"
+"""The key of what stands for a Log in a file."""
+
+SEGMENT_BYTES = 2**25
+"""About how much is in a segment at most: so much of a Log is copied to be written."""
+
 
 def save(folders: Sequence[Path], step: int, states: Sequence[State]) -> None:
     """Write one generation: the state of each member, in its folder."""
+    manifests = []
     for folder, state in zip(folders, states, strict=True):
-        replace(_file(folder, step), lambda file, state=state: torch.save(state, file))  # type: ignore[misc]
-    for folder in folders:
-        write_json(folder / MANIFEST, {"steps": [*(s for s in steps(folder) if s < step), step][-GENERATIONS:]})
+        earlier = {older: segments for older, segments in _generations(folder).items() if older < step}
+        segments = [*_write_log(folder, step, state, [*earlier.values()][-1] if earlier else [])]
+        plain = _replaced(state, lambda part: isinstance(part, Log), partial(_named, segments))
+        replace(_file(folder, step), lambda file, plain=plain: torch.save(plain, file))  # type: ignore[misc]
+        manifests.append(dict([*earlier.items(), (step, segments)][-GENERATIONS:]))
+    for folder, generations in zip(folders, manifests, strict=True):
+        write_json(folder / MANIFEST, {"steps": [*generations], "segments": [*generations.values()]})
     for folder in folders:
         for old in {*_files(folder)} - {*steps(folder)}:
             _file(folder, old).unlink()
+        needed = {name for segments in _generations(folder).values() for name, _, _ in segments}
+        for path in folder.glob("segment-*.pt"):
+            if path.name not in needed:
+                path.unlink()
 
 
 def load(folders: Sequence[Path]) -> list[State] | None:
@@ -69,7 +94,7 @@ def newest(folder: Path) -> int:
     Raises ValueError where there were checkpoints and none of them is whole.
     """
     for step in reversed(steps(folder) or _files(folder)):
-        if _is_whole(_file(folder, step)):
+        if all(map(_is_whole, [_file(folder, step), *_paths(folder, _generations(folder).get(step, []))])):
             return step
     _refuse_damaged([folder])
     return 0
@@ -87,10 +112,18 @@ def raw_weights(folder: Path) -> Weights | None:
 
 def steps(folder: Path) -> list[int]:
     """The steps that a folder's manifest names, oldest first; none where there is no whole manifest."""
+    return [*_generations(folder)]
+
+
+def _generations(folder: Path) -> dict[int, list[Segment]]:
+    """The steps that a folder's manifest names, oldest first, with the segments of each; none where it is not whole."""
     try:
-        return sorted(step + 0 for step in read_json(folder / MANIFEST)["steps"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return []
+        manifest = read_json(folder / MANIFEST)
+        found = [step + 0 for step in manifest["steps"]]
+        segments = manifest.get("segments", [[]] * len(found))
+        return {step: _segments(named) for step, named in sorted(zip(found, segments, strict=True))}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _files(folder: Path) -> list[int]:
@@ -104,7 +137,8 @@ def _read(path: Path) -> State | None:
     if not _is_whole(path):
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return _replaced(state, lambda part: isinstance(part, dict) and LOG in part, partial(_read_log, path.parent))
     except Exception:  # noqa: BLE001 (a damaged file makes torch's unpickler raise whatever its bytes lead it to)
         return None
 
@@ -120,3 +154,69 @@ def _is_whole(path: Path) -> bool:
 
 def _file(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step:012d}.pt"
+
+
+# ---------------------------------------------------------------- logs
+
+
+def _write_log(folder: Path, step: int, state: State, known: Sequence[Segment]) -> list[Segment]:
+    """Write the rows of the state's Log that no ``known`` segment has, of the generation before; all segments that it needs."""
+    logs: list[Log] = []
+    _replaced(state, lambda part: isinstance(part, Log), logs.append)
+    segments: list[Segment] = []
+    for log in logs:
+        segments = [segment for segment in known if segment[2] > log.first]
+        is_whole = all(path.exists() for path in _paths(folder, segments))
+        if not (segments and segments[0][1] <= log.first and segments[-1][2] <= log.end and is_whole):
+            segments = []
+        start = segments[-1][2] if segments else log.first
+        at_once = max(1, SEGMENT_BYTES // max(1, log.read(log.first, log.first + 1).nbytes)) if start < log.end else 1
+        for first in range(start, log.end, at_once):
+            end, name = min(first + at_once, log.end), f"segment-{step:012d}-{secrets.token_hex(4)}.pt"
+            rows = log.read(first, end).cpu()
+            replace(folder / name, partial(torch.save, rows))
+            segments.append((name, first, end))
+    return segments
+
+
+def _named(segments: Sequence[Segment], log: Log) -> State:
+    """What stands for a Log in a file."""
+    return {LOG: [[*segment] for segment in segments], "first": log.first, "end": log.end}
+
+
+def _read_log(folder: Path, named: dict[str, Any]) -> Log:
+    """The Log for which that stands. Raises ValueError where a segment is missing or damaged."""
+    segments = _segments(named[LOG])
+    if not all(map(_is_whole, _paths(folder, segments))):
+        raise ValueError("a segment is damaged")
+
+    def read(first: int, end: int) -> Tensor:
+        parts = []
+        for (_, its_first, its_end), path in zip(segments, _paths(folder, segments), strict=True):
+            if its_first < end and its_end > first:
+                rows = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                parts.append(rows[max(0, first - its_first) : end - its_first])
+        return torch.cat(parts)
+
+    return Log(named["first"], named["end"], read)
+
+
+def _segments(named: Sequence[Sequence[Any]]) -> list[Segment]:
+    """Out of JSON. Raises ValueError and TypeError where that is not what it is."""
+    return [(str(name), first + 0, end + 0) for name, first, end in named]
+
+
+def _paths(folder: Path, segments: Sequence[Segment]) -> list[Path]:
+    """Of names only that a segment can have: a file may be a stranger's."""
+    return [folder / Path(name).name for name, _, _ in segments]
+
+
+def _replaced(state: State, wanted: Callable[[Any], bool], change: Callable[[Any], Any]) -> State:
+    """The state with every part that is ``wanted``, at any depth, changed."""
+    if wanted(state):
+        return change(state)
+    if isinstance(state, dict):
+        return {key: _replaced(value, wanted, change) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_replaced(value, wanted, change) for value in state)
+    return state

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +21,9 @@ from sparserl.environments.cartpole import CartPole
 from sparserl.experience.frames import Frames
 from sparserl.experience.replay import Replay
 from sparserl.population.members import Population
-from sparserl.population.state import split, stack
+from sparserl.population.state import Log, split, stack
+from sparserl.runs import checkpoint
+from sparserl.runs.files import DiskError, read_json
 from sparserl.types import Batch, Rollout, Spec, Transition
 
 SIDES = 3, 2
@@ -38,6 +43,10 @@ def never(_: Rollout) -> Batch:
 
 def due(experience: Replay) -> list[Batch]:
     return list(experience.batches(never))
+
+
+def rows(log: Log) -> Tensor:
+    return log.read(log.first, log.end)
 
 
 @dataclass
@@ -140,7 +149,7 @@ def test_it_goes_on_from_its_state_in_any_order_of_members(world: World, more: i
         assert_equal(due(swapped), [{name: values.flip(0) for name, values in batch.items()} for batch in batches])
     one, other = frames.state_dict(), resumed.state_dict()
     assert one["lengths"].tolist() == other["lengths"].tolist()
-    assert all(torch.equal(*both) for both in zip(one["planes"], other["planes"], strict=True))
+    assert all(torch.equal(rows(left), rows(right)) for left, right in zip(one["planes"], other["planes"], strict=True))
 
 
 def test_what_a_member_keeps_does_not_depend_on_the_others() -> None:
@@ -153,7 +162,7 @@ def test_what_a_member_keeps_does_not_depend_on_the_others() -> None:
         assert_equal([{name: values[1:] for name, values in batch.items()} for batch in due(together)], due(alone))
     one, other = split(together.state_dict(), 1), split(alone.state_dict(), 0)
     assert torch.equal(one["lengths"], other["lengths"])
-    assert torch.equal(one["planes"][0], other["planes"][0])
+    assert torch.equal(rows(one["planes"][0]), rows(other["planes"][0]))
 
 
 # ---------------------------------------------------------------- how much it keeps
@@ -189,7 +198,7 @@ def test_each_plane_is_kept_once(first: str, each: int) -> None:
             seen = following
     state = experience.state_dict()
     assert state["planes_seen"].tolist() == [episodes * each]
-    assert len(state["planes"][0]) == episodes * each
+    assert len(rows(state["planes"][0])) == episodes * each
     assert not {"observation", "next_observation"} & state["fields"].keys()
 
 
@@ -199,6 +208,94 @@ def test_long_episodes_need_little_more_than_a_plane_for_each_transition() -> No
     for transition in World(members=1, envs=4, planes=4, first="copies", ends=0.02, checkpoints=0.0).steps(500):
         experience.extend(transition)
     assert experience.state_dict()["lengths"].tolist() == [1700]
+
+
+def test_100_000_transitions_of_pixels_are_less_than_a_gigabyte() -> None:
+    """By what is laid out for a member: planes 0.75 GB, all other fields a few bytes each. Whole stacks would be 5.6 GB."""
+    experience = Frames(100_000, 32, learning_starts=0, train_freq=4)
+    experience.begin(Population((0,)), Spec((4, 84, 84), 7, observation_dtype=torch.uint8), CartPole(500).relabel)
+    seen, zero = torch.zeros(1, 1, 4, 84, 84, dtype=torch.uint8), torch.zeros(1, 1)
+    names = dict.fromkeys(("reward", "terminated", "truncated"), zero)
+    experience.extend({"observation": seen, "next_observation": seen, "action": zero.long(), **names})
+    due(experience)
+    experience.state_dict()  # which puts the step into the ring
+    assert 100_000 * 84 * 84 <= sum(ring.nbytes for ring in experience._rings) <= 0.76e9
+    assert experience._ring.shape[:2] == (1, 100_000)
+    assert experience._ring.nbytes <= 0.02e9
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_writes_the_planes_since_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the ring goes round many times; what goes on from each gives the same minibatches, and old segments go."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(checkpoint, "SEGMENT_BYTES", 7 * 6)  # so there are several, of seven planes of six bytes
+    frames, sizes = begun(Frames, Population((0,)), 3, 40), []
+    for step, transition in enumerate(World(members=1, envs=2, planes=3, first="copies", ends=0.2).steps(200), 1):
+        frames.extend(transition)
+        batches = due(frames)
+        if step > 1 and resumed is not None:
+            resumed.extend(transition)
+            assert_equal(due(resumed), batches)
+        if step % 10 == 0:
+            before = {path.name for path in tmp_path.glob("segment-*")}
+            planes = int(frames.state_dict()["planes_seen"])
+            checkpoint.save([tmp_path], step, [split(frames.state_dict(), 0)])
+            named = read_json(tmp_path / checkpoint.MANIFEST)["segments"][-1]
+            new = [segment for segment in named if segment[0] not in before]
+            assert [(first, end) for _, first, end in new] == pieces(sizes[-1] if sizes else 0, planes, 7)
+            sizes.append(planes)
+            (state,) = checkpoint.load([tmp_path]) or ()
+            resumed = begun(Frames, Population((0,)), 3, 40)
+            resumed.load_state_dict(stack([state]))
+        elif step == 1:
+            resumed = None
+    kept = [segment for segments in read_json(tmp_path / checkpoint.MANIFEST)["segments"] for segment in segments]
+    assert {path.name for path in tmp_path.glob("segment-*")} == {name for name, _, _ in kept}
+    assert min(first for _, first, _ in kept) > 0, "the first planes are needed no more"
+
+
+def pieces(first: int, end: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, end)) for start in range(first, end, size)]
+
+
+def test_a_truncated_segment_is_a_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The older generation has to do where it does not need it; where it does, none can be read."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    frames = begun(Frames, Population((0,)), 3, 200)
+    for step, transition in enumerate(World(members=1, envs=1, planes=3, first="copies", ends=0.1).steps(20), 1):
+        frames.extend(transition)
+        if step % 10 == 0:
+            checkpoint.save([tmp_path], step, [{"step": step} | split(frames.state_dict(), 0)])
+    older, newer = sorted(tmp_path.glob("segment-*"))
+    assert checkpoint.newest(tmp_path) == 20
+    newer.write_bytes(newer.read_bytes()[:-9])
+    (state,) = checkpoint.load([tmp_path]) or ()
+    assert (state["step"], checkpoint.newest(tmp_path)) == (10, 10)
+    older.unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint that all of .* can be read"):
+        checkpoint.load([tmp_path])
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    frames = begun(Frames, Population((0,)), 3, 200)
+    first, second = World(members=1, envs=1, planes=3, first="copies", ends=0.1).steps(2)
+    frames.extend(first)
+    checkpoint.save([tmp_path], 1, [{"step": 1} | split(frames.state_dict(), 0)])
+    frames.extend(second)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(DiskError, match=r"segment-0{11}2-.*\.pt cannot be written: No space left on device; make room"):
+            checkpoint.save([tmp_path], 2, [{"step": 2} | split(frames.state_dict(), 0)])
+    (state,) = checkpoint.load([tmp_path]) or ()
+    assert state["step"] == 1
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_short_episodes_make_the_ring_longer() -> None:

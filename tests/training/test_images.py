@@ -18,7 +18,7 @@ from sparserl.config.schema import Config
 from sparserl.config.validation import compose
 from sparserl.loading import find_class, load_policy
 from sparserl.networks.base import Network
-from sparserl.population.state import State
+from sparserl.population.state import Log, State
 from sparserl.runs.reader import read
 from sparserl.sweeps.loop import run
 from sparserl.training.learner import Learner
@@ -151,6 +151,8 @@ def tensors(state: State, path: str = "") -> dict[str, Tensor]:
         return {name: value for key, part in state.items() for name, value in tensors(part, f"{path}/{key}").items()}
     if isinstance(state, list | tuple):
         return {name: value for key, part in enumerate(state) for name, value in tensors(part, f"{path}/{key}").items()}
+    if isinstance(state, Log):
+        return {path: state.read(state.first, state.end)}
     return {path: torch.as_tensor(state)}
 
 

@@ -22,13 +22,17 @@ TILES = "super_mario_bros_tiles", "environment.threads=1"
 PIXELS = "super_mario_bros", "environment.threads=16"
 
 FROM_DENSE = (
-    "init_from=outputs/${sweep_name}_dense/ppo-${names.environment}-none-seed${seed}-*",
     # a tenth of what the policy explored with, and less than half of the learning rate, which falls to 0 again
     "algorithm.ent_coef=0.001",
     "algorithm.learning_rate.start=1e-4",
 )
 AT_ONCE = "regularizer.delay_steps=0"
 """Gates move from the first step on, since the policy is a trained one."""
+
+
+def began_from(environment: str, sweep: str) -> str:
+    """The override that names the dense policy of the same seed."""
+    return f"init_from=outputs/{sweep}/ppo-{environment}-none-seed${{seed}}-*"
 
 
 def dense(which: tuple[str, str], seeds: int, steps: int) -> list[Cell]:
@@ -40,7 +44,7 @@ def dense(which: tuple[str, str], seeds: int, steps: int) -> list[Cell]:
 def from_dense(which: tuple[str, str], seeds: int, steps: int, *regularizers: str) -> list[Cell]:
     """Policies that begin as the dense one of the same seed; without a regulariser too, as the control of the steps."""
     environment, threads = which
-    shared = (threads, f"trainer.total_steps={steps}", *FROM_DENSE)
+    shared = (threads, f"trainer.total_steps={steps}", began_from(environment, "${sweep_name}_dense"), *FROM_DENSE)
     return [
         Cell("ppo", environment, regularizer, seeds, (*shared, *([AT_ONCE] if regularizer.startswith("l0") else [])))
         for regularizer in regularizers
@@ -54,9 +58,15 @@ def at_the_level(which: tuple[str, str], seeds: int, steps: int) -> Cell:
     becomes of it.
     """
     environment, threads = which
-    start = "init_from=outputs/mario_7_1_tiles_dense/ppo-${names.environment}-none-seed${seed}-*"
     level = "regularizer.target_sparsity=0.93", "regularizer.lambda_c=10", "regularizer.ramp_steps=0", AT_ONCE
-    shared = threads, f"trainer.total_steps={steps}", start, *FROM_DENSE[1:], *level, "lowrank.ranks=[16,32,64]"
+    shared = (
+        threads,
+        f"trainer.total_steps={steps}",
+        began_from(environment, "mario_7_1_tiles_dense"),
+        *FROM_DENSE,
+        *level,
+        "lowrank.ranks=[16,32,64]",
+    )
     return Cell("ppo", environment, "none,l0,l0_units,magnitude", seeds, shared)
 
 

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from torch import nn
 
+from sparserl import play as play_command
 from sparserl.config.schema import CONF
 from sparserl.config.validation import compose
 from sparserl.environments import mario, mario_console
@@ -23,6 +25,7 @@ from sparserl.environments.base import Outcome
 from sparserl.environments.mario import Stage, SuperMarioBros
 from sparserl.environments.mario_console import Console, check_installed
 from sparserl.environments.mario_views import COLUMNS, MARIO_COLUMN, ROWS, TILE, TOP
+from sparserl.films import GAP
 from sparserl.population.members import Population
 from sparserl.population.state import split, stack
 from sparserl.sweeps.loop import run
@@ -394,8 +397,11 @@ def test_however_steps_are_taken_they_are_the_same(how: str) -> None:
 
 @pytest.mark.parametrize("make", [recipe, pixels])
 def test_a_snapshot_restores_episodes_exactly(make: Any) -> None:
-    """Some episodes have just begun and others are long; what follows is the same, also where chance has a part in it."""
-    environment, seeds, steps = make(*RANDOM), (3, 4), 70
+    """Some episodes have just begun and others are long; what follows is the same, also where chance has a part in it.
+
+    First in consoles that have played on, then of one member in others.
+    """
+    environment, seeds, steps = make(*RANDOM), (3, 4), 60
     columns = torch.tensor([actions(steps, env) for env in range(2)])
     generators = Population(seeds).generators("environment")
     with closing(environment.open(generators, 2)) as vector:
@@ -406,16 +412,19 @@ def test_a_snapshot_restores_episodes_exactly(make: Any) -> None:
         state, drawn = vector.snapshot(), generators.state_dict()
         members = [split({"episodes": state, "drawn": drawn}, member) for member in range(2)]
         following = [vector.step(columns[:, step].expand(2, 2)) for step in range(33, steps)]
+        saved = stack(members)
+        generators.load_state_dict(saved["drawn"])
+        assert torch.equal(vector.restore(saved["episodes"]), outcome.observation)
+        assert same([vector.step(columns[:, step].expand(2, 2)) for step in range(33, steps)], following)
     assert state["lengths"].unique().numel() > 1, "episodes that began at different steps"
     assert any((outcome.terminated + outcome.truncated).any() for outcome in following)
-    for rows in ((0, 1), (1,)):  # together, and one alone
-        saved = stack([members[member] for member in rows])
-        generators = Population(tuple(seeds[member] for member in rows)).generators("environment")
-        with closing(environment.open(generators, 2)) as vector:
-            generators.load_state_dict(saved["drawn"])
-            assert torch.equal(vector.restore(saved["episodes"]), outcome.observation[list(rows)])
-            again = [vector.step(columns[:, step].expand(len(rows), 2)) for step in range(33, steps)]
-        assert same(again, following if len(rows) == 2 else of_member(following, 1))
+    alone = stack(members[1:])
+    generators = Population(seeds[1:]).generators("environment")
+    with closing(environment.open(generators, 2)) as vector:
+        generators.load_state_dict(alone["drawn"])
+        assert torch.equal(vector.restore(alone["episodes"]), outcome.observation[1:])
+        again = [vector.step(columns[:, step].expand(1, 2)) for step in range(33, steps)]
+    assert same(again, of_member(following, 1))
 
 
 def test_episodes_that_come_out_otherwise_are_refused() -> None:
@@ -475,6 +484,44 @@ def test_alone_it_plays_the_episodes_of_an_evaluation() -> None:
             _, reward, terminated, truncated, _ = env.step(column[number])
             total, ended, number = total + float(reward), terminated or truncated, number + 1
     assert total == float(found.returns)
+
+
+def test_a_film_shows_an_undrawn_game_with_how_far_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two policies side by side, and what each gives is what it gives unseen."""
+    environment = recipe("patience=5", "max_noops=0")
+    captions: list[str] = []
+    monkeypatch.setattr(play_command, "captioned", lambda picture, lines: captions.append(lines[1]) or picture)
+    policies = {"walks": Constant(RIGHT), "stands": Constant(0)}
+    shown: list[np.ndarray] = []
+    envs = [environment.single(episode_generators("filmed"), "rgb_array") for _ in policies]
+    rewards = play_command.play_beside(policies, envs, environment.measures, shown.append)
+    for env in envs:
+        env.close()
+    with closing(environment.single(episode_generators("filmed"), "rgb_array")) as env:
+        unseen = play_command.play(policies["walks"], Unshown(env), lambda _: None)
+    assert rewards["walks"] == unseen
+    assert len(rewards["stands"]) == 5, "its patience"
+    assert captions[-1].split()[-2] == "x_pos"
+    assert int(captions[-1].split()[-1]) > 100
+    assert {picture.shape for picture in shown} == {(240, 2 * 256 + GAP, 3)}
+    assert all(picture[:, :256].std() > 10 for picture in shown), "the screen is not blank"
+
+
+class Constant(nn.Module):
+    """Takes one action always."""
+
+    def __init__(self, action: int) -> None:
+        super().__init__()
+        self.action = action
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        return nn.functional.one_hot(torch.full(seen.shape[:1], self.action), 7).float()
+
+
+class Unshown(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Nobody looks at it."""
+
+    render_mode = None  # type: ignore[assignment]
 
 
 # ---------------------------------------------------------------- packages

@@ -20,26 +20,31 @@ except ModuleNotFoundError as error:
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
-SMOKE = ("environment=super_mario_bros_tiles", "trainer=smoke", "logger=disk", "trainer.num_envs=2", "lowrank.ranks=[]")
+SMOKE = ("trainer=smoke", "logger=disk", "trainer.num_envs=2", "lowrank.ranks=[]")
 EXACT = ("metrics.jsonl", "policy.safetensors")
 
 
-def smoke(algorithm: str, seed: int = 0) -> Config:
+def smoke(algorithm: str, seed: int = 0, environment: str = "super_mario_bros_tiles") -> Config:
     """Episodes are short, so that some end, and actions stick, so that each step draws from the member's generator."""
     random = "environment.patience=8", "environment.sticky_probability=0.25"
-    return compose(*SMOKE, *random, f"algorithm={algorithm}", "trainer.checkpoint_every=100", f"seed={seed}")
+    chosen = f"environment={environment}", f"algorithm={algorithm}", f"seed={seed}"
+    return compose(*SMOKE, *random, *chosen, "trainer.checkpoint_every=100")
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+@pytest.mark.parametrize(
+    ("algorithm", "environment"),
+    [("ppo", "super_mario_bros_tiles"), ("dqn", "super_mario_bros_tiles"), ("dqn", "super_mario_bros")],  # the last: frames
+)
 def test_a_run_goes_on_after_an_interruption_as_if_there_had_been_none(
-    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    algorithm: str, environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run([smoke(algorithm)], [tmp_path / "whole"])
+    config = smoke(algorithm, environment=environment)
+    run([config], [tmp_path / "whole"])
     with stopping_at_checkpoints(monkeypatch) as steps:
         for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
-                run([smoke(algorithm)], [tmp_path / "resumed"])
-    (result,) = run([smoke(algorithm)], [tmp_path / "resumed"])
+                run([config], [tmp_path / "resumed"])
+    (result,) = run([config], [tmp_path / "resumed"])
     assert steps == [100, 200, 300]
     for name in EXACT:
         assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -52,7 +52,7 @@ train() {
 }
 
 train mario_7_1_dense regularizer=none seed=0 trainer.total_steps=1000000 "$@"
-# shellcheck disable=SC2016 # Hydra puts in the values
+# shellcheck disable=SC2016 # Hydra puts them in
 train mario_7_1 regularizer=none,l0,l0_units,l1 seed=0 trainer.total_steps=200000 \
-    'init_from=outputs/${sweep_name}_dense/ppo-${names.environment}-none-seed${seed}-*' \
+    'init_from=outputs/${sweep_name}_dense/ppo-super_mario_bros-none-seed${seed}-*' \
     algorithm.ent_coef=0.001 algorithm.learning_rate.start=1e-4 regularizer.delay_steps=0 "$@"

@@ -27,7 +27,7 @@ def test_policies_that_are_trained_on_begin_from_the_dense_table() -> None:
     """Those of the smoke form from the dense ones of the smoke form: the pattern follows the name of the sweep."""
     for name in ("mario_7_1_tiles", "mario_7_1"):
         (dense,), cells = TABLES[f"{name}_dense"].cells, TABLES[name].cells
-        start = f"outputs/${{sweep_name}}_dense/ppo-${{names.environment}}-{dense.regularizers}-seed${{seed}}-*"
+        start = f"outputs/${{sweep_name}}_dense/ppo-{dense.environment}-{dense.regularizers}-seed${{seed}}-*"
         for cell in cells:
             assert f"init_from={start}" in cell.overrides
             assert (cell.environment, cell.seeds, cell.first_seed) == (dense.environment, dense.seeds, dense.first_seed)

@@ -156,7 +156,7 @@ class Trainer:
                 del state
 
             clock, episodes, averages = Clock(), Episodes(members, self.num_envs), [Averages() for _ in parts.cohorts]
-            if under_way:
+            if under_way and step < self.total_steps:  # what is trained has no need of them
                 observation = vector.restore(under_way["environment"])
                 episodes.load_state_dict(under_way["returns"])
             else:

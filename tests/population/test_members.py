@@ -27,7 +27,7 @@ REGULARIZERS = sorted(path.stem for path in (CONF / "regularizer").glob("*.yaml"
 # past the first updates, over checkpoints (which reset all environments) and evaluations, with gates that move
 SETTINGS = (
     "trainer=smoke",
-    "trainer.total_steps=420",  # checkpoints and evaluations are at 200, 400 and the end
+    "trainer.total_steps=540",  # checkpoints and evaluations are at 200, 400 and the end; gates move until 324
     "trainer.num_envs=3",
     "experience.batch_size=16",
     "algorithm.max_grad_norm=0.5",

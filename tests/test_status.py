@@ -348,7 +348,7 @@ def test_a_folder_of_somebody_elses_is_no_run(
     capsys.readouterr()
     assert ask(monkeypatch, tmp_path) == 0
     monkeypatch.setattr(sys, "argv", ["sparserl-report", str(tmp_path)])
-    monkeypatch.setattr("sparserl.report.figures.compare", lambda _, path: path)
+    monkeypatch.setattr("sparserl.report.writer.write_figures", lambda *_: ([], []))
     report.main()
     assert capsys.readouterr().err == ""
     assert [run.folder.name for run in reader.find([tmp_path])] == ["ours"]

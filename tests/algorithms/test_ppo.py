@@ -320,7 +320,7 @@ def test_of_images_the_ratio_of_the_first_minibatch_is_1_but_for_rounding(
 def test_new_noise_at_each_gradient_step_breaks_it() -> None:
     """The negative control: actions are then those of another policy than the one that is improved."""
     for first, *_ in rollouts(learner_of(NewNoise, *ACTIVE), 3, 64):
-        assert (first["policy/difference"] > 0.01).all()
+        assert (first["policy/difference"] > 1e-3).all()  # the same noise gives the same but for rounding, 1e-6
 
 
 def test_new_noise_before_the_first_epoch_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +333,7 @@ def test_new_noise_before_the_first_epoch_breaks_it(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Compared, "prepare", prepare_and_draw)
     for first, *_ in rollouts(learner, 2, 64):
-        assert (first["policy/difference"] > 0.01).all()
+        assert (first["policy/difference"] > 1e-3).all()  # the same noise gives the same but for rounding, 1e-6
 
 
 def test_noise_is_drawn_once_a_rollout() -> None:

@@ -336,7 +336,8 @@ def test_a_key_that_some_options_of_a_sweep_have_is_set_where_they_are_chosen(
     """Only l0 has gates that can be open at first; what differs in that alone is one run under none."""
     root = sweep("regularizer=none,l0", "regularizer.initial_open=0.7,0.8", "network.hidden=[8]", "trainer.eval_episodes=1")
     configs = [read_json(folder / "config.json") for folder in jobs(root)]
-    assert [config["regularizer"].get("initial_open") for config in configs] == [0.7, 0.8, None]
+    assert {config["regularizer"].get("initial_open") for config in configs} == {0.7, 0.8, None}
+    assert len(configs) == 3
     assert "4 jobs: 3 to train, 1 the same as another" in (said := capsys.readouterr().err)
     assert said.count("regularizer.initial_open is left out of the jobs with regularizer=none, which have no such key") == 1
     (folder,) = root.glob("*-none-seed0-??????????")

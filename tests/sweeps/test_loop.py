@@ -31,7 +31,8 @@ from sparserl.training.trainer import TRAINING_PHASES
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 SETTINGS = ("trainer=smoke", "network.hidden=[8]", "regularizer=l2", "logger=disk")
-OF_THE_SWEEP = ("rank", "rank_reason", "compression", "return_lowrank", "retention")
+SHRUNKEN = "shrunken_rank", "shrunken_compression", "shrunken_return_mean", "shrunken_retention"
+OF_THE_SWEEP = ("rank", "rank_reason", "compression", "return_lowrank", "retention", *SHRUNKEN)
 """What a result gets when its rank sweep has ended."""
 
 
@@ -104,7 +105,7 @@ def test_a_run_that_ends_in_its_rank_sweep_has_its_policy_and_result_and_is_comp
         found = reader.read(folder)
         assert found.problems == []
         assert (found.status_file["status"], found.status, found.counts) == (written, looked, True)
-        assert [found.result[key] for key in OF_THE_SWEEP] == [None, "not_swept", None, None, None]
+        assert [found.result[key] for key in OF_THE_SWEEP] == [None, "not_swept", *[None] * 7]
         assert (found.result["status"], found.learned) == ("done", None)
         assert not (folder / "lowrank.csv").exists()
         unswept.append(found.result)
@@ -117,9 +118,10 @@ def test_a_run_that_ends_in_its_rank_sweep_has_its_policy_and_result_and_is_comp
         for name in ("lowrank.csv", "spectrum.csv", "metrics.jsonl", "policy.safetensors"):
             assert (folder / name).read_bytes() == (whole / folder.name / name).read_bytes()
         # what was trained is not measured again: not even the seconds differ
-        assert {key: value for key, value in vars(result).items() if key not in OF_THE_SWEEP} == {
-            key: value for key, value in before.items() if key not in OF_THE_SWEEP
-        }
+        changed = *OF_THE_SWEEP, "warnings"
+        trained = {key: value for key, value in vars(result).items() if key not in changed}
+        assert trained == {key: value for key, value in before.items() if key not in changed}
+        assert result.warnings[: len(before["warnings"])] == before["warnings"]
         untouched = read_json(whole / folder.name / "result.json")
         assert [getattr(result, key) for key in OF_THE_SWEEP] == [untouched[key] for key in OF_THE_SWEEP]
         assert read_json(folder / "result.json") == vars(result)

@@ -100,8 +100,11 @@ def test_each_seed_has_the_folder_of_the_same_run_without_them(start: Start, cap
 def test_seeds_that_learned_nothing_count_as_their_whole_policies(start: Start) -> None:
     (its,) = start(*SHORT, "objective=return_lowrank")
     found = results()
-    assert {(row["rank_reason"], row["return_lowrank"]) for row in found} == {("not_learned", None)}
-    assert its.return_value == iqm([row["return_mean"] for row in found])
+    lost = [row["rank_reason"] == "not_learned" for row in found]
+    assert any(lost)
+    assert all((row["return_lowrank"] is None) == nothing for row, nothing in zip(found, lost, strict=True))
+    counted = [row["return_mean" if nothing else "return_lowrank"] for row, nothing in zip(found, lost, strict=True)]
+    assert its.return_value == pytest.approx(iqm(counted))
 
 
 def test_a_job_of_which_one_seed_diverged_has_failed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

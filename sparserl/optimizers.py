@@ -33,10 +33,11 @@ class Optimizer(ABC):
         values: Float[Tensor, "member number"],
         gradient: Float[Tensor, "member number"],
         moments: Moments,
-        learning_rate: float,
+        learning_rate: float | Float[Tensor, ""],
     ) -> None:
         """Take one step: changes ``values`` and ``moments`` in place.
 
+        A rate that is a tensor asks for operations that a compiler can read: the same step but for rounding.
         A row whose gradient and moments are all zero stays, bit for bit, what it is.
         """
 
@@ -69,8 +70,11 @@ class Adam(Optimizer):
         values: Float[Tensor, "member number"],
         gradient: Float[Tensor, "member number"],
         moments: Moments,
-        learning_rate: float,
+        learning_rate: float | Float[Tensor, ""],
     ) -> None:
+        if isinstance(learning_rate, Tensor):
+            self._step(values, gradient, moments, learning_rate)
+            return
         adam(
             [values],
             [gradient],
@@ -87,6 +91,17 @@ class Adam(Optimizer):
             eps=self.eps,
             maximize=False,
         )
+
+    def _step(
+        self, values: Float[Tensor, "member number"], gradient: Float[Tensor, "member number"], moments: Moments, rate: Tensor
+    ) -> None:
+        """Algorithm 1 of the paper, operation by operation."""
+        first, second = self.betas
+        step = moments["step"].add_(1).double()  # 1 - 0.999**step has four digits only in float32
+        average = moments["exp_avg"].lerp_(gradient, 1 - first)
+        squares = moments["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        size, root = rate / (1 - first**step), (1 - second**step).sqrt()
+        values.sub_(size.float() * average / (squares.sqrt() / root.float() + self.eps))
 
 
 @dataclass(frozen=True)
@@ -106,8 +121,11 @@ class RMSprop(Optimizer):
         values: Float[Tensor, "member number"],
         gradient: Float[Tensor, "member number"],
         moments: Moments,
-        learning_rate: float,
+        learning_rate: float | Float[Tensor, ""],
     ) -> None:
         average = moments["square_avg"].mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
-        values.addcdiv_(gradient, average.sqrt().add_(self.eps), value=-learning_rate)
+        if isinstance(learning_rate, Tensor):
+            values.sub_(learning_rate * gradient / (average.sqrt() + self.eps))
+        else:
+            values.addcdiv_(gradient, average.sqrt().add_(self.eps), value=-learning_rate)
         moments["step"].add_(1)

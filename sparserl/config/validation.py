@@ -8,9 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import os
 import re
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -334,8 +332,6 @@ def check(config: Config) -> None:
     with errors_of("experience", config):
         parts["experience"].check(spec)
     _check_goals(config, parts["environment"], spec, parts["experience"])
-    if config["trainer"]["compile"] and not _has_compiler():
-        raise ConfigError("trainer.compile is true, but no C++ compiler (g++ or clang++, or $CXX) is found; set it to false")
 
 
 def _check_regularizer(regularizer: Regularizer, algorithm: Algorithm) -> None:
@@ -384,7 +380,3 @@ def check_start(config: Config) -> None:
     fresh: Weights = split(algorithm.init(Population((0,), CPU)), 0)
     if fault := misfit(start, {component: fresh[component] for component in algorithm.policy}):
         raise ConfigError(f"init_from is {config['init_from']!r}, whose {fault}")
-
-
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)

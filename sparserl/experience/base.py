@@ -46,6 +46,10 @@ class Experience(ABC):
     def batches(self, prepare: Prepare) -> Iterator[Batch]:
         """The minibatches that are due now, one for each gradient step; often none. Rollouts go through ``prepare`` first."""
 
+    def gradient_steps(self, total_steps: int, num_envs: int) -> int:
+        """About how many minibatches ``total_steps`` environment steps of each member give; 0 where that is not known."""
+        return 0
+
     @abstractmethod
     def state_dict(self) -> State:
         """Everything needed to go on."""

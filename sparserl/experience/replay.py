@@ -103,6 +103,9 @@ class Replay(Experience):
             self._owed -= self.train_freq
             yield self._sample()
 
+    def gradient_steps(self, total_steps: int, num_envs: int) -> int:
+        return max(0, total_steps - self.learning_starts) // self.train_freq
+
     def _sample(self) -> Batch:
         self._store()
         return self._columns_of(self._rows(self._draw()))

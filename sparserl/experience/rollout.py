@@ -49,6 +49,10 @@ class Rollout(Experience):
             for index in order.split(self.batch_size or size, dim=1):
                 yield {name: _rows(values, index) for name, values in batch.items()}
 
+    def gradient_steps(self, total_steps: int, num_envs: int) -> int:
+        size = self.n_steps * num_envs
+        return total_steps // size * self.n_epochs * -(-size // (self.batch_size or size))
+
     def state_dict(self) -> State:
         """With the steps of a rollout under way."""
         return {"rng": self._rng.state_dict(), "steps": self._steps}

@@ -37,7 +37,7 @@ def entering(values: Float[Tensor, "member unit"], matrix: Matrix) -> Tensor:
 def leaving(values: Float[Tensor, "member unit"], weight: Float[Tensor, "member ..."], matrix: Matrix) -> Tensor:
     """One value a unit in a shape that multiplies the ``weight`` that leaves the units."""
     if matrix.kind == "kernel":
-        return values.view(len(values), 1, -1, 1, 1)
+        return values.view(values.shape[0], 1, -1, 1, 1)
     return values.repeat_interleave(weight.shape[1] // values.shape[1], dim=1).unsqueeze(2)
 
 
@@ -57,7 +57,7 @@ def weights_left(kept: Mapping[str, Float[Tensor, "member"]], layers: Layers, st
     All inputs and outputs stay. Shares that are expected values of independent layers give the expected number.
     """
     like = next(iter(layers.values()))
-    left = like.new_zeros(len(like))
+    left = like.new_zeros(like.shape[0])
     for name in structure:
         shares = [share for layer, share in kept.items() if layer in (feeder(name, structure), name)]
         left = left + prod(shares, start=left.new_full((), float(layers[name][0].numel())))

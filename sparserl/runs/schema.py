@@ -78,7 +78,7 @@ class Result:
     vectorization: str
     """How sub-environments take a step: sync, threads, processes, or batched where the environment computes them as one."""
     backend: str
-    """How gradient steps were computed: eager or compiled."""
+    """How gradient steps were run: eager, compiled, or mixed where they could not be compiled from some point on."""
     device: str
     """Where tensors were: cpu or cuda."""
     env_steps: int

@@ -57,6 +57,7 @@ def run(
         paths = [job.folder for job in jobs]
         try:
             states = checkpoint.load(paths)
+            trainer.check([state["trainer"] for state in states or ()])
         except ValueError as error:
             raise ConfigError(str(error)) from error
         for config in configs if states is None else ():

@@ -122,7 +122,7 @@ class Recorder:
             network=config["names"]["network"],
             num_envs=config["trainer"]["num_envs"],
             vectorization=config["environment"].get("vectorization", "batched"),
-            backend="compiled" if config["trainer"]["compile"] else "eager",
+            backend=learner.backend,
             device=device,
             env_steps=event.env_step,
             return_mean=float(returns.mean()),

@@ -21,9 +21,11 @@ from sparserl.population.members import Population
 from sparserl.population.state import State, split
 from sparserl.regularizers.base import Regularizer
 from sparserl.runs.files import misfit
+from sparserl.terminal import say_once
+from sparserl.training.compiled import CompiledStep, CompileError
 from sparserl.training.parameters import FlatTensors, Parameters
-from sparserl.training.step import CHECKED, FixedGates, GradientStep, LearnerState, Scalars, replace
-from sparserl.types import Batch, Gates, Layers, Metrics, Noise, Rollout, Time, Weights, is_weight
+from sparserl.training.step import CHECKED, LARGEST_RATE, FixedGates, GradientStep, LearnerState, Scalars, replace
+from sparserl.types import Batch, Gates, Metrics, Noise, Rollout, Time, Weights, is_weight
 
 SENTENCE_BYTES = 500
 """What a checkpoint keeps of why a member was stopped."""
@@ -32,7 +34,8 @@ SENTENCE_BYTES = 500
 class Learner:
     """Trains the components of one algorithm under one regulariser, for every member at once.
 
-    ``algorithm`` must be bound to an environment.
+    ``algorithm`` must be bound to an environment. Where steps are to be ``compiled`` and cannot be, a line says so and they run
+    eagerly from then on.
     """
 
     def __init__(self, algorithm: Algorithm, regularizer: Regularizer, members: Population, compiled: bool = False) -> None:
@@ -60,7 +63,9 @@ class Learner:
         self._learning = members.size  # how many members have not been stopped
         self._stopped: list[str | None] = [None] * members.size
         self._step = GradientStep(algorithm, regularizer, self.bound)
-        self._compute = torch.compile(self._step) if compiled else self._step
+        self._compute = self._step
+        self._compiled = CompiledStep(self._step) if compiled else None
+        self._compiled_updates = 0
         self._noise: dict[str, Noise] = {}  # of the gates as they are active, by component
         self._gates_active = False
         self._scheduled_at = -1  # the environment steps after which gates were set by their schedule
@@ -102,7 +107,7 @@ class Learner:
     def _fix_gates(self) -> None:
         """Compute what is made of gates once, when they stop to be active."""
         for component, gates in self.state.gates.items():
-            multipliers = self._multiply(component)
+            multipliers = self._step.multipliers(self.state, component)
             needed = {name: values for name, values in multipliers.items() if not (values == 1).all()}
             penalty = self.bound[component].penalty(self.state.weights[component].views, gates.views)
             self.state.fixed_gates[component] = FixedGates(needed, penalty)
@@ -112,22 +117,47 @@ class Learner:
 
         ``env_step``, the environment steps that each member has taken, drives the schedules. Metrics are ``[member]``.
         """
-        noise_free: Weights = {}
+        noise_free, with_noise_free = {}, False
         if self.algorithm.gate_noise == "gradient_step":
-            noise_free = self._noise_free() if self.state.gates and self.regularizer.gates_active(env_step) else {}
+            with_noise_free = bool(self.state.gates) and self.regularizer.gates_active(env_step)
+            if with_noise_free and self._compiled is None:
+                noise_free = self._noise_free()
             self._draw_noise(env_step)
         scalars = Scalars(
             time=Time(env_step, self._env_step, self._updates),
             gates_active=self._gates_active,
             penalty={c: self.regularizer.coefficient(env_step, c in self.algorithm.policy) for c in self.covered},
-            rates={component: schedule(env_step) for component, schedule in self.algorithm.learning_rates.items()},
-            gate_rate=self.regularizer.gate_rate(env_step),
+            rates={c: min(schedule(env_step), LARGEST_RATE) for c, schedule in self.algorithm.learning_rates.items()},
+            gate_rate=min(self.regularizer.gate_rate(env_step), LARGEST_RATE),
         )
-        metrics = self._compute(self.state, batch, scalars, self._noise, noise_free, self._rng)
+        metrics = None if self._compiled is None else self._run_compiled(self._compiled, batch, scalars, with_noise_free)
+        if metrics is None:
+            if with_noise_free and not noise_free:
+                noise_free = self._step.noise_free(self.state)
+            metrics = self._compute(self.state, batch, scalars, self._noise, noise_free, self._rng)
         self._env_step, self._updates, self._computed = env_step, self._updates + 1, {}
         if self.state.learns.sum().item() < self._learning:
             self._report_diverged(metrics, env_step)
         return metrics
+
+    @torch.no_grad()
+    def _run_compiled(self, compiled: CompiledStep, batch: Batch, scalars: Scalars, with_noise_free: bool) -> Metrics | None:
+        """The step as a program, or None, with nothing changed, where there can be none."""
+        try:
+            metrics = compiled(self.state, batch, scalars, self._noise, with_noise_free, self._rng)
+        except CompileError as error:
+            say_once(f"warning: gradient steps run eagerly, since they cannot be compiled: {error}")
+            self._compiled = None
+            return None
+        self._compiled_updates += 1
+        return metrics
+
+    @property
+    def backend(self) -> str:
+        """How the gradient steps so far were run: ``eager``, ``compiled`` or ``mixed``."""
+        if self._compiled_updates == 0:
+            return "eager"
+        return "compiled" if self._compiled_updates == self._updates else "mixed"
 
     def _report_diverged(self, metrics: Metrics, env_step: int) -> None:
         """Keep why members were stopped in the last gradient step."""
@@ -200,13 +230,10 @@ class Learner:
         """What gates multiply by without noise, by component."""
         if "multipliers" not in self._computed:
             fixed = self.state.fixed_gates
-            self._computed["multipliers"] = {c: fixed[c].multipliers if c in fixed else self._multiply(c) for c in self.covered}
+            self._computed["multipliers"] = {
+                c: fixed[c].multipliers if c in fixed else self._step.multipliers(self.state, c) for c in self.covered
+            }
         return self._computed["multipliers"]
-
-    def _multiply(self, component: str) -> Layers:
-        """What the gates of a component multiply by without noise."""
-        regularizer, gates = self.bound[component], self.gates[component]
-        return regularizer.multipliers(regularizer.gate_values(gates), gates, self.state.weights[component].views)
 
     @torch.no_grad()
     def _noise_free(self) -> Weights:
@@ -242,6 +269,8 @@ class Learner:
         return {
             "env_step": self._env_step,
             "updates": self._updates,
+            "compiled": self._compiled is not None,
+            "compiled_updates": self._compiled_updates,
             "weights": self.weights,
             "gates": self.gates,
             "moments": {
@@ -260,6 +289,9 @@ class Learner:
     def load_state_dict(self, saved: State) -> None:
         state = self.state
         self._env_step, self._updates = saved["env_step"], saved["updates"]
+        self._compiled_updates = saved["compiled_updates"]
+        if not saved["compiled"]:
+            self._compiled = None
         self._gates_active, self._scheduled_at = saved["gates_active"], saved["scheduled_at"]
         self._noise = _to(saved["noise"], state.learns.device)
         for mine, its in ((self.weights, saved["weights"]), (self.gates, saved["gates"])):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparserl.optimizers import Optimizer
+from sparserl.optimizers import Moments, Optimizer
 
 ALIGNMENT = 16
 """Numbers. SIMD kernels handle 16 float32 at a time and round differently in the remainder. Padding each member to a multiple
@@ -25,6 +26,12 @@ class FlatTensors:
         self.views = views(self.buffer, tensors)
         for name, view in self.views.items():
             view.copy_(tensors[name])
+
+    def moved(self, buffer: Float[Tensor, "member width"]) -> FlatTensors:
+        """The same tensors in another buffer, whose numbers they take."""
+        other = copy.copy(self)
+        other.buffer, other.views = buffer, views(buffer, self.views)
+        return other
 
 
 class Parameters(FlatTensors):
@@ -45,6 +52,16 @@ class Parameters(FlatTensors):
         self.norms = self.gradient.new_zeros(len(self.gradient))
         """Of each member's gradient as it was set: clipping does not change them. One that is not finite shows here."""
 
+    def with_moments(self, buffer: Float[Tensor, "member width"], moments: Moments) -> Parameters:
+        """The same parameters in another buffer, with other moments and without a gradient."""
+        other = copy.copy(self)
+        other.buffer, other.views, other.moments = buffer, views(buffer, self.views), moments
+        other._averages = [moment for name, moment in moments.items() if name != "step"]  # noqa: SLF001 (it is one of this class)
+        other.leaves = {name: view.detach().requires_grad_() for name, view in other.views.items()}
+        other.gradient = torch.zeros_like(buffer)
+        other._gradients = views(other.gradient, self.views)  # noqa: SLF001
+        return other
+
     def set_gradients(self, gradients: Sequence[Tensor], add: bool = False) -> None:
         """The gradients of ``leaves``, in their order; or ``add`` them to those that are set."""
         for view, gradient in zip(self._gradients.values(), gradients, strict=True):
@@ -53,7 +70,7 @@ class Parameters(FlatTensors):
 
     def step(
         self,
-        learning_rate: float,
+        learning_rate: float | Tensor,
         learns: Float[Tensor, "member 1"],
         scale: Float[Tensor, "member 1"] | None = None,
         active: Bool[Tensor, "member"] | None = None,
@@ -88,8 +105,8 @@ def views(buffer: Float[Tensor, "member width"], shapes: Mapping[str, Tensor]) -
     """The parts of a buffer in the shapes of some tensors, side by side in their order."""
     found, start = {}, 0
     for name, like in shapes.items():
-        end = start + like[0].numel()
-        found[name] = buffer[:, start:end].view(like.shape)
+        end = start + like.shape[1:].numel()
+        found[name] = buffer[:, start:end].view(buffer.shape[0], *like.shape[1:])
         start = end
     return found
 

@@ -29,11 +29,11 @@ class Scalars:
 
     time: Time
     gates_active: bool
-    penalty: Mapping[str, Float[Tensor, "member"] | float]
+    penalty: Mapping[str, Float[Tensor, "member"] | float | Tensor]
     """The coefficient of the penalty of each component that the regulariser covers."""
-    rates: Mapping[str, float]
-    """The learning rate of each learned component."""
-    gate_rate: float
+    rates: Mapping[str, float | Tensor]
+    """The learning rate of each learned component. None is above LARGEST_RATE; a program is given them as tensors []."""
+    gate_rate: float | Tensor
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,21 @@ class GradientStep:
                 running[name] = regularizer.apply(weights[name], multipliers)
         return running
 
+    def multipliers(self, state: LearnerState, component: str) -> Layers:
+        """What the gates of a component multiply by without noise."""
+        regularizer = self.bound[component]
+        gates = state.gates[component].views if component in state.gates else {}
+        return regularizer.multipliers(regularizer.gate_values(gates), gates, state.weights[component].views)
+
+    def noise_free(self, state: LearnerState) -> Weights:
+        """What runs under gates, components and the targets behind them, without their noise."""
+        weights, running = state.tensors(), {}
+        for component, regularizer in self.bound.items():
+            multipliers = self.multipliers(state, component)
+            for name in (component, *self.followers(component)):
+                running[name] = regularizer.harden(weights[name], multipliers)
+        return running
+
     def followers(self, component: str) -> list[str]:
         """The targets that lag behind a component."""
         return [target for target, leader in self.algorithm.targets.items() if leader == component]
@@ -201,7 +216,7 @@ class GradientStep:
             scale = clip_scale(list(moved.values()), limit) if moved and limit is not None else None
             for component, parameters in moved.items():
                 rate = scalars.rates[component] if moved is weights else scalars.gate_rate
-                parameters.step(min(rate, LARGEST_RATE), state.learns, scale, active[component])
+                parameters.step(rate, state.learns, scale, active[component])
         for component, its in active.items():
             if component in self.bound:
                 moves = state.learns if its is None else state.learns * its.unsqueeze(1)
@@ -211,7 +226,7 @@ class GradientStep:
         """Restore constraints, but in members that did not move."""
         layers = state.weights[component].views
         gates = state.gates[component].views if component in state.gates else {}
-        pull = min(scalars.rates[component], LARGEST_RATE) * scalars.penalty[component]
+        pull = scalars.rates[component] * scalars.penalty[component]
         projected = self.bound[component].project(layers, gates, scalars.time.step, pull)
         for tensors, its in zip((layers, gates), projected, strict=True):
             replace(tensors, its, moves)

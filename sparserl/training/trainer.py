@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -20,6 +21,7 @@ from sparserl.population.members import Population
 from sparserl.population.state import State, split, stack
 from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import crossed
+from sparserl.training.compiled import has_compiler
 from sparserl.training.evaluation import Evaluation, Evaluator, never_interrupted
 from sparserl.training.inspection import inspect
 from sparserl.training.learner import Learner
@@ -30,6 +32,10 @@ from sparserl.types import Metrics, Weights
 
 TRAINING_PHASES = ("acting", "environment", "replay", "update")
 """The phases of ``Row.seconds`` that are training: acting, stepping, storing and updating."""
+
+WORTH_COMPILING, MOST_TO_COMPILE = 40_000, 32
+"""The fewest gradient steps and the most members for which ``compile: auto`` compiles. A program takes about 45 s of one core
+to make, once, and saves about 1 ms of a step of DQN."""
 
 PROGRESS_EACH_ROW = 50
 """How often the consumer hears that time has passed: often enough for a bar and for a signal, not at each step."""
@@ -106,7 +112,24 @@ class Trainer:
     eval_every: Count
     eval_episodes: Count
     checkpoint_every: Count
-    compile: bool
+    compile: Literal["auto"] | bool
+
+    def compiles(self, parts: Parts) -> bool:
+        """Whether gradient steps are to run compiled: under ``auto`` on a CPU with a compiler, if there are enough of them."""
+        if self.compile != "auto":
+            return self.compile
+        if parts.members.device.type != "cpu" or parts.members.size > MOST_TO_COMPILE or not has_compiler():
+            return False
+        return parts.experience.gradient_steps(self.total_steps, self.num_envs) >= WORTH_COMPILING
+
+    def check(self, states: Sequence[State]) -> None:
+        """Raises ValueError where members that trained under another ``compile`` are to go on: it changes the last bits."""
+        for state in states:
+            if self.compile not in ("auto", state["compile"]):
+                now, before = str(self.compile).lower(), str(state["compile"]).lower()
+                raise ValueError(
+                    f"trainer.compile is {now}, but the run to go on with began under {before}; set it to {before}"
+                )
 
     def events(
         self,
@@ -125,7 +148,8 @@ class Trainer:
         members, experience = parts.members, parts.experience
         spec = parts.environment.spec()
         algorithm = parts.algorithm.bind(spec)
-        learners = [Learner(its.algorithm.bind(spec), its.regularizer, its.members, self.compile) for its in parts.cohorts]
+        compiled = bool(states[0]["compile"]) if states else self.compiles(parts)
+        learners = [Learner(its.algorithm.bind(spec), its.regularizer, its.members, compiled) for its in parts.cohorts]
         group = LearnerGroup(algorithm, learners)
         group.start_from(start)
         exploration = members.rng("exploration")
@@ -240,6 +264,7 @@ class Trainer:
                         "experience": experience.state_dict(),
                         "environment": vector.generators.state_dict(),
                         "exploration": exploration.state_dict(),
+                        "compile": compiled,
                     }
                     if vector.keeps_episodes:
                         shared["episodes"] = {"environment": vector.snapshot(), "returns": episodes.state_dict()}

@@ -1,0 +1,34 @@
+"""Learners that run gradient steps compiled, for tests."""
+
+from __future__ import annotations
+
+from parts import environment_for, immediately, make_learner
+
+from sparserl.population.members import Population
+from sparserl.training.learner import Learner
+from sparserl.types import Batch
+
+MEMBERS = 3
+
+
+def learner_of(algorithm: str, regularizer: str, members: int = MEMBERS, is_compiled: bool = True, *more: str) -> Learner:
+    """With gates, if any, that are active, and a small network."""
+    chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}", f"regularizer={regularizer}"
+    overrides = (*chosen, *immediately(regularizer), "network.hidden=[13,7]", *more)
+    made = make_learner(*overrides, members=members)
+    return Learner(made.algorithm, made.regularizer, Population(tuple(range(members))), is_compiled)
+
+
+def train(learner: Learner, batches: list[Batch], first: int = 0) -> None:
+    """A gradient step for each batch, ten environment steps apart."""
+    for number, batch in enumerate(batches, start=first):
+        if number % 10 == 0:
+            learner.begin_rollout(10 * number)
+        learner.update(batch, env_step=10 * (number + 1))
+
+
+def difference(one: Learner, other: Learner) -> float:
+    """The largest of two learners' weights and gates."""
+    pairs = [(one.weights[c][name], its) for c, layers in other.weights.items() for name, its in layers.items()]
+    pairs += [(one.gates[c][name], its) for c, gates in other.gates.items() for name, its in gates.items()]
+    return max(float((mine.double() - its.double()).abs().max()) for mine, its in pairs)

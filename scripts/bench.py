@@ -36,7 +36,7 @@ from sparserl.sweeps.executors.processes import usable_cores
 PHASES = ("environment", "acting", "replay", "update")
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 WARM_STEPS = 3_000
-"""Environment steps of each member before the clock starts: past `learning_starts`, torch.compile and first-time costs."""
+"""Environment steps of each member before the clock starts: past `learning_starts`, compiling and first-time costs."""
 
 
 def measure_ours(

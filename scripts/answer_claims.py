@@ -12,13 +12,12 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from sparserl.report import sources
 from sparserl.report.groups import DENSE, Group, by_task, grouped, reference
 from sparserl.report.markup import markdown
-from sparserl.report.statistics import CONFIDENCE, Estimate, Scores, estimate, pooled_mean, ratio_of_iqms
+from sparserl.report.statistics import CONFIDENCE, Estimate, Scores, estimate, pooled_mean
 from sparserl.report.table import shown
+from sparserl.report.tables import gained, scores_of
 from sparserl.runs import reader
 from sparserl.runs.files import write_text
 
@@ -55,23 +54,9 @@ def verdict(found: Estimate | None, line: float) -> str:
     return "held" if found.low >= line else "did not hold" if found.high < line else "not decided"
 
 
-def gain(group: Group, groups: Groups) -> Estimate | None:
-    """IQM of the return above random, divided by that of dense policies."""
-    runs = [run.result for run in reference(group, groups)]
-    floor = np.mean([result["return_random"] for result in runs if result["return_random"] is not None] or [np.nan])
-    dense = np.array([result["return_mean"] for result in runs if result["return_mean"] is not None], float)
-    scores = group.scores("return_mean")
-    return estimate([scores - floor, dense - floor], ratio_of_iqms) if len(scores) and len(dense) else None
-
-
 def difference(first: Scores, second: Scores) -> Estimate | None:
     """How much higher the mean of the first is."""
     return estimate([first, second], lambda tasks: pooled_mean(tasks[:1]) - pooled_mean(tasks[1:]))
-
-
-def compressions(runs: Sequence[reader.Run], field: str) -> Scores:
-    """A field of the results of those runs that have it."""
-    return np.array([run.result[field] for run in runs if run.result[field] is not None], float)
 
 
 def named(group: Group, folder: Path) -> dict[str, str]:
@@ -107,7 +92,7 @@ def without_loss(found: Found) -> Iterator[str]:
     """Claim 1."""
 
     def line(group: Group, groups: Groups) -> dict[str, str]:
-        kept, sparsity = gain(group, groups), group.mean("sparsity")
+        kept, sparsity = gained(group, groups), group.mean("sparsity")
         return {"sparsity": shown(sparsity, ".1%"), "gain / dense gain": shown(kept, ".3f"), "no loss": verdict(kept, NO_LOSS)}
 
     yield "## 1. Policies become sparse in training without loss of return"
@@ -123,12 +108,12 @@ def lower_rank(found: Found) -> Iterator[str]:
 
     def line(group: Group, groups: Groups) -> dict[str, str] | None:
         dense = reference(group, groups)
-        if not len(group.scores("compression")) or not len(compressions(dense, "compression")):
+        if not len(group.scores("compression")) or not len(scores_of(dense, "compression")):
             return None
         told = {}
         for said, field in (("SVD alone", "compression"), ("shrunken", "shrunken_compression")):
             ours = group.scores(field)
-            more = difference(ours, compressions(dense, field)) if len(ours) else None
+            more = difference(ours, scores_of(dense, field)) if len(ours) else None
             told |= {said: shown(float(ours.mean()) if len(ours) else None, ".1%"), f"{said}: beyond dense": shown(more, ".1%")}
             told |= {f"{said}: lower rank": verdict(more, 0.0)}
         return told

@@ -284,14 +284,16 @@ def _estimate(plans: Sequence[Plan]) -> None:
     seen: set[Path] = set()
     total = Left()
     for plan in plans:
-        whole = Left()
+        whole, waiting = Left(), 0
         for cell in plan.cells:
             if why := plan.why_not(cell):
+                waiting += 1
                 print(f"  {cell.name}: {why}", flush=True)
             else:
                 left = plan.left(cell, seen)
                 print(f"  {cell.name}: {left}", flush=True)
                 whole.add(left)
-        print(f"{plan.table.name}: {whole}", flush=True)
+        told = [str(whole)] * (waiting < len(plan.cells)) + [f"{waiting} cells cannot be trained yet"] * (waiting > 0)
+        print(f"{plan.table.name}: {'; '.join(told)}", flush=True)
         total.add(whole)
     print(f"all: {total}. Stop it at any time: the same command goes on.", flush=True)

@@ -19,6 +19,12 @@ FIRST_SEED = 2000
 
 AS_SUM = "regularizer.reduction=sum"
 
+LEVEL = "regularizer.target_sparsity=0.923"
+"""The share of zeros that l0_units has at 600."""
+
+SMALL = "network=small_dense", "network.weights=823,418"
+"""Dense with as many weights as l0_units keeps at 600, and as its selected ranks store."""
+
 
 def at(algorithm: str, environment: str, seeds: int, forms: dict[str, Sequence[float]], *overrides: str) -> Iterator[Cell]:
     """Each form at several values of lambda_c; the dense policies first."""
@@ -46,12 +52,11 @@ CELLS = [
         },
     ),
     Cell("dqn", "cartpole", "l0_rank", 8, ("regularizer.lambda_c=600.0,2000.0", "regularizer.factors=trained"), FIRST_SEED),
-    # at the share of zeros that l0_units has at 600; dense with as many weights as it keeps, and as its selected ranks store
     *(
-        Cell("dqn", "cartpole", form, 8, ("regularizer.target_sparsity=0.923",), FIRST_SEED)
+        Cell("dqn", "cartpole", form, 8, (LEVEL,), FIRST_SEED)
         for form in ("magnitude", "random", "l0", "l0_combined", "l0_rank")
     ),
-    Cell("dqn", "cartpole", "none", 8, ("network=small_dense", "network.weights=823,418"), FIRST_SEED),
+    Cell("dqn", "cartpole", "none", 8, SMALL, FIRST_SEED),
     *at("ppo", "cartpole", 5, {"l0": (1.0, 3.0), "l0_units": (1.0, 3.0), "l1": (1e-5, 1e-4)}, LADDER),
     *at("td3", "pendulum", 5, {"l0": (1.0, 10.0), "l0_units": (1.0, 10.0), "l1": (1e-4, 1e-3)}, LADDER),
     *at("dqn", "lunar_lander", 5, {"l0": (10.0, 50.0), "l0_units": (10.0, 50.0), "l1": (1e-4, 1e-3)}, LADDER),

@@ -19,10 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cells import Cell, Table, reproduce
+from reproduce_sparsity import AS_SUM, FIRST_SEED, LEVEL, SMALL
 from reproduce_surgical import FORMS as SURGICAL
-
-FIRST_SEED = 2000
-"""As in reproduce_sparsity.py: no strength was chosen on these seeds or later ones."""
 
 SEEDS = {
     "cartpole": 8,
@@ -33,8 +31,6 @@ SEEDS = {
     "super_mario_bros_tiles": 3,
 }
 """Of each environment; 5 of the others."""
-
-AS_SUM = "regularizer.reduction=sum"
 
 STRENGTHS: dict[str, dict[str, float]] = {
     # the losses of DQN on CartPole are hundreds, those of PPO and A2C about 1, those of actors as large as action values
@@ -159,20 +155,18 @@ ALGORITHMS = [
 
 # ---------------------------------------------------------------- controls
 
-LEVEL = "regularizer.target_sparsity="
-
 
 def controls() -> Iterator[Cell]:
     """What has as many zeros, or stores as many numbers, as gates of units; on CartPole as in reproduce_sparsity.py."""
     yield from cells("table_main", "dqn", "cartpole", "none,l0_units")
     for form in ("magnitude", "random", "l0", "l0_combined", "l0_rank"):
-        yield Cell("dqn", "cartpole", form, 8, (f"{LEVEL}0.923",), FIRST_SEED, "table_controls")
-    yield from cells("table_main", "dqn", "cartpole", "none", "network=small_dense", "network.weights=823,418")
+        yield Cell("dqn", "cartpole", form, 8, (LEVEL,), FIRST_SEED, "table_controls")
+    yield from cells("table_main", "dqn", "cartpole", "none", *SMALL)
     # a tenth of the weights of each
     tenths = {("ppo", "cartpole"): 448, ("dqn", "lunar_lander"): 6_860, ("td3", "pendulum"): 12_150}
     for (algorithm, environment), tenth in tenths.items():
         yield from cells("table_main", algorithm, environment, "none,l0_units")
-        yield from cells("table_controls", algorithm, environment, "magnitude,random", f"{LEVEL}0.9")
+        yield from cells("table_controls", algorithm, environment, "magnitude,random", "regularizer.target_sparsity=0.9")
         yield from cells("table_main", algorithm, environment, "none", "network=small_dense", f"network.weights={tenth}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from parts import environment_for, immediately, make_learner
 
 from sparserl.population.members import Population
@@ -11,12 +13,19 @@ from sparserl.types import Batch
 MEMBERS = 3
 
 
-def learner_of(algorithm: str, regularizer: str, members: int = MEMBERS, is_compiled: bool = True, *more: str) -> Learner:
-    """With gates, if any, that are active, and a small network."""
+def learner_with(
+    seeds: Sequence[int], regularizer: str, algorithm: str = "dqn", is_compiled: bool = True, *more: str
+) -> Learner:
+    """A member for each seed, with gates, if any, that are active, and a small network."""
     chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}", f"regularizer={regularizer}"
     overrides = (*chosen, *immediately(regularizer), "network.hidden=[13,7]", *more)
-    made = make_learner(*overrides, members=members)
-    return Learner(made.algorithm, made.regularizer, Population(tuple(range(members))), is_compiled)
+    made = make_learner(*overrides, members=len(seeds))
+    return Learner(made.algorithm, made.regularizer, Population(tuple(seeds)), is_compiled)
+
+
+def learner_of(algorithm: str, regularizer: str, members: int = MEMBERS, is_compiled: bool = True, *more: str) -> Learner:
+    """The same with the first seeds."""
+    return learner_with(range(members), regularizer, algorithm, is_compiled, *more)
 
 
 def train(learner: Learner, batches: list[Batch], first: int = 0) -> None:

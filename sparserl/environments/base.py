@@ -78,12 +78,16 @@ class VectorEnvironment(ABC):
         """Take one action ``[member, env, ...]`` in every sub-environment."""
 
     def snapshot(self) -> State:
-        """The episodes under way. With the state of ``generators``, which is not in it, everything needed to go on."""
+        """The episodes under way, of environments that keep them.
+
+        With the state of ``generators``, which is not in it, everything needed to go on.
+        """
         raise NotImplementedError
 
     def restore(self, state: State) -> Tensor:
-        """Go on with the episodes of a snapshot, in the place of ``reset``; the observations ``[member, env, *obs]`` to act on.
+        """Go on with the episodes of a ``snapshot``, in the place of ``reset``.
 
+        Gives the observations ``[member, env, *obs]`` to act on.
         Raises ValueError, in a sentence for the user, where they cannot be what they were.
         """
         raise NotImplementedError

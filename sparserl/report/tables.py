@@ -44,20 +44,28 @@ def _table(name: str, title: str, groups: Sequence[Group], rows: Sequence[dict[s
 
 def _of_dense(group: Group, groups: Sequence[Group]) -> dict[str, Value]:
     """The return of a group beside that of dense runs: as a quotient, and as the share of what they gained."""
-    runs = reference(group, groups)
-    dense = np.array([run.result["return_mean"] for run in runs if run.result["return_mean"] is not None], float)
-    random = [run.result["return_random"] for run in runs if run.result["return_random"] is not None]
-    scores = group.scores("return_mean")
+    dense, scores = scores_of(reference(group, groups)), group.scores("return_mean")
     if not len(dense) or not len(scores):
         return {}
     if is_reference(group, groups):
         return dict.fromkeys(OF_DENSE, 1.0)
-    found: dict[str, Value] = {}
-    if dense.min() > 0:  # of negative returns the better one has the smaller quotient
-        found["of_dense"] = estimate([scores, dense], ratio_of_iqms)
-    if random and (floor := float(np.mean(random))) < float(dense.mean()):
-        found["gained"] = estimate([scores - floor, dense - floor], ratio_of_iqms)
-    return found
+    # of negative returns the better one has the smaller quotient
+    found: dict[str, Value] = {"of_dense": estimate([scores, dense], ratio_of_iqms)} if dense.min() > 0 else {}
+    return found | {"gained": gained(group, groups)}
+
+
+def scores_of(runs: Sequence[Run], field: str = "return_mean") -> Scores:
+    """A field of the results of those runs that have it."""
+    return np.array([run.result[field] for run in runs if run.result[field] is not None], float)
+
+
+def gained(group: Group, groups: Sequence[Group]) -> Estimate | None:
+    """The IQM of returns above a random policy's, divided by that of the dense runs; None where these gained nothing."""
+    runs, scores = reference(group, groups), group.scores("return_mean")
+    dense, random = scores_of(runs), scores_of(runs, "return_random")
+    if not len(scores) or not len(random) or not random.mean() < dense.mean():
+        return None
+    return estimate([scores - random.mean(), dense - random.mean()], ratio_of_iqms)
 
 
 OF_DENSE = {"of_dense": ("return / dense", ".3f"), "gained": ("gain / dense gain", ".3f")}

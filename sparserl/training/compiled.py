@@ -261,7 +261,8 @@ class _Arguments:
         scalars = Scalars(time, self.scalars.gates_active, penalty, rates, gate_rate)  # type: ignore[arg-type]
         before = [(layers, name, tensor) for layers in state.statistics.values() for name, tensor in layers.items()]
         with torch.no_grad():
-            noise_free = step.noise_free(state) if self.with_noise_free else {}
+            multipliers = {component: step.multipliers(state, component) for component in bound if self.with_noise_free}
+            noise_free = step.noise_free(state, multipliers) if self.with_noise_free else {}
         with torch.enable_grad():
             metrics = step(state, batch, scalars, noise, noise_free, draws)  # type: ignore[arg-type]
         for layers, name, tensor in before:

@@ -63,7 +63,6 @@ class Learner:
         self._learning = members.size  # how many members have not been stopped
         self._stopped: list[str | None] = [None] * members.size
         self._step = GradientStep(algorithm, regularizer, self.bound)
-        self._compute = self._step
         self._compiled = CompiledStep(self._step) if compiled else None
         self._compiled_updates = 0
         self._noise: dict[str, Noise] = {}  # of the gates as they are active, by component
@@ -133,8 +132,8 @@ class Learner:
         metrics = None if self._compiled is None else self._run_compiled(self._compiled, batch, scalars, with_noise_free)
         if metrics is None:
             if with_noise_free and not noise_free:
-                noise_free = self._step.noise_free(self.state)
-            metrics = self._compute(self.state, batch, scalars, self._noise, noise_free, self._rng)
+                noise_free = self._noise_free()
+            metrics = self._step(self.state, batch, scalars, self._noise, noise_free, self._rng)
         self._env_step, self._updates, self._computed = env_step, self._updates + 1, {}
         if self.state.learns.sum().item() < self._learning:
             self._report_diverged(metrics, env_step)
@@ -238,9 +237,7 @@ class Learner:
     @torch.no_grad()
     def _noise_free(self) -> Weights:
         """What runs under gates, components and the targets behind them, without their noise."""
-        weights, multipliers, deterministic = self.weights, self._multipliers(), self.deterministic()
-        targets = {t: its.harden(weights[t], multipliers[c]) for c, its in self.bound.items() for t in self._step.followers(c)}
-        return targets | {component: deterministic[component] for component in self.covered}
+        return self._step.noise_free(self.state, self._multipliers())
 
     # ------------------------------------------------------------ members that were stopped
 

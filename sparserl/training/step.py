@@ -154,14 +154,14 @@ class GradientStep:
         gates = state.gates[component].views if component in state.gates else {}
         return regularizer.multipliers(regularizer.gate_values(gates), gates, state.weights[component].views)
 
-    def noise_free(self, state: LearnerState) -> Weights:
-        """What runs under gates, components and the targets behind them, without their noise."""
-        weights, running = state.tensors(), {}
-        for component, regularizer in self.bound.items():
-            multipliers = self.multipliers(state, component)
-            for name in (component, *self.followers(component)):
-                running[name] = regularizer.harden(weights[name], multipliers)
-        return running
+    def noise_free(self, state: LearnerState, multipliers: Mapping[str, Layers]) -> Weights:
+        """What runs under gates, components and the targets behind them, without noise. ``multipliers`` by component."""
+        weights = state.tensors()
+        return {
+            name: regularizer.harden(weights[name], multipliers[component])
+            for component, regularizer in self.bound.items()
+            for name in (component, *self.followers(component))
+        }
 
     def followers(self, component: str) -> list[str]:
         """The targets that lag behind a component."""

@@ -240,11 +240,11 @@ class Trainer:
                     for member, reason in evaluation.failures.items():
                         group.stop(member, f"in an evaluation {reason}", step)
                     clock.lap("evaluation")
-                if snapshot_due and not vector.keeps_episodes:
+                if ends_episodes:
                     episodes.abandon()
                 if eval_due or snapshot_due or log_due:
                     trained, evaluated = episodes.take(), evaluation.metrics() if eval_due and evaluation else {}
-                    states = evaluation.states if eval_due and evaluation else []
+                    met = evaluation.states if eval_due and evaluation else []
                     rows = [
                         row
                         for average, learner, own in zip(averages, group.learners, group.rows, strict=True)
@@ -253,7 +253,7 @@ class Trainer:
                             | average.take()
                             | observe(learner)
                             | _of(evaluated, own)
-                            | (inspect(learner, states[own]) if states else {})
+                            | (inspect(learner, met[own]) if met else {})
                         )
                     ]
                     limited = frozenset(vector.limited) | (evaluation.limited if evaluation else frozenset())
@@ -272,7 +272,7 @@ class Trainer:
                     yield Snapshot(
                         step, [{"env_step": step, "learner": own} | split(shared, member) for member, own in learned]
                     )
-                    if not vector.keeps_episodes:
+                    if ends_episodes:
                         observation = vector.reset()
                 if progress_due:
                     yield Progress(step)

@@ -115,7 +115,7 @@ def test_results_of_versions_that_knew_less_are_read(tmp_path: Path, monkeypatch
 def test_rows_in_the_repository_can_be_reported(path: Path) -> None:
     runs = rows.read_rows(path)
     counted = [run for run in runs if run.counts]
-    assert len(counted) > 10
+    assert counted
     assert all(run.seed is not None and run.settings["algorithm"] for run in counted)
     tables, _ = writer.make_tables(grouped(runs), runs, "title", ("table", "main"))
     assert [table.name for table in tables] == ["table", "main"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from sparserl.algorithms.dqn import DQN
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.training.learner import Learner
-from sparserl.training.step import LearnerState, Scalars
+from sparserl.training.step import GradientStep, LearnerState, Scalars
 from sparserl.types import Batch, Metrics, Noise, Time, Weights
 
 MEMBERS = 3
@@ -48,24 +49,28 @@ def same(one: Any, other: Any) -> bool:
     return len(ours) == len(theirs) > 0 and all(torch.equal(mine, its) for mine, its in zip(ours, theirs, strict=True))
 
 
-def recorded(learner: Learner) -> list[tuple[Any, ...]]:
-    """The arguments of the learner's steps from now on, copied before each."""
+@contextmanager
+def recorded(learner: Learner) -> Iterator[list[tuple[Any, ...]]]:
+    """The arguments of the learner's steps within, copied before each."""
     arguments: list[tuple[Any, ...]] = []
-    step = learner._compute
+    step = learner._step
 
-    def record(
-        state: LearnerState,
-        batch: Batch,
-        scalars: Scalars,
-        noise: dict[str, Noise],
-        noise_free: Weights,
-        rng: MemberRng,
-    ) -> Metrics:
-        arguments.append((*copy.deepcopy((state, batch, scalars, noise, noise_free)), copy.deepcopy(rng.state_dict())))
-        return step(state, batch, scalars, noise, noise_free, rng)
+    class Recording(GradientStep):
+        def __call__(
+            self,
+            state: LearnerState,
+            batch: Batch,
+            scalars: Scalars,
+            noise: Mapping[str, Noise],
+            noise_free: Weights,
+            rng: MemberRng,
+        ) -> Metrics:
+            arguments.append((*copy.deepcopy((state, batch, scalars, noise, noise_free)), copy.deepcopy(rng.state_dict())))
+            return step(state, batch, scalars, noise, noise_free, rng)
 
-    learner._compute = record
-    return arguments
+    learner._step = Recording(step.algorithm, step.regularizer, step.bound)
+    yield arguments
+    learner._step = step
 
 
 def again(learner: Learner, arguments: tuple[Any, ...]) -> tuple[LearnerState, Metrics]:
@@ -79,11 +84,11 @@ def again(learner: Learner, arguments: tuple[Any, ...]) -> tuple[LearnerState, M
 @pytest.mark.parametrize(("algorithm", "regularizer"), pairs())
 def test_a_step_on_a_copy_of_what_it_was_given_gives_the_same_bits(algorithm: str, regularizer: str) -> None:
     learner = learner_of(algorithm, regularizer)
-    arguments = recorded(learner)
     first, second = random_batches(2, MEMBERS, 64, algorithm)
-    metrics = learner.update(first, env_step=10)
-    after_first = copy.deepcopy(learner.state)
-    learner.update(second, env_step=20)  # what happens since must not be seen by the copies
+    with recorded(learner) as arguments:
+        metrics = learner.update(first, env_step=10)
+        after_first = copy.deepcopy(learner.state)
+        learner.update(second, env_step=20)  # what happens since must not be seen by the copies
     for _ in range(2):
         state, its = again(learner, arguments[0])
         assert same(state, after_first)
@@ -94,9 +99,9 @@ def test_a_step_on_a_copy_of_what_it_was_given_gives_the_same_bits(algorithm: st
 
 def test_a_step_changes_nothing_but_the_state() -> None:
     learner = learner_of("dqn", "l0")
-    arguments = recorded(learner)
     (batch,) = random_batches(1, MEMBERS, size=64)
-    learner.update(batch, env_step=10)
+    with recorded(learner) as arguments:
+        learner.update(batch, env_step=10)
     state, *others, generators = copy.deepcopy(arguments[0])
     rng = make_learner(members=MEMBERS)._rng
     rng.load_state_dict(generators)
@@ -125,12 +130,12 @@ class NoValues(TorchDispatchMode):
 def test_no_value_of_a_tensor_decides_what_a_step_does(algorithm: str, regularizer: str) -> None:
     """So it can be traced, and compiled; also while gates are fixed and after a member was stopped."""
     learner = learner_of(algorithm, regularizer)
-    arguments = recorded(learner)
     batches = random_batches(2, MEMBERS, 64, algorithm)
     batches[0]["reward"][1, 0] = torch.nan
     batches[0]["advantage"][1, 0] = torch.nan
-    for step, batch in enumerate(batches):
-        learner.update(batch, env_step=step)
+    with recorded(learner) as arguments:
+        for step, batch in enumerate(batches):
+            learner.update(batch, env_step=step)
     assert [sentence is not None for sentence in learner.stopped()] == [False, True, False]
     for given in arguments:
         state, *others, generators = copy.deepcopy(given)
@@ -160,8 +165,8 @@ def test_one_that_asks_is_found(ask: Callable[[Tensor], Any], monkeypatch: pytes
     algorithm = as_kind(Asks, learner.algorithm).bind(learner.algorithm.spec)
     learner = Learner(algorithm, learner.regularizer, Population((0, 1, 2)))
     monkeypatch.setattr(Asks, "ask", staticmethod(ask))
-    arguments = recorded(learner)
-    learner.update(random_batches(1, MEMBERS, size=64)[0], env_step=1)
+    with recorded(learner) as arguments:
+        learner.update(random_batches(1, MEMBERS, size=64)[0], env_step=1)
     state, *others, _ = arguments[0]
     with pytest.raises(AssertionError, match="asks for a value"), NoValues():
         learner._step(state, *others, learner._rng)

@@ -278,3 +278,37 @@ def test_each_phase_is_charged_with_its_own_seconds(monkeypatch: pytest.MonkeyPa
         learning,
         learning | {"evaluation": 1e7},
     ]
+
+
+# ---------------------------------------------------------------- compiled or not
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "members", "compiler", "expected"),
+    [
+        ("auto", 800_000, 32, True, True),
+        ("auto", 799_990, 32, True, False),  # a gradient step for ten environment steps: one less than is worth it
+        ("auto", 800_000, 33, True, False),
+        ("auto", 800_000, 32, False, False),
+        ("true", 1000, 64, False, True),  # what then cannot be compiled says so
+        ("false", 800_000, 1, True, False),
+    ],
+)
+def test_auto_compiles_what_is_worth_it(
+    asked: str, steps: int, members: int, compiler: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "has_compiler", lambda: compiler)
+    one = compose(f"trainer.compile={asked}", f"trainer.total_steps={steps}", "experience.learning_starts=0")
+    trainer, parts = build([one | {"seed": seed} for seed in range(members)])
+    assert trainer.compiles(parts) is expected
+
+
+@pytest.mark.parametrize(("asked", "before", "refused"), [("true", False, True), ("false", True, True), ("auto", True, False)])
+def test_a_run_does_not_go_on_under_another_compile(asked: str, before: bool, refused: bool) -> None:
+    trainer, _ = build([compose(f"trainer.compile={asked}")])
+    states = [{"compile": before}]
+    if not refused:
+        trainer.check(states)
+        return
+    with pytest.raises(ValueError, match=f"trainer.compile is {asked}, .* set it to {str(before).lower()}"):
+        trainer.check(states)

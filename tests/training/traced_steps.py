@@ -6,13 +6,14 @@ Compiling takes half a minute of a core, so here the program is the graph that w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from compiling import MEMBERS, difference, learner_of, train
+from compiling import MEMBERS, difference, learner_of, learner_with, train
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import as_kind, modules, random_batches
@@ -27,6 +28,7 @@ from sparserl.training import compiled, programs
 from sparserl.training.compiled import Trace
 from sparserl.training.guards import TracedNumber, evaluate, hold
 from sparserl.training.interrupts import prepare
+from sparserl.training.learner import Learner
 from sparserl.types import Batch, Time, Weights
 
 prepare()
@@ -135,3 +137,35 @@ def test_a_traced_step_is_the_eager_one(algorithm: str, regularizer: str, as_tra
     assert asked.backend == "compiled"
     assert difference(asked, eager) < 2e-5
     assert difference(start, eager) > 2e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regularizer", ["none", "l0"])
+def test_a_member_equals_its_solo_run_bit_for_bit(regularizer: str, cache: Path) -> None:
+    """Compiled for real: alone, among eight, and at another place among three; and from a state in the middle on."""
+    batches = random_batches(40, 8, 32)
+
+    def trained(seeds: list[int], first: Learner | None = None) -> Learner:
+        learner = first or learner_with(seeds, regularizer)
+        start = learner._updates
+        train(learner, [{name: rows[seeds] for name, rows in batch.items()} for batch in batches[start:]], start)
+        assert learner.backend == "compiled"
+        return learner
+
+    def tensors(learner: Learner, place: int) -> list[Tensor]:
+        groups = (*learner.weights.values(), *learner.gates.values())
+        return [its[place] for layers in groups for its in layers.values()]
+
+    def same(one: list[Tensor], other: list[Tensor]) -> bool:
+        return all(torch.equal(mine, its) for mine, its in zip(one, other, strict=True))
+
+    eight = trained(list(range(8)))
+    for member in (0, 3, 7):
+        assert same(tensors(eight, member), tensors(trained([member]), 0))
+    assert same(tensors(eight, 3), tensors(trained([5, 3, 6]), 1))
+    half = learner_with(list(range(8)), regularizer)
+    train(half, batches[:17])
+    again = learner_with(list(range(8)), regularizer)
+    again.load_state_dict(copy.deepcopy(half.state_dict()))
+    assert same(tensors(trained(list(range(8)), again), 5), tensors(eight, 5))
+    assert not same(tensors(eight, 0), tensors(eight, 1)), "members with other seeds must differ, or this test sees nothing"

@@ -1,7 +1,7 @@
 """Forms of sparsity beside each other: gates on weights, units and ranks, penalties, and the controls.
 
-Trains cell by cell in outputs/sparsity/. Started again, it goes on where it was. After each cell the rows of all runs, tables
-and a figure go to results/sparsity/.
+Trains cell by cell in outputs/tables/, which it shares with reproduce_tables.py. Started again, it goes on where it was. After
+each cell the rows of all runs, tables and a figure go to results/sparsity/.
 
     python scripts/reproduce_sparsity.py                     # all cells
     python scripts/reproduce_sparsity.py --only cartpole     # those whose name contains a text
@@ -37,6 +37,16 @@ def at(algorithm: str, environment: str, seeds: int, forms: dict[str, Sequence[f
 
 LADDER = "lowrank.ranks=ladder"
 
+
+def controls(algorithm: str, environment: str, seeds: int, weights: int) -> Iterator[Cell]:
+    """At 80 and at 95 % zeros: magnitude pruning, and dense policies with as many weights as are left of ``weights``."""
+    levels = {0.8: weights // 5, 0.95: weights // 20}
+    strengths = f"regularizer.target_sparsity={','.join(map(str, levels))}"
+    yield Cell(algorithm, environment, "magnitude", seeds, (strengths, LADDER), FIRST_SEED)
+    small = f"network.weights={','.join(map(str, levels.values()))}"
+    yield Cell(algorithm, environment, "none", seeds, ("network=small_dense", small, LADDER), FIRST_SEED)
+
+
 CELLS = [
     # the loss of DQN on CartPole is in the hundreds, that of PPO about 1
     *at(
@@ -58,10 +68,13 @@ CELLS = [
     ),
     Cell("dqn", "cartpole", "none", 8, SMALL, FIRST_SEED),
     *at("ppo", "cartpole", 5, {"l0": (1.0, 3.0), "l0_units": (1.0, 3.0), "l1": (1e-5, 1e-4)}, LADDER),
+    *controls("ppo", "cartpole", 5, 4_480),
     *at("td3", "pendulum", 5, {"l0": (1.0, 10.0), "l0_units": (1.0, 10.0), "l1": (1e-4, 1e-3)}, LADDER),
+    *controls("td3", "pendulum", 5, 121_500),
     *at("dqn", "lunar_lander", 5, {"l0": (10.0, 50.0), "l0_units": (10.0, 50.0), "l1": (1e-4, 1e-3)}, LADDER),
+    *controls("dqn", "lunar_lander", 5, 68_600),
 ]
 
 
 if __name__ == "__main__":
-    reproduce([Table("sparsity", CELLS)], (__doc__ or "").split("\n")[0])
+    reproduce([Table("sparsity", CELLS, "tables")], (__doc__ or "").split("\n")[0])

@@ -10,8 +10,8 @@ on where it was. After each cell the table's report goes to results/<table>.
     python scripts/reproduce_tables.py table_main --report                  # only the report of what there is
     python scripts/reproduce_tables.py table_main trainer=smoke             # does it work? in outputs/smoke-*
 
-The tables share their runs, in outputs/tables: a run has the same folder in whichever table it stands, so it is trained once;
-runs.txt names a table's own. `sweep_name=sparsity` uses, and adds to, those of reproduce_sparsity.py, in outputs/sparsity.
+The tables share their runs, in outputs/tables, and with reproduce_sparsity.py: a run has the same folder in whichever table it
+stands, so it is trained once; runs.txt names a table's own.
 """
 
 from __future__ import annotations

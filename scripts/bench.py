@@ -80,7 +80,7 @@ def population(overrides: Sequence[str], members: int, warm_steps: int, seconds:
     trainer, parts = build([compose(*endless, *overrides, f"seed={seed}") for seed in range(members)])
     spent = dict.fromkeys(PHASES, 0.0)
     started, first, step = 0.0, 0, 0
-    for event in trainer.events(parts):
+    for event in trainer.run(parts):
         if isinstance(event, Row) and started:
             spent = {phase: spent[phase] + event.seconds.get(phase, 0.0) for phase in PHASES}
         if isinstance(event, Progress):
@@ -115,7 +115,7 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
     interrupts.prepare()
     shipped = compose("regularizer=none")["trainer"]
     trainer, parts = build([compose("regularizer=none", "trainer=smoke", f"seed={seed}") for seed in range(members)])
-    states = next(event.states for event in trainer.events(parts) if isinstance(event, Snapshot))
+    states = next(event.states for event in trainer.run(parts) if isinstance(event, Snapshot))
     half = shipped["total_steps"] // 2
     for fields in (state["experience"]["fields"] for state in states):
         for name, field in fields.items():
@@ -142,7 +142,7 @@ def measure_sweep(members: int, seconds: float) -> dict[str, Any]:
     It takes as long as its episodes, so these are the longest that there are: of policies made by hand, which balance the
     pole to the limit of 500 steps at every rank. A little noise gives their layers the ranks that trained ones have.
     """
-    from sparserl.config.build import build, build_sweep
+    from sparserl.config.build import build, build_rank_sweep
     from sparserl.config.validation import compose
     from sparserl.training import interrupts
 
@@ -158,7 +158,7 @@ def measure_sweep(members: int, seconds: float) -> dict[str, Any]:
     layers["0.bias"][:, 0, 0] = layers["2.bias"][:, 0, 0] = level
     layers["1.weight"][:, 0, 0] = layers["2.weight"][:, 0, 1] = 1.0
     started = time.perf_counter()
-    swept = build_sweep(configs[0])(parts.environment, algorithm, {"policy": layers}, lambda: None)
+    swept = build_rank_sweep(configs[0])(parts.environment, algorithm, {"policy": layers}, lambda: None)
     spent = time.perf_counter() - started
     rate = measure_ours(members, "none", trainer.num_envs, compiled=False, seconds=seconds)["steps_per_second"]
     training = trainer.total_steps * members / rate

@@ -21,17 +21,17 @@ Count = Annotated[int, Ge(1)]
 Steps = Annotated[int, Ge(0)]
 
 
-def per_member(kind: Any, default: Any = dataclasses.MISSING) -> Any:
+def per_member(hint: Any, default: Any = dataclasses.MISSING) -> Any:
     """A field that may differ between the members of a population.
 
-    The config holds one value of type ``kind``; the object that runs holds a tensor ``[member]``, in which nan stands for null.
+    The config holds one value of type ``hint``; the object that runs holds a tensor ``[member]``, in which nan stands for null.
     """
-    return dataclasses.field(default=default, metadata={"per_member": kind})
+    return dataclasses.field(default=default, metadata={"per_member": hint})
 
 
-def meaningless() -> Any:
+def unused() -> Any:
     """A key that every option of the group has, but that this one does not use: whatever is given becomes null.
 
     So a sweep over regularisers and ``lambda_c`` composes for all of them, and equal jobs can be seen to be equal.
     """
-    return dataclasses.field(default=None, metadata={"meaningless": True})
+    return dataclasses.field(default=None, metadata={"unused": True})

@@ -30,7 +30,7 @@ from sparserl.sweeps.jobs import (
     Job,
     JobError,
     change,
-    check_and_claim,
+    check_and_reserve,
     digest,
     fail,
     file_name,
@@ -135,7 +135,7 @@ def _train(config: DictConfig, folder: Path, is_sweep: bool) -> float | None:
         job, result = _resume(config, folder, is_sweep)
     else:
         job = Job(to_plain(config), folder)
-        result = check_and_claim(job, config.retry_failed)
+        result = check_and_reserve(job, config.retry_failed)
     if result:
         say(f"{folder} is done already")
     else:
@@ -162,7 +162,7 @@ def _resume(config: DictConfig, folder: Path, is_sweep: bool) -> tuple[Job, Resu
     overrides = HydraConfig.get().overrides.task
     job = Job(_resumed(found, resume, overrides), folder)
     _check_recipient(job, overrides, config.trust is True)
-    result = check_and_claim(Job(found, folder), retry_failed=True)
+    result = check_and_reserve(Job(found, folder), retry_failed=True)
     if job.config["lowrank"] != found["lowrank"]:
         result = None
     if result is None and job.config != found:

@@ -19,7 +19,7 @@ from sparserl.config.schema import CONF, Config, ConfigError
 from sparserl.config.validation import compose
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.learner import Learner
-from sparserl.training.trainer import Parts
+from sparserl.training.trainer import LoopParts
 from sparserl.types import Batch
 
 A = TypeVar("A", bound=Algorithm)
@@ -45,15 +45,15 @@ def pairs() -> list[Any]:
     ]
 
 
-def parts(*overrides: str, members: int = 1) -> Parts:
+def parts(*overrides: str, members: int = 1) -> LoopParts:
     """What a population with seeds 0, 1, 2 ... is trained with under these overrides."""
     return build([_compose(overrides) | {"seed": seed} for seed in range(members)])[1]
 
 
 def make_regularizer(*overrides: str, members: int = 1) -> Regularizer:
     """The one of ``parts``, which is of all its members."""
-    (cohort,) = parts(*overrides, members=members).cohorts
-    return cohort.regularizer
+    (population,) = parts(*overrides, members=members).populations
+    return population.regularizer
 
 
 def immediately(regularizer: str, **changes: int) -> list[str]:
@@ -67,8 +67,8 @@ def immediately(regularizer: str, **changes: int) -> list[str]:
 def make_learner(*overrides: str, members: int = 1) -> Learner:
     """The one of ``parts``, for its environment."""
     given = parts(*overrides, members=members)
-    (cohort,) = given.cohorts
-    return Learner(cohort.algorithm.bind(given.environment.spec()), cohort.regularizer, cohort.members)
+    (population,) = given.populations
+    return Learner(population.algorithm.bind(given.environment.spec()), population.regularizer, population.members)
 
 
 def as_kind(kind: type[A], algorithm: Algorithm) -> A:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.environments.base import Environment, StepResult, VectorEnvironment
 from sparserl.population.random import Generators
 from sparserl.types import Spec
 
@@ -68,11 +68,11 @@ class VectorProbe(VectorEnvironment):
         self._observation = self._first()
         return self._observation
 
-    def step(self, action: Tensor) -> Outcome:
+    def step(self, action: Tensor) -> StepResult:
         reward = self._probe.reward(self._observation, action)
         following, terminated, truncated = self._probe.follow(self._observation)
         self._observation = torch.where((terminated | truncated).unsqueeze(-1), self._first(), following)
-        return Outcome(self._observation, following, reward, terminated.float(), truncated.float())
+        return StepResult(self._observation, following, reward, terminated.float(), truncated.float())
 
     def close(self) -> None:
         pass
@@ -316,9 +316,9 @@ class VectorTogether(VectorEnvironment):
     def reset(self) -> Tensor:
         return torch.cat([two_features(vector.reset()) for vector in self._vectors])
 
-    def step(self, action: Tensor) -> Outcome:
+    def step(self, action: Tensor) -> StepResult:
         outcomes = [vector.step(its_own) for vector, its_own in zip(self._vectors, action.split(self._each), strict=True)]
-        return Outcome(
+        return StepResult(
             torch.cat([two_features(outcome.observation) for outcome in outcomes]),
             torch.cat([two_features(outcome.next_observation) for outcome in outcomes]),
             torch.cat([outcome.reward for outcome in outcomes]),

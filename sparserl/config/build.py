@@ -16,18 +16,18 @@ from hydra.errors import InstantiationException
 from sparserl.algorithms.base import Algorithm
 from sparserl.config.identity import _per_member, canonical, populations, shared
 from sparserl.config.schema import Config, ConfigError, PartError
-from sparserl.lowrank.sweep import Sweep
+from sparserl.lowrank.sweep import RankSweep
 from sparserl.population.members import Population
 from sparserl.runs.files import components, read_policy
 from sparserl.terminal import describe
 from sparserl.tracking.base import Logger
-from sparserl.training.trainer import Cohort, Parts, Trainer
+from sparserl.training.trainer import LoopParts, PopulationParts, Trainer
 from sparserl.types import Weights
 
 CPU = torch.device("cpu")
 
 
-def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
+def build(configs: Sequence[Config]) -> tuple[Trainer, LoopParts]:
     """The trainer and parts of one loop, from the config of each member.
 
     Neighbours with equal structures are one population. Raises ConfigError where the configs cannot train in one loop.
@@ -38,18 +38,18 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, Parts]:
         )
     first = configs[0]
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if first["device"] == "auto" else first["device"])
-    parts = Parts(
+    parts = LoopParts(
         _members(configs, device),
         build_part("environment", [first], device),
         build_part("algorithm", configs, device),
         build_part("experience", [first], device),
         [
-            Cohort(
-                _members(cohort, device),
-                build_part("algorithm", cohort, device),
-                build_part("regularizer", cohort, device),
+            PopulationParts(
+                _members(its, device),
+                build_part("algorithm", its, device),
+                build_part("regularizer", its, device),
             )
-            for cohort in populations(configs, lambda config: config)
+            for its in populations(configs, lambda config: config)
         ],
     )
     return build_part("trainer", [first], device), parts
@@ -59,9 +59,9 @@ def _members(configs: Sequence[Config], device: torch.device) -> Population:
     return Population(tuple(config["seed"] for config in configs), device)
 
 
-def build_sweep(config: Config) -> Sweep:
+def build_rank_sweep(config: Config) -> RankSweep:
     """What is done with members after they were trained, from the config of any of one loop."""
-    sweep: Sweep = build_part("lowrank", [config])
+    sweep: RankSweep = build_part("lowrank", [config])
     return sweep
 
 

@@ -11,7 +11,7 @@ from annotated_types import Ge
 from sparserl.algorithms.base import Algorithm
 from sparserl.environments.base import BrokenEnvironmentError, Environment
 from sparserl.experience.base import Experience
-from sparserl.lowrank.sweep import Sweep
+from sparserl.lowrank.sweep import RankSweep
 from sparserl.networks.base import Network
 from sparserl.regularizers.base import Regularizer
 from sparserl.tracking.base import Logger
@@ -59,7 +59,7 @@ class Schema:
     algorithm: Algorithm
     experience: Experience
     regularizer: Regularizer
-    lowrank: Sweep
+    lowrank: RankSweep
     logger: Logger
     names: Names
     seed: Annotated[int, Ge(0)]

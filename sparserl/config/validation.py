@@ -168,8 +168,8 @@ def _check_fields(path: str, cls: type, values: dict[str, Any]) -> Config:
     checked = {"_target_": values["_target_"]} if "_target_" in values else {}
     for name, field in fields.items():
         hint = field.metadata.get("per_member", hints[name])
-        meaningless = field.metadata.get("meaningless", False)
-        checked[name] = None if meaningless else _check_value(f"{prefix}{name}", hint, values[name])
+        unused = field.metadata.get("unused", False)
+        checked[name] = None if unused else _check_value(f"{prefix}{name}", hint, values[name])
     return checked
 
 

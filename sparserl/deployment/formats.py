@@ -60,7 +60,7 @@ def interface(policy: nn.Module, spec: Spec) -> dict[str, str]:
         seen = "bytes as the environment gives them; the graph turns them into numbers"
     given = {"observation": f"{kind} [{shape}], {seen}"}
     if isinstance(policy, Sampling):
-        drawn = "uniform numbers in [0, 1)" if policy.kind == "uniform" else "standard normal numbers"
+        drawn = "uniform numbers in [0, 1)" if policy.distribution == "uniform" else "standard normal numbers"
         given["noise"] = f"float32 [batch, {policy.noise_size}], {drawn}, new ones for each step"
     if spec.discrete_actions is None:
         given["action"] = f"float32 [batch, {len(spec.action_low)}], within the bounds of the environment"
@@ -84,7 +84,7 @@ def example(policy: nn.Module, spec: Spec, batch: int) -> tuple[Tensor, ...]:
                 numbers = (part.mean + part.scale * numbers).float()
         inputs = [numbers]
     if isinstance(policy, Sampling):
-        fill = torch.rand if policy.kind == "uniform" else torch.randn
+        fill = torch.rand if policy.distribution == "uniform" else torch.randn
         inputs.append(fill(batch, policy.noise_size, generator=draw))
     return tuple(inputs)
 

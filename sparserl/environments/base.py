@@ -30,7 +30,7 @@ class BrokenEnvironmentError(ValueError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """What one step of every sub-environment gave, all ``[member, env, ...]``.
 
     ``next_observation`` is what followed the action, also at the end of an episode; ``observation`` is what to act on
@@ -74,7 +74,7 @@ class VectorEnvironment(ABC):
         """End whatever runs, start fresh episodes everywhere; the first observations ``[member, env, *obs]``."""
 
     @abstractmethod
-    def step(self, action: Tensor) -> Outcome:
+    def step(self, action: Tensor) -> StepResult:
         """Take one action ``[member, env, ...]`` in every sub-environment."""
 
     def snapshot(self) -> State:
@@ -114,7 +114,7 @@ class Environment(ABC):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The names of the ``measures`` that each Outcome has. Raises like ``spec``."""
+        """The names of the ``measures`` that each StepResult has. Raises like ``spec``."""
         return ()
 
     @abstractmethod

@@ -12,7 +12,7 @@ import torch
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from torch import Tensor
 
-from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.environments.base import Environment, StepResult, VectorEnvironment
 from sparserl.fields import Count
 from sparserl.population.random import Generators
 from sparserl.types import Spec
@@ -90,19 +90,21 @@ class VectorCartPole(VectorEnvironment):
         self._restart(np.ones(self.shape, dtype=np.bool_))
         return self._observation()
 
-    def step(self, action: Tensor) -> Outcome:
+    def step(self, action: Tensor) -> StepResult:
         self._move(action.cpu().numpy().reshape(-1) == 1)
         self._clock += 1
         away, fallen = abs(self._state[::2]) > self._limits
         terminated = away | fallen
         next_observation = self._observation()
         if self._clock < self._first_deadline and not terminated.any():
-            return Outcome(next_observation, next_observation, self._reward, self._never, self._never)
+            return StepResult(next_observation, next_observation, self._reward, self._never, self._never)
         truncated = self._clock >= self._deadline
         if self._max_episode_steps != OWN_STEP_LIMIT:
             self._limit(truncated & ~terminated)
         self._restart((terminated | truncated).reshape(self.shape), draw=self.autoreset)
-        return Outcome(self._observation(), next_observation, self._reward, self._tensor(terminated), self._tensor(truncated))
+        return StepResult(
+            self._observation(), next_observation, self._reward, self._tensor(terminated), self._tensor(truncated)
+        )
 
     def close(self) -> None:
         """There is nothing to give back."""

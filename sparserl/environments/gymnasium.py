@@ -18,7 +18,7 @@ from gymnasium.wrappers import TimeLimit
 from jaxtyping import Float
 from torch import Tensor
 
-from sparserl.environments.base import BrokenEnvironmentError, Environment, Outcome, VectorEnvironment
+from sparserl.environments.base import BrokenEnvironmentError, Environment, StepResult, VectorEnvironment
 from sparserl.environments.containment import FAILURE, IDLE, LIMITED, Contained
 from sparserl.environments.observations import ACHIEVED, DESIRED, as_array, goal_size
 from sparserl.environments.vectors import Vectorization, vectorize
@@ -220,7 +220,7 @@ class VectorGymnasium(VectorEnvironment):
         self._shown = self._tensor(self._restart(np.ones(self.shape, dtype=np.bool_)), self._dtype)
         return self._shown
 
-    def step(self, action: Tensor) -> Outcome:
+    def step(self, action: Tensor) -> StepResult:
         actions = action.flatten(0, 1).cpu().numpy().copy()  # an environment may change the one that it is given
         if self.keeps_episodes and self.autoreset:
             self._note(actions)
@@ -238,7 +238,7 @@ class VectorGymnasium(VectorEnvironment):
             measures = {name: self._tensor(info[name]) for name in self._measures}
         ends = self._tensor(terminated), self._tensor(truncated)
         self._shown = following
-        return Outcome(following, next_observation, rewards, *ends, failures, extras, measures)
+        return StepResult(following, next_observation, rewards, *ends, failures, extras, measures)
 
     def close(self) -> None:
         self._vector.close()

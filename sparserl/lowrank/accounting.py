@@ -15,7 +15,7 @@ from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, bre
 from sparserl.runs.schema import Rank, SingularValue
 from sparserl.types import Layers
 
-Cut: TypeAlias = tuple[int | None, ...]
+RankAssignment: TypeAlias = tuple[int | None, ...]
 """The rank of each layer, None where it stays whole: equal cuts of a policy are the same network."""
 
 VALUE_BYTES = 4
@@ -86,10 +86,10 @@ class DecomposedPolicy:
         self.largest_rank = max(break_even(*matrix.shape) for matrix in matrices.values())
         """The largest at which any layer becomes smaller."""
 
-    def cut(self, rank: Rank) -> Cut:
+    def cut(self, rank: Rank) -> RankAssignment:
         return tuple(None if rank == "full" else its.cut(rank) for its in self._decompositions.values())
 
-    def layers(self, cut: Cut) -> Layers:
+    def layers(self, cut: RankAssignment) -> Layers:
         """All layers in the sizes of before; of those that do not stay whole the products of the factors that are shipped."""
         products: Layers = {}
         for (name, decomposition), rank in zip(self._decompositions.items(), cut, strict=True):

@@ -88,7 +88,7 @@ def shrink(layers: Layers, structure: Structure) -> Shrunken:
             matrices[name][removed] = 0.0
             bias[removed] = 0.0
     for name, left in alive.items():
-        if structure[name].kind == "kernel" and not left.any():
+        if structure[name].layout == "kernel" and not left.any():
             left[0] = True  # frameworks have no convolution without channels; this one gives zeros
     return Shrunken(layers, alive, structure)
 

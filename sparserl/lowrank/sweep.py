@@ -18,7 +18,7 @@ from torch import Tensor
 from sparserl.algorithms.base import Algorithm
 from sparserl.environments.base import Environment
 from sparserl.fields import Count, OpenFraction
-from sparserl.lowrank.accounting import VALUE_BYTES, Cut, DecomposedPolicy
+from sparserl.lowrank.accounting import VALUE_BYTES, DecomposedPolicy, RankAssignment
 from sparserl.lowrank.shrinking import Shrunken, shrink
 from sparserl.lowrank.truncation import as_matrix, break_even
 from sparserl.population.members import Population
@@ -37,7 +37,7 @@ Form: TypeAlias = Literal["plain", "shrunken"]
 
 FORMS: tuple[Form, ...] = ("plain", "shrunken")
 
-Candidate: TypeAlias = tuple[int, Form, Cut]
+Candidate: TypeAlias = tuple[int, Form, RankAssignment]
 """A member, the form of its policy, and what that is cut to."""
 
 
@@ -113,7 +113,7 @@ class Played:
 
 
 @dataclass(frozen=True)
-class Stage:
+class RankEvaluator:
     """Where networks are played: the policies of a population, in their forms, cut."""
 
     environment: Environment
@@ -150,7 +150,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class RankSweep:
     """The keys are described in ``conf/lowrank/default.yaml``."""
 
     ranks: Literal["all", "ladder"] | Sequence[Count]
@@ -174,7 +174,7 @@ class Sweep:
             if its.changed:
                 policies[-1]["shrunken"] = DecomposedPolicy(its)
         ranks: list[Rank] = [*self.numbers(policies[0]["plain"].largest_rank), "full"]
-        stage = Stage(environment, algorithm, weights, policies, self.episodes, check_interrupt)
+        evaluator = RankEvaluator(environment, algorithm, weights, policies, self.episodes, check_interrupt)
 
         def candidate(member: int, form: Form, rank: Rank) -> Candidate:
             known: Form = form if form in policies[member] else "plain"  # where no unit was removed the two are the same
@@ -186,7 +186,7 @@ class Sweep:
 
         # rank by rank, not member by member: low ranks fail early, and what plays together ends with its longest episode
         everything = [candidate(member, form, rank) for rank in ranks for form in FORMS for member in range(size)]
-        played = stage.play(everything, EVALUATION)
+        played = evaluator.play(everything, EVALUATION)
         tables: list[list[RankRow]] = []
         selected: list[dict[Form, Rank | None]] = []
         for member, (forms, scale) in enumerate(zip(policies, scales(played, EVALUATION), strict=True)):
@@ -210,7 +210,7 @@ class Sweep:
             return [swept(member, {}) for member in range(size)]
         wanted = {(member, form): rank for member, its in enumerate(selected) for form, rank in its.items() if rank}
         whole = [candidate(member, "plain", "full") for member in range(size)]
-        again = stage.play([candidate(*place, rank) for place, rank in wanted.items()] + whole, CONFIRMATION)
+        again = evaluator.play([candidate(*place, rank) for place, rank in wanted.items()] + whole, CONFIRMATION)
         results = []
         for member, scale in enumerate(scales(again, CONFIRMATION)):
             confirmed: dict[Form, Selected] = {}

@@ -20,12 +20,12 @@ from sparserl.networks.base import Matrix
 
 def as_matrix(weight: Tensor, structure: Matrix) -> Float[Tensor, "out inputs"]:
     """A weight of Layers, without the member axis, as a matrix: a linear one is stored ``[in, out]``."""
-    return weight.T if structure.kind == "linear" else weight.flatten(1)
+    return weight.T if structure.layout == "linear" else weight.flatten(1)
 
 
 def as_weight(matrix: Float[Tensor, "out inputs"], structure: Matrix, shape: Sequence[int]) -> Tensor:
     """The inverse of ``as_matrix`` for a weight of some shape."""
-    return matrix.T if structure.kind == "linear" else matrix.view(*shape)
+    return matrix.T if structure.layout == "linear" else matrix.view(*shape)
 
 
 def break_even(rows: int, columns: int) -> int:

@@ -17,14 +17,15 @@ from sparserl.types import Layers
 class Matrix:
     """How a weight of Layers is a matrix ``[outputs, inputs]``, and where its outputs go.
 
-    ``kind``: a ``linear`` weight is ``[member, inputs, outputs]``, a ``kernel`` ``[member, outputs, channels, height, width]``.
+    ``layout``: a ``linear`` weight is ``[member, inputs, outputs]``, a ``kernel`` one ``[member, outputs, channels, height,
+    width]``.
     ``feeds``: the weights whose inputs its outputs become; none for the last. An output may feed several neighbouring inputs: a
     channel feeds all its positions.
     ``positions``: at how many places of one observation it is applied, a kernel's output positions.
     ``activation``: what its outputs, which are hidden units, go through (``relu``, ``tanh``); None for those of a network.
     """
 
-    kind: Literal["linear", "kernel"]
+    layout: Literal["linear", "kernel"]
     feeds: tuple[str, ...] = ()
     positions: int = 1
     activation: Literal["relu", "tanh"] | None = None

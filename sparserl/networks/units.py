@@ -26,17 +26,17 @@ def hidden_units(layers: Layers, structure: Structure) -> dict[str, int]:
 
 def outputs(weight: Float[Tensor, "member ..."], matrix: Matrix) -> int:
     """How many units a weight enters."""
-    return weight.shape[2 if matrix.kind == "linear" else 1]
+    return weight.shape[2 if matrix.layout == "linear" else 1]
 
 
 def entering(values: Float[Tensor, "member unit"], matrix: Matrix) -> Tensor:
     """One value a unit in a shape that multiplies the weight that enters the units."""
-    return values.unsqueeze(1) if matrix.kind == "linear" else values.view(*values.shape, 1, 1, 1)
+    return values.unsqueeze(1) if matrix.layout == "linear" else values.view(*values.shape, 1, 1, 1)
 
 
 def leaving(values: Float[Tensor, "member unit"], weight: Float[Tensor, "member ..."], matrix: Matrix) -> Tensor:
     """One value a unit in a shape that multiplies the ``weight`` that leaves the units."""
-    if matrix.kind == "kernel":
+    if matrix.layout == "kernel":
         return values.view(values.shape[0], 1, -1, 1, 1)
     return values.repeat_interleave(weight.shape[1] // values.shape[1], dim=1).unsqueeze(2)
 

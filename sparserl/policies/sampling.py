@@ -19,7 +19,7 @@ from sparserl.types import Spec
 class Sampling(nn.Module):
     """One member's network with what samples its actions: a module of observations ``[batch, *obs]`` and ``noise``."""
 
-    kind: ClassVar[Literal["uniform", "normal"]]
+    distribution: ClassVar[Literal["uniform", "normal"]]
     """The numbers that ``noise`` needs: uniform in [0, 1), or standard normal."""
 
     def __init__(self, network: nn.Module, noise_size: int) -> None:
@@ -32,7 +32,7 @@ class Sampling(nn.Module):
 class CategoricalSampling(Sampling):
     """Discrete actions from logits."""
 
-    kind = "uniform"
+    distribution = "uniform"
 
     def forward(self, observation: Tensor, noise: Float[Tensor, "batch action"]) -> Int[Tensor, "batch"]:
         return categorical.sample(self.network(observation), noise)
@@ -41,7 +41,7 @@ class CategoricalSampling(Sampling):
 class GaussianSampling(Sampling):
     """Actions around means, clipped to the bounds of an environment."""
 
-    kind = "normal"
+    distribution = "normal"
     log_std: Tensor
 
     def __init__(self, network: nn.Module, log_std: Float[Tensor, "1 action"], spec: Spec) -> None:
@@ -57,7 +57,7 @@ class GaussianSampling(Sampling):
 class SquashedGaussianSampling(Sampling):
     """Actions from means and logarithms of deviations, squashed by tanh into the bounds of an environment."""
 
-    kind = "normal"
+    distribution = "normal"
 
     def __init__(self, network: nn.Module, spec: Spec) -> None:
         super().__init__(network, len(spec.action_low))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparserl.fields import meaningless
+from sparserl.fields import unused
 from sparserl.population.random import Generators
 from sparserl.regularizers.base import regularized
 from sparserl.regularizers.masks import Masked
@@ -24,7 +24,7 @@ class FixedMask(Masked):
     Carbin 2019, arXiv 1803.03635). The keys are described in ``conf/regularizer/fixed_mask.yaml``.
     """
 
-    target_sparsity: None = meaningless()  # type: ignore[assignment]  # the file says it
+    target_sparsity: None = unused()  # type: ignore[assignment]  # the file says it
     path: str | None
 
     def masks(self) -> dict[str, Tensor]:

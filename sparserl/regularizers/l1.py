@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparserl.fields import meaningless
+from sparserl.fields import unused
 from sparserl.regularizers.base import Thresholded, regularized
 from sparserl.types import Gates, Layers, Penalty
 
@@ -22,7 +22,7 @@ class L1(Thresholded):
     Beck and Teboulle 2009, section 1). So there are exact zeros.
     """
 
-    beta: None = meaningless()
+    beta: None = unused()
     proximal: bool
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:

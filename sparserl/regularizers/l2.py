@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparserl.fields import meaningless
+from sparserl.fields import unused
 from sparserl.regularizers.base import Thresholded, regularized
 from sparserl.types import Gates, Layers, Penalty
 
@@ -13,7 +13,7 @@ from sparserl.types import Gates, Layers, Penalty
 class L2(Thresholded):
     """Pulls every weight to zero in proportion to its size. The keys are described in ``conf/regularizer/l2.yaml``."""
 
-    beta: None = meaningless()
+    beta: None = unused()
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:
         return self.reduce([weight.square() for weight in regularized(layers).values()])

@@ -12,7 +12,7 @@ from annotated_types import Ge, Lt
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparserl.fields import meaningless, per_member
+from sparserl.fields import per_member, unused
 from sparserl.regularizers.base import Regularizer, member_sums
 from sparserl.types import Gates, Layers
 
@@ -27,10 +27,10 @@ class Masked(Regularizer):
     Its raw value gets no gradient and stays, but for what is left of the optimiser's momentum.
     """
 
-    lambda_c: None = meaningless()
-    lambda_c_critic: None = meaningless()
-    beta: None = meaningless()
-    reduction: None = meaningless()
+    lambda_c: None = unused()
+    lambda_c_critic: None = unused()
+    beta: None = unused()
+    reduction: None = unused()
     target_sparsity: Float[Tensor, "member"] = per_member(Share)
     scope: Literal["policy", "all"]
 

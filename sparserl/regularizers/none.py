@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparserl.fields import meaningless
+from sparserl.fields import unused
 from sparserl.regularizers.base import Regularizer
 
 
@@ -12,8 +12,8 @@ from sparserl.regularizers.base import Regularizer
 class NoRegularizer(Regularizer):
     """The hooks as they are in the base class: each does nothing."""
 
-    lambda_c: None = meaningless()
-    lambda_c_critic: None = meaningless()
-    beta: None = meaningless()
-    scope: None = meaningless()
-    reduction: None = meaningless()
+    lambda_c: None = unused()
+    lambda_c_critic: None = unused()
+    beta: None = unused()
+    scope: None = unused()
+    reduction: None = unused()

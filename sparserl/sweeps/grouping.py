@@ -11,7 +11,7 @@ from sparserl.sweeps.jobs import Job
 # ---------------------------------------------------------------- what trains at once
 
 
-def loads(jobs: Sequence[Job], max_members: int, workers: int | None) -> list[list[Job]]:
+def group_jobs(jobs: Sequence[Job], max_members: int, workers: int | None) -> list[list[Job]]:
     """The jobs in groups that train in one loop each, in the order in which a group's first job comes.
 
     In one loop go jobs whose configs differ in the values of members and in their regulariser only and whose checkpoints are

@@ -46,7 +46,7 @@ class Job:
 # ---------------------------------------------------------------- names
 
 
-def kind(config: Config) -> str:
+def cell_name(config: Config) -> str:
     """What is trained: the options of the groups that a reader looks for first."""
     names = config["names"]
     return f"{names['algorithm']}-{names['environment']}-{names['regularizer']}"
@@ -59,7 +59,7 @@ def label(config: Config) -> str:
         "beta": config["regularizer"]["beta"],
         "seed": config["seed"],
     }
-    return "-".join([kind(config), *(f"{name}{_exact(value)}" for name, value in values.items() if value is not None)])
+    return "-".join([cell_name(config), *(f"{name}{_exact(value)}" for name, value in values.items() if value is not None)])
 
 
 def _exact(value: float | int) -> str:
@@ -89,11 +89,11 @@ def digest(text: str) -> str:
 # ---------------------------------------------------------------- folders
 
 
-def check_and_claim(job: Job, retry_failed: bool) -> Result | None:
+def check_and_reserve(job: Job, retry_failed: bool) -> Result | None:
     """Check a job and make its folder; its result where an earlier start finished it.
 
-    Raises ConfigError where its config cannot work, and whatever ``claim`` and ``earlier`` raise. A part that fails while it is
-    made is a failure of the job, and written into its folder.
+    Raises ConfigError where its config cannot work, and whatever ``reserve_folder`` and ``previous_result`` raise. A part that
+    fails while it is made is a failure of the job, and written into its folder.
     """
     try:
         check(job.config)
@@ -101,14 +101,14 @@ def check_and_claim(job: Job, retry_failed: bool) -> Result | None:
             check_start(job.config)
     except PartError as error:
         if not error.is_expected:
-            claim(job)
+            reserve_folder(job)
             fail(job, error)
         raise
-    claim(job)
-    return earlier(job, retry_failed)
+    reserve_folder(job)
+    return previous_result(job, retry_failed)
 
 
-def claim(job: Job) -> None:
+def reserve_folder(job: Job) -> None:
     """Make the folder if need be, with the config in it.
 
     Raises ConfigError where it belongs to another run or cannot be one's, and DiskError where it cannot be written or another
@@ -146,11 +146,11 @@ def change(job: Job) -> None:
     process writes there.
     """
     check_free(job.folder)
-    mark(job, "waiting")  # first: with the new config and the old status the result would count
+    write_job_status(job, "waiting")  # first: with the new config and the old status the result would count
     write_json(job.folder / CONFIG_FILE, job.config)
 
 
-def earlier(job: Job, retry_failed: bool) -> Result | None:
+def previous_result(job: Job, retry_failed: bool) -> Result | None:
     """The result of a job that an earlier start finished; None where there is something left to do.
 
     Raises JobError where an earlier start failed, unless ``retry_failed``: then what failed goes on from its last checkpoint.
@@ -227,7 +227,7 @@ def _status(folder: Path) -> Status | None:
         return None
 
 
-def mark(job: Job, status: StatusName, *, error: str | None = None, of: str | None = None) -> None:
+def write_job_status(job: Job, status: StatusName, *, error: str | None = None, of: str | None = None) -> None:
     """Write the status of a job that nothing is training: it waits, failed, or is a duplicate ``of`` another."""
     reached = _status(job.folder)
     step = reached.env_step if reached else 0
@@ -246,7 +246,7 @@ def fail(job: Job, error: BaseException) -> None:
     told = _traceback(error)
     note(job.folder, error)
     with suppress(DiskError):  # which may be what it failed of
-        mark(job, "failed", error=told)
+        write_job_status(job, "failed", error=told)
 
 
 def note(folder: Path, error: BaseException) -> None:

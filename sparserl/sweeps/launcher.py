@@ -37,27 +37,27 @@ from sparserl.sweeps.executors.base import Executor
 from sparserl.sweeps.executors.inline import Inline
 from sparserl.sweeps.executors.processes import Processes
 from sparserl.sweeps.executors.slurm import Slurm, SlurmError
-from sparserl.sweeps.grouping import loads
+from sparserl.sweeps.grouping import group_jobs
 from sparserl.sweeps.jobs import (
     Job,
     JobError,
-    check_and_claim,
+    check_and_reserve,
     difference,
     digest,
     fail,
     file_name,
     finished,
     label,
-    mark,
     note,
     objective,
     result_of,
+    write_job_status,
 )
 from sparserl.sweeps.loop import run
 from sparserl.terminal import describe, say, say_once
 from sparserl.tracking.console import print_jobs
 
-Outcome: TypeAlias = float | Exception | None
+JobOutcome: TypeAlias = float | Exception | None
 """What a sweeper is told of a job: its objective, or why there is none."""
 
 log = logging.getLogger(__name__)
@@ -260,9 +260,9 @@ class Launch:
                 if (other := places.setdefault(job.folder, index)) != index:
                     raise _SharedFolderError(self._jobs[other], job)
                 self._jobs[index] = job
-                result = check_and_claim(job, config.retry_failed)
+                result = check_and_reserve(job, config.retry_failed)
                 if result is None:
-                    mark(job, "waiting")
+                    write_job_status(job, "waiting")
                     self._left[index] = job
                 else:
                     self._give(index, objective(job, result))
@@ -281,7 +281,7 @@ class Launch:
         command, live = provenance.command(), not executor.shares_terminal
         groups = [
             Group(jobs, [self._configs[places[job.folder]] for job in jobs], self._context, command, live)
-            for jobs in loads(list(self._left.values()), max_members, executor.workers)
+            for jobs in group_jobs(list(self._left.values()), max_members, executor.workers)
         ]
         for group, returned in zip(groups, executor.execute(train_group, groups, [g.name for g in groups]), strict=True):
             for member, job in enumerate(group.jobs):
@@ -289,7 +289,7 @@ class Launch:
                     died = JobError(job.folder.name, str(returned))
                     if (outcome := _outcome(job, died)) is died:
                         with suppress(DiskError):  # which may be what it died of
-                            mark(job, "failed", error=str(returned))
+                            write_job_status(job, "failed", error=str(returned))
                     self._give(places[job.folder], outcome)
                 else:
                     self.returns[places[job.folder]] = returned[member]
@@ -302,7 +302,7 @@ class Launch:
             _set_place(config, config.hydra.sweep.dir, f"{file_name(job.folder.name)}-again-{given}")
             again = self._jobs[index] = Job(job.config, _folder(config))
             self._give(index, self.returns[original]._return_value)  # noqa: SLF001 (of a failure, the property prints and raises)
-            mark(again, "duplicate", of=job.folder.name)
+            write_job_status(again, "duplicate", of=job.folder.name)
 
     def print(self) -> None:
         """The table at the end: every job, and of those that failed, why."""
@@ -319,7 +319,7 @@ class Launch:
                 rows.append((name, "done", result_of(job.folder) if job else None, ""))
         print_jobs(rows)
 
-    def _give(self, index: int, outcome: Outcome) -> None:
+    def _give(self, index: int, outcome: JobOutcome) -> None:
         """End a job that is not trained here, with the callbacks of any other."""
         config = self._configs[index]
         # what a first start wrote there stays, and so does what belongs to another job
@@ -396,7 +396,7 @@ def train_group(group: Group) -> list[JobReturn]:
     # a job inside a job inside a job: three calls each, and as many again where types are checked
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * len(group.jobs)))
     returns: list[JobReturn] = []
-    outcomes: list[Outcome] = []
+    outcomes: list[JobOutcome] = []
     logs: list[logging.Handler] = []
 
     def begin(member: int) -> None:
@@ -416,7 +416,7 @@ def train_group(group: Group) -> list[JobReturn]:
     return returns
 
 
-def _train(jobs: Sequence[Job], live: bool, command: str) -> list[Outcome]:
+def _train(jobs: Sequence[Job], live: bool, command: str) -> list[JobOutcome]:
     """Train jobs in one loop, and where that goes wrong each population of them by itself, from the last checkpoint on."""
     error = _stopped_by(jobs, live, command)
     apart = populations(jobs, lambda job: job.config)
@@ -425,7 +425,7 @@ def _train(jobs: Sequence[Job], live: bool, command: str) -> list[Outcome]:
         for job in jobs:
             with suppress(DiskError):  # started again, it meets the same
                 if finished(job.folder) is None:
-                    mark(job, "waiting")
+                    write_job_status(job, "waiting")
         return [outcome for population in apart for outcome in _train(population, live, command)]
     reason = error if isinstance(error, ConfigError | DiskError) else None  # started again, it goes on
     if reason is None:
@@ -445,7 +445,7 @@ def _stopped_by(jobs: Sequence[Job], live: bool, command: str) -> BaseException 
     return None
 
 
-def _outcome(job: Job, otherwise: Exception) -> Outcome:
+def _outcome(job: Job, otherwise: Exception) -> JobOutcome:
     """What came of a job, by the files in its folder: what its result says, or else the error given."""
     result = finished(job.folder)
     if result is None:
@@ -456,7 +456,7 @@ def _outcome(job: Job, otherwise: Exception) -> Outcome:
         return failure
 
 
-def _unwrap(outcome: Outcome) -> float | None:
+def _unwrap(outcome: JobOutcome) -> float | None:
     if isinstance(outcome, Exception):
         raise outcome
     return outcome

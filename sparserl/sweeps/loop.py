@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
-from sparserl.config.build import build, build_logger, build_start, build_sweep
+from sparserl.config.build import build, build_logger, build_rank_sweep, build_start
 from sparserl.config.identity import identity
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import check_start
-from sparserl.lowrank.sweep import Sweep
+from sparserl.lowrank.sweep import RankSweep
 from sparserl.population.state import State
 from sparserl.report.figures import draw
 from sparserl.runs import checkpoint, provenance
 from sparserl.runs.files import DiskError
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Result, StatusName
-from sparserl.sweeps.jobs import Job, claim, kind, label
+from sparserl.sweeps.jobs import Job, cell_name, label, reserve_folder
 from sparserl.terminal import optional
 from sparserl.tracking.console import Display
 from sparserl.tracking.recorder import Recorder
 from sparserl.training.evaluation import random_returns
 from sparserl.training.interrupts import Interrupts, own_defaults, prepare
-from sparserl.training.trainer import Finished, Parts, Progress, Row, Snapshot, Trainer
+from sparserl.training.trainer import Finished, LoopParts, Progress, Row, Snapshot, Trainer
 
 
 @own_defaults()
@@ -52,7 +52,7 @@ def run(
     with ExitStack() as held:
         opened = []
         for job in jobs:
-            claim(job)
+            reserve_folder(job)
             opened.append(held.enter_context(closing(RunFolder(job.folder, trainer.total_steps))))
         paths = [job.folder for job in jobs]
         try:
@@ -90,14 +90,14 @@ def _end(recorders: Sequence[Recorder], status: StatusName, error: str | None = 
 
 def _train(
     trainer: Trainer,
-    parts: Parts,
+    parts: LoopParts,
     paths: Sequence[Path],
     recorders: Sequence[Recorder],
     states: Sequence[State] | None,
     live: bool,
 ) -> list[Result]:
-    kinds = [kind(recorder.config) for recorder in recorders]
-    sweep = build_sweep(recorders[0].config)
+    kinds = [cell_name(recorder.config) for recorder in recorders]
+    sweep = build_rank_sweep(recorders[0].config)
     saved = [state.pop("trainer") for state in states or ()]
     for member, recorder in enumerate(recorders):
         recorder.begin(states[member]["records"] if states else None)
@@ -106,7 +106,7 @@ def _train(
             display.say(f"going on from step {saved[0]['env_step']}")
         display.say(sweep.cost(parts.environment, parts.algorithm, trainer.total_steps))
         start = () if states else [build_start(recorder.config) for recorder in recorders]
-        with closing(trainer.events(parts, saved, start, interrupts.check_interrupt)) as events:
+        with closing(trainer.run(parts, saved, start, interrupts.check_interrupt)) as events:
             for event in events:
                 match event:
                     case Progress():
@@ -131,10 +131,10 @@ def _train(
 def _finish(
     event: Finished,
     trainer: Trainer,
-    parts: Parts,
+    parts: LoopParts,
     paths: Sequence[Path],
     recorders: Sequence[Recorder],
-    sweep: Sweep,
+    sweep: RankSweep,
     display: Display,
     interrupts: Interrupts,
 ) -> list[Result]:

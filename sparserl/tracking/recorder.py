@@ -21,7 +21,7 @@ from sparserl.runs.schema import MEASURES, Result, StatusName, as_json
 from sparserl.tracking.base import Log
 from sparserl.training.metrics import distributions, observe
 from sparserl.training.trainer import TRAINING_PHASES, Finished, Row
-from sparserl.training.warnings import Signatures, lost_in_ranks, stayed_dense
+from sparserl.training.warnings import WarningDetector, lost_in_ranks, stayed_dense
 
 CUT_OFF = "an episode was cut off by a limit that is not the environment's own: see environment.max_episode_steps"
 
@@ -37,7 +37,7 @@ class Recorder:
     ) -> None:
         self._folder, self.config, self._identity = folder, config, identity
         self._member, self._log, self._command = member, log, command
-        self._signatures = Signatures()
+        self._warning_detector = WarningDetector()
         self._env_step = 0
         self._seconds = self._train_seconds = 0.0
         self._result: Result | None = None
@@ -49,7 +49,7 @@ class Recorder:
         if state is None:
             self._folder.cut({"metrics": 0, "timing": 0})
         else:
-            self._signatures.load_state_dict(state["signatures"])
+            self._warning_detector.load_state_dict(state["signatures"])
             self._env_step, self._seconds, self._train_seconds = state["env_step"], state["seconds"], state["train_seconds"]
             self._folder.cut(state["offsets"])
         self._folder.status("running", self._env_step)
@@ -60,7 +60,7 @@ class Recorder:
     def state_dict(self) -> State:
         """What the checkpoint of this member keeps of its records."""
         return {
-            "signatures": self._signatures.state_dict(),
+            "signatures": self._warning_detector.state_dict(),
             "env_step": self._env_step,
             "seconds": self._seconds,
             "train_seconds": self._train_seconds,
@@ -73,7 +73,7 @@ class Recorder:
         values = event.metrics[self._member]
         row: dict[str, Any] = {"env_step": event.env_step} | {k: None if v != v else v for k, v in values.items()}
         also = [CUT_OFF] if self._member in event.limited else []
-        warnings = self._signatures.read(row, event.stopped[self._member], also)
+        warnings = self._warning_detector.read(row, event.stopped[self._member], also)
         if warnings:
             row["warnings"] = warnings
         self._folder.metrics(row)
@@ -149,7 +149,7 @@ class Recorder:
             shrunken_retention=None,
             csr_bytes=sum(map(csr_bytes, matrices)),
             sparse_bytes=sum(map(sparse_bytes, matrices)),
-            warnings=[*self._signatures.said, *self._at_end],
+            warnings=[*self._warning_detector.said, *self._at_end],
             status="failed" if learner.stopped()[row] else "done",
             wall_seconds=self._seconds,
             train_seconds=self._train_seconds,
@@ -174,7 +174,7 @@ class Recorder:
             self._warn(lost_in_ranks(selected.rank, len(found.rows), selected.retention, wanted))
         self._result = replace(
             self._result,
-            warnings=[*self._signatures.said, *self._at_end],
+            warnings=[*self._warning_detector.said, *self._at_end],
             rank=selected.rank if selected else None,
             rank_reason=None if selected else "not_learned",
             compression=selected.compression if selected else None,

@@ -71,8 +71,8 @@ class RecordedDraws:
         self.asked: list[tuple[str, tuple[int, ...]]] = []
         self.device = torch.device("cpu")
 
-    def _take(self, kind: str, shape: tuple[int, ...]) -> Tensor:
-        self.asked.append((kind, tuple(int(size) for size in shape)))
+    def _take(self, distribution: str, shape: tuple[int, ...]) -> Tensor:
+        self.asked.append((distribution, tuple(int(size) for size in shape)))
         return torch.zeros(self._members, *shape) if self._given is None else next(self._given)
 
     def uniform(self, *shape: int) -> Tensor:
@@ -111,7 +111,7 @@ class CompiledStep:
             program = self._program(arguments, numbers)
             known.append(program)
         members = len(state.learns)
-        draws = [getattr(rng, kind)(*shape) for kind, shape in program.description.draws]
+        draws = [getattr(rng, distribution)(*shape) for distribution, shape in program.description.draws]
         values = [schedule(scalars.time.step) for schedule in self._schedules]
         (rows,) = program.run([*arguments.tensors(members), *draws, arguments.numbers(values)])
         return dict(zip(program.description.metrics, rows.unbind(0), strict=True))

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from sparserl.environments.base import Outcome
+from sparserl.environments.base import StepResult
 from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.types import Metrics
@@ -32,7 +32,7 @@ class Episodes:
         self._measured: dict[str, Tensor] = {}  # sums over the episodes that ended
         self._waiting: list[tuple[Tensor, ...]] = []
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: StepResult) -> None:
         """One step of every sub-environment."""
         for name in outcome.measures:
             self._measured.setdefault(name, torch.zeros_like(self._sum))

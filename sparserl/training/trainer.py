@@ -42,7 +42,7 @@ PROGRESS_EACH_ROW = 50
 
 
 @dataclass(frozen=True)
-class Cohort:
+class PopulationParts:
     """One population: members that learn together, with the per-member values of their own."""
 
     members: Population
@@ -51,14 +51,14 @@ class Cohort:
 
 
 @dataclass(frozen=True)
-class Parts:
+class LoopParts:
     """What the members of one loop are trained with, those of all its populations."""
 
     members: Population
     environment: Environment
     algorithm: Algorithm
     experience: Experience
-    cohorts: Sequence[Cohort]
+    populations: Sequence[PopulationParts]
     """Whose members are ``members``, in their order."""
 
 
@@ -114,7 +114,7 @@ class Trainer:
     checkpoint_every: Count
     compile: Literal["auto"] | bool
 
-    def compiles(self, parts: Parts) -> bool:
+    def compiles(self, parts: LoopParts) -> bool:
         """Whether gradient steps are to run compiled: under ``auto`` on a CPU with a compiler, if there are enough of them."""
         if self.compile != "auto":
             return self.compile
@@ -131,9 +131,9 @@ class Trainer:
                     f"trainer.compile is {now}, but the run to go on with began under {before}; set it to {before}"
                 )
 
-    def events(
+    def run(
         self,
-        parts: Parts,
+        parts: LoopParts,
         states: list[State] | None = None,
         start: Sequence[Weights | None] = (),
         check_interrupt: Callable[[], object] = never_interrupted,
@@ -149,7 +149,7 @@ class Trainer:
         spec = parts.environment.spec()
         algorithm = parts.algorithm.bind(spec)
         compiled = bool(states[0]["compile"]) if states else self.compiles(parts)
-        learners = [Learner(its.algorithm.bind(spec), its.regularizer, its.members, compiled) for its in parts.cohorts]
+        learners = [Learner(its.algorithm.bind(spec), its.regularizer, its.members, compiled) for its in parts.populations]
         group = LearnerGroup(algorithm, learners)
         group.start_from(start)
         exploration = members.rng("exploration")
@@ -179,7 +179,7 @@ class Trainer:
                 under_way = state.get("episodes")
                 del state
 
-            clock, episodes, averages = Clock(), Episodes(members, self.num_envs), [Averages() for _ in parts.cohorts]
+            clock, episodes, averages = Clock(), Episodes(members, self.num_envs), [Averages() for _ in parts.populations]
             if under_way and step < self.total_steps:  # what is trained has no need of them
                 observation = vector.restore(under_way["environment"])
                 episodes.load_state_dict(under_way["returns"])

@@ -34,7 +34,7 @@ TURNS = 2
 changed its sign there and back. One turn is an overshoot that comes to rest."""
 
 
-class Signatures:
+class WarningDetector:
     """Reads one member's rows as they come and says each failure signature once."""
 
     def __init__(self) -> None:

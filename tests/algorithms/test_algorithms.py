@@ -9,20 +9,20 @@ from parts import environment_for, modules, parts
 from sparserl.algorithms.base import Algorithm
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
-from sparserl.training.trainer import Parts
+from sparserl.training.trainer import LoopParts
 from sparserl.types import Batch, Rollout, Time, Weights
 
 NAMES = modules("algorithms")
 MEMBERS = 3
 
 
-def parts_of(name: str) -> Parts:
+def parts_of(name: str) -> LoopParts:
     """Three members in the first environment that fits, with a network whose sizes fill no vector register evenly."""
     environment = environment_for(name)
     return parts(f"algorithm={name}", f"environment={environment}", "network.hidden=[13,7]", members=MEMBERS)
 
 
-def recorded(given: Parts, algorithm: Algorithm, weights: Weights, steps: int = 6, envs: int = 5) -> Batch:
+def recorded(given: LoopParts, algorithm: Algorithm, weights: Weights, steps: int = 6, envs: int = 5) -> Batch:
     """One batch of what a trainer would record in several steps of all sub-environments."""
     vector = given.environment.open(given.members.generators("environment"), envs)
     exploration, observation, transitions = given.members.rng("exploration"), vector.reset(), []
@@ -58,12 +58,12 @@ def rng() -> MemberRng:
 
 
 @pytest.fixture(params=NAMES)
-def given(request: pytest.FixtureRequest) -> Parts:
+def given(request: pytest.FixtureRequest) -> LoopParts:
     return parts_of(request.param)
 
 
 @pytest.fixture
-def algorithm(given: Parts) -> Algorithm:
+def algorithm(given: LoopParts) -> Algorithm:
     return given.algorithm.bind(given.environment.spec())
 
 
@@ -71,13 +71,13 @@ def test_the_folder_is_read() -> None:
     assert {"dqn", "double_dqn", "ppo"} <= set(NAMES)
 
 
-def test_binding_leaves_the_algorithm_as_it_was(given: Parts, algorithm: Algorithm) -> None:
+def test_binding_leaves_the_algorithm_as_it_was(given: LoopParts, algorithm: Algorithm) -> None:
     assert algorithm == given.algorithm
     assert not hasattr(given.algorithm, "spec")
     assert algorithm.spec == given.environment.spec()
 
 
-def test_components_are_those_that_the_contract_names(given: Parts, algorithm: Algorithm) -> None:
+def test_components_are_those_that_the_contract_names(given: LoopParts, algorithm: Algorithm) -> None:
     weights = algorithm.init(given.members)
     assert {*algorithm.policy, *algorithm.acting, *algorithm.learning_rates, *algorithm.targets} <= weights.keys()
     assert set(algorithm.targets.values()) <= algorithm.learning_rates.keys()
@@ -86,7 +86,7 @@ def test_components_are_those_that_the_contract_names(given: Parts, algorithm: A
         assert list(algorithm.structure(component)) == [name for name in weights[component] if name.endswith(".weight")]
 
 
-def test_every_objective_is_a_number_for_each_member(given: Parts, algorithm: Algorithm) -> None:
+def test_every_objective_is_a_number_for_each_member(given: LoopParts, algorithm: Algorithm) -> None:
     weights = algorithm.init(given.members)
     running = require_gradients(weights)
     objectives = algorithm.losses(running, running, recorded(given, algorithm, weights), Time(1, 0, 0), rng())
@@ -100,7 +100,7 @@ def test_every_objective_is_a_number_for_each_member(given: Parts, algorithm: Al
         assert all(value.shape == (MEMBERS,) and not value.requires_grad for value in objective.metrics.values())
 
 
-def test_a_members_loss_is_made_of_its_own_weights_and_data(given: Parts, algorithm: Algorithm) -> None:
+def test_a_members_loss_is_made_of_its_own_weights_and_data(given: LoopParts, algorithm: Algorithm) -> None:
     fresh = algorithm.init(given.members)
     weights, batch = require_gradients(fresh), recorded(given, algorithm, fresh)
     floating = {name: value.clone().requires_grad_() for name, value in batch.items() if value.is_floating_point()}
@@ -115,7 +115,7 @@ def test_a_members_loss_is_made_of_its_own_weights_and_data(given: Parts, algori
         assert all((gradient[1] != 0).any() for gradient in own)
 
 
-def test_other_members_change_nothing_about_a_member(given: Parts, algorithm: Algorithm) -> None:
+def test_other_members_change_nothing_about_a_member(given: LoopParts, algorithm: Algorithm) -> None:
     """Also what no gradient shows: targets, advantages, choices of actions."""
     weights = algorithm.init(given.members)
     batch = recorded(given, algorithm, weights)
@@ -136,7 +136,7 @@ def test_other_members_change_nothing_about_a_member(given: Parts, algorithm: Al
     torch.testing.assert_close(action[[0, 2]], other[[0, 2]])
 
 
-def test_targets_start_as_copies_and_nothing_else_is_changed_with_them(given: Parts, algorithm: Algorithm) -> None:
+def test_targets_start_as_copies_and_nothing_else_is_changed_with_them(given: LoopParts, algorithm: Algorithm) -> None:
     weights = algorithm.init(given.members)
     for target, leader in algorithm.targets.items():
         assert weights[target].keys() == weights[leader].keys()
@@ -148,7 +148,7 @@ def test_targets_start_as_copies_and_nothing_else_is_changed_with_them(given: Pa
     assert set().union(*changed) == algorithm.targets.keys()
 
 
-def test_the_deployed_module_is_what_actions_are_chosen_by(given: Parts, algorithm: Algorithm) -> None:
+def test_the_deployed_module_is_what_actions_are_chosen_by(given: LoopParts, algorithm: Algorithm) -> None:
     """For discrete actions the highest value or logit, else the action itself; one member's, without the member axis."""
     weights = algorithm.init(given.members)
     observation = recorded(given, algorithm, weights)["observation"]

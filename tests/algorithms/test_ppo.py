@@ -482,8 +482,8 @@ def test_a_checkpoint_truncates_the_episodes_in_a_rollout() -> None:
     trainer, parts = build([compose("algorithm=ppo", "trainer=smoke", "regularizer=none", "experience.n_steps=20", *small)])
     algorithm = as_kind(Kept, parts.algorithm)
     algorithm.seen.clear()
-    cohorts = [dataclasses.replace(cohort, algorithm=algorithm) for cohort in parts.cohorts]
-    list(trainer.events(dataclasses.replace(parts, algorithm=algorithm, cohorts=cohorts)))
+    populations = [dataclasses.replace(population, algorithm=algorithm) for population in parts.populations]
+    list(trainer.run(dataclasses.replace(parts, algorithm=algorithm, populations=populations)))
     truncated, following, seen = (
         torch.cat([rollout[name] for rollout in algorithm.seen], dim=1)[0]
         for name in ("truncated", "next_observation", "observation")

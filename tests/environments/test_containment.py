@@ -13,7 +13,7 @@ import torch
 from faults import FAULTS, Faulty, faulty
 from torch import Tensor
 
-from sparserl.environments.base import Environment, Outcome
+from sparserl.environments.base import Environment, StepResult
 from sparserl.environments.gymnasium import Gymnasium
 from sparserl.environments.vectors import Vectorization
 from sparserl.population.members import Population
@@ -23,11 +23,11 @@ SEEDS = (1, 2, 3)
 KINDS = get_args(Vectorization)
 
 
-def play(environment: Environment, steps: int = 15, faults: int = 1) -> list[Outcome]:
+def play(environment: Environment, steps: int = 15, faults: int = 1) -> list[StepResult]:
     """Three members with two environments each; one of the second member's is told to go wrong, in its third step and on."""
     with closing(environment.open(Population(SEEDS).generators("environment"), 2)) as vector:
         first, nothing = vector.reset(), torch.zeros(3, 2)
-        outcomes = [Outcome(first, first, nothing, nothing, nothing)]
+        outcomes = [StepResult(first, first, nothing, nothing, nothing)]
         for step in range(1, steps):
             action = torch.zeros(3, 2, dtype=torch.long)
             action[1, 1] = int(3 <= step < 3 + faults)
@@ -35,23 +35,23 @@ def play(environment: Environment, steps: int = 15, faults: int = 1) -> list[Out
     return outcomes
 
 
-def tensors(outcome: Outcome) -> list[Tensor]:
+def tensors(outcome: StepResult) -> list[Tensor]:
     return [outcome.observation, outcome.next_observation, outcome.reward, outcome.terminated, outcome.truncated]
 
 
-def test_other_members_do_not_notice(outcomes: list[Outcome], sound: list[Outcome]) -> None:
+def test_other_members_do_not_notice(outcomes: list[StepResult], sound: list[StepResult]) -> None:
     for outcome, expected in zip(outcomes, sound, strict=True):
         for mine, its in zip(tensors(outcome), tensors(expected), strict=True):
             assert torch.equal(mine[[0, 2]], its[[0, 2]])
 
 
 @pytest.fixture(scope="module")
-def sound() -> list[Outcome]:
+def sound() -> list[StepResult]:
     return play(faulty())
 
 
 @pytest.fixture(params=[*FAULTS, "in reset"])
-def outcomes(request: pytest.FixtureRequest) -> list[Outcome]:
+def outcomes(request: pytest.FixtureRequest) -> list[StepResult]:
     return play(faulty(request.param))
 
 

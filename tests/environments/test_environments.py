@@ -17,7 +17,7 @@ from probes import (
 )
 from torch import Tensor
 
-from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.environments.base import Environment, StepResult, VectorEnvironment
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium
 from sparserl.population.members import Population
@@ -46,7 +46,7 @@ def environment(request: pytest.FixtureRequest) -> Environment:
     return ENVIRONMENTS[request.param]
 
 
-Played = tuple[Tensor, list[tuple[Tensor, Outcome]]]
+Played = tuple[Tensor, list[tuple[Tensor, StepResult]]]
 """The first observation, then each action with what came of it."""
 
 
@@ -64,7 +64,7 @@ def play(environment: Environment, seeds: tuple[int, ...], envs: int, steps: int
     return first, outcomes
 
 
-def tensors(outcome: Outcome) -> list[Tensor]:
+def tensors(outcome: StepResult) -> list[Tensor]:
     return [outcome.observation, outcome.next_observation, outcome.reward, outcome.terminated, outcome.truncated]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparserl.config.schema import CONF, ConfigError
 from sparserl.config.validation import compose
-from sparserl.environments.base import Environment, Outcome
+from sparserl.environments.base import Environment, StepResult
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium
 from sparserl.population.members import Population
@@ -52,7 +52,7 @@ class Singles:
         for env in self.envs:
             env.reset(seed=0)
 
-    def check(self, observation: Tensor, action: Tensor, outcome: Outcome) -> None:
+    def check(self, observation: Tensor, action: Tensor, outcome: StepResult) -> None:
         ends = outcome.terminated + outcome.truncated > 0
         for index, env in enumerate(self.envs):
             member, number = divmod(index, observation.shape[1])

@@ -21,7 +21,7 @@ from sparserl import play as play_command
 from sparserl.config.schema import CONF
 from sparserl.config.validation import compose
 from sparserl.environments import mario, mario_console
-from sparserl.environments.base import Outcome
+from sparserl.environments.base import StepResult
 from sparserl.environments.mario import Stage, SuperMarioBros
 from sparserl.environments.mario_console import Console, check_installed
 from sparserl.environments.mario_views import COLUMNS, MARIO_COLUMN, ROWS, TILE, TOP
@@ -354,26 +354,26 @@ def test_sticky_actions_hold_the_buttons_of_the_step_before(
 # ---------------------------------------------------------------- vectors
 
 
-def play(environment: SuperMarioBros, seeds: tuple[int, ...], envs: int, steps: int = 60) -> list[Outcome]:
+def play(environment: SuperMarioBros, seeds: tuple[int, ...], envs: int, steps: int = 60) -> list[StepResult]:
     """Each sub-environment of a member takes the actions of its own number."""
     columns = torch.tensor([actions(steps, env) for env in range(envs)])
     with closing(environment.open(Population(seeds).generators("environment"), envs)) as vector:
         first, nothing = vector.reset(), torch.zeros(len(seeds), envs)
-        outcomes = [Outcome(first, first, nothing, nothing, nothing)]
+        outcomes = [StepResult(first, first, nothing, nothing, nothing)]
         outcomes += [vector.step(columns[:, step].expand(len(seeds), envs)) for step in range(steps)]
     assert not any(outcome.failures for outcome in outcomes)
     return outcomes
 
 
-def same(left: list[Outcome], right: list[Outcome]) -> bool:
+def same(left: list[StepResult], right: list[StepResult]) -> bool:
     fields = "observation", "next_observation", "reward", "terminated", "truncated"
     return all(torch.equal(getattr(a, f), getattr(b, f)) for a, b in zip(left, right, strict=True) for f in fields)
 
 
-def of_member(outcomes: list[Outcome], member: int) -> list[Outcome]:
+def of_member(outcomes: list[StepResult], member: int) -> list[StepResult]:
     rows = slice(member, member + 1)
     return [
-        Outcome(o.observation[rows], o.next_observation[rows], o.reward[rows], o.terminated[rows], o.truncated[rows])
+        StepResult(o.observation[rows], o.next_observation[rows], o.reward[rows], o.terminated[rows], o.truncated[rows])
         for o in outcomes
     ]
 

@@ -14,7 +14,7 @@ from goals import LENGTH, goals
 from gymnasium import spaces
 from torch import Tensor
 
-from sparserl.environments.base import Environment, Outcome
+from sparserl.environments.base import Environment, StepResult
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium
 from sparserl.environments.observations import as_array
@@ -121,7 +121,7 @@ def test_an_observation_that_is_not_of_its_space_is_a_failure_of_its_environment
 LINE_SPEC = Spec((5,), discrete_actions=3, max_episode_steps=10_000, goal_size=2)
 
 
-def play(environment: Environment, steps: int = 2 * LENGTH + 3, fault_at: int | None = None) -> tuple[Tensor, list[Outcome]]:
+def play(environment: Environment, steps: int = 2 * LENGTH + 3, fault_at: int | None = None) -> tuple[Tensor, list[StepResult]]:
     """Two members with two sub-environments: the first member's go right, the second's left. The last one may fail."""
     action = torch.tensor([[1, 1], [0, 0]])
     with closing(environment.open(Population((1, 2)).generators("environment"), 2)) as vector:

@@ -272,7 +272,7 @@ def test_a_matrix_below_the_cut_stores_its_numerical_rank() -> None:
 @given(sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=2, max_size=4), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=50)
 def test_a_higher_rank_never_compresses_more(sizes: list[tuple[int, int]], seed: int) -> None:
-    """``sizes`` are units and the rank of the matrix before them. Cut at its own rank it stays so at a higher k."""
+    """``sizes`` are units and the rank of the matrix before them. RankAssignment at its own rank it stays so at a higher k."""
     layers = {
         f"{index}.weight": normal(inputs, rank, seed=seed) @ normal(rank, outputs, seed=seed + 1)
         for index, ((inputs, _), (outputs, rank)) in enumerate(pairwise(sizes))

@@ -24,7 +24,7 @@ from sparserl.config.build import build
 from sparserl.config.validation import compose
 from sparserl.environments.cartpole import CartPole
 from sparserl.lowrank import sweep as module
-from sparserl.lowrank.sweep import Scale, Sweep, Swept, select
+from sparserl.lowrank.sweep import RankSweep, Scale, Swept, select
 from sparserl.networks.base import Network
 from sparserl.policies import q_values
 from sparserl.population.state import split
@@ -77,7 +77,7 @@ POLICIES = policies((0.0, 0.02, 0.07))
 
 
 def swept(ranks: Any, weights: Weights = POLICIES, retention: float = 0.95, environment: CartPole = ENVIRONMENT) -> list[Swept]:
-    return Sweep(ranks, retention, EPISODES)(environment, algorithm(), weights, lambda: None)
+    return RankSweep(ranks, retention, EPISODES)(environment, algorithm(), weights, lambda: None)
 
 
 def by_rank(found: Swept) -> dict[Rank, RankRow]:
@@ -101,7 +101,7 @@ def by_rank(found: Swept) -> dict[Rank, RankRow]:
     ],
 )
 def test_the_ranks_are_in_increasing_order_and_each_once(ranks: Any, largest: int, expected: list[int]) -> None:
-    assert Sweep(ranks, 0.95, 1).numbers(largest) == expected
+    assert RankSweep(ranks, 0.95, 1).numbers(largest) == expected
 
 
 # ---------------------------------------------------------------- which is selected
@@ -307,7 +307,7 @@ def test_several_components_are_swept_as_one_network() -> None:
         component, number = places[layer].split("/")
         apart[component][f"{number}.{kind}"] = tensor
     (expected,) = swept("all", one)
-    (found,) = Sweep("all", 0.95, EPISODES)(ENVIRONMENT, encoded.bind(ENVIRONMENT.spec()), apart, lambda: None)
+    (found,) = RankSweep("all", 0.95, EPISODES)(ENVIRONMENT, encoded.bind(ENVIRONMENT.spec()), apart, lambda: None)
     assert (found.rows, found.selected) == (expected.rows, expected.selected)
     assert found.spectrum == [replace(line, layer=places[line.layer.removeprefix("policy/")]) for line in expected.spectrum]
     # without noise two units of each hidden layer are used
@@ -361,7 +361,7 @@ def test_what_check_interrupt_raises_ends_the_sweep() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Sweep("all", 0.95, EPISODES)(ENVIRONMENT, algorithm(), POLICIES, check_interrupt)
+        RankSweep("all", 0.95, EPISODES)(ENVIRONMENT, algorithm(), POLICIES, check_interrupt)
 
 
 # ---------------------------------------------------------------- a run

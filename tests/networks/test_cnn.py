@@ -222,7 +222,7 @@ def test_the_structure_of_a_worked_example() -> None:
     """Behind the convolutions images of 9 x 8 are (9 - 3) // 2 + 1 = 4 by 3 and 3 by 2: kernels have 12 and 6 positions."""
     structure = SMALL.structure(SHAPE)
     assert list(structure) == [name for name in fresh(SMALL, SHAPE, 2) if name.endswith("weight")]
-    assert {name: (its.kind, its.feeds, its.positions) for name, its in structure.items()} == {
+    assert {name: (its.layout, its.feeds, its.positions) for name, its in structure.items()} == {
         "conv.0.weight": ("kernel", ("conv.1.weight",), 12),
         "conv.1.weight": ("kernel", ("dense.0.weight",), 6),
         "dense.0.weight": ("linear", ("dense.1.weight",), 1),

@@ -164,7 +164,7 @@ def test_the_structure_names_the_weights_in_order_and_what_each_feeds() -> None:
     structure = network.structure((4,))
     assert list(structure) == [name for name in fresh(network, (4,), 2, (0,)) if name.endswith("weight")]
     assert [matrix.feeds for matrix in structure.values()] == [("1.weight",), ("2.weight",), ()]
-    assert all(matrix.kind == "linear" and matrix.positions == 1 for matrix in structure.values())
+    assert all(matrix.layout == "linear" and matrix.positions == 1 for matrix in structure.values())
 
 
 # ---------------------------------------------------------------- orthogonal weights

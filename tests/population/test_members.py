@@ -106,7 +106,7 @@ def learned(members: Sequence[Config], states: Sequence[State] = ()) -> tuple[li
     trainer, parts = build(members)
     rows: list[list[dict[str, float]]] = [[] for _ in members]
     snapshots: list[list[State]] = []
-    for event in trainer.events(parts, list(states)):
+    for event in trainer.run(parts, list(states)):
         if isinstance(event, Row):
             for own, metrics in zip(rows, event.metrics, strict=True):
                 own.append(metrics)

@@ -19,7 +19,7 @@ from sparserl.runs.files import joined, read_masks, read_policy, write_masks
 from sparserl.sweeps.loop import run
 from sparserl.training.learner import Learner
 from sparserl.training.metrics import observe
-from sparserl.training.warnings import Signatures
+from sparserl.training.warnings import WarningDetector
 
 Masks = dict[str, Tensor]
 
@@ -93,7 +93,7 @@ def test_a_layer_without_any_weight_is_said(tmp_path: Path) -> None:
     """As of every other regulariser."""
     write_masks(tmp_path / "m", masks() | {"policy/1.weight": torch.zeros(6, 5)})
     row = {name: float(value) for name, value in observe(learner_of(tmp_path / "m")).items()}
-    (first,) = Signatures().read(row)
+    (first,) = WarningDetector().read(row)
     assert first.startswith("every weight of layer policy.1")
 
 

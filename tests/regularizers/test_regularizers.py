@@ -329,11 +329,11 @@ def test_critics_have_a_coefficient_of_their_own_or_the_policys() -> None:
     own = "algorithm=sac", "environment=pendulum", "regularizer=l1", "regularizer.scope=all", "regularizer.lambda_c=2"
     configs = [compose(*own, f"regularizer.lambda_c_critic={value}") for value in ("0.5", "null")]
     _, parts = build(configs)
-    (cohort,) = parts.cohorts
-    regularizer = cohort.regularizer
+    (population,) = parts.populations
+    regularizer = population.regularizer
     assert torch.as_tensor(regularizer.coefficient(STEP, deployed=True)).tolist() == [2.0, 2.0]
     assert torch.as_tensor(regularizer.coefficient(STEP, deployed=False)).tolist() == [0.5, 2.0]
-    learner = Learner(cohort.algorithm.bind(parts.environment.spec()), regularizer, cohort.members)
+    learner = Learner(population.algorithm.bind(parts.environment.spec()), regularizer, population.members)
     assert learner.covered == ("policy", "critic_1", "critic_2")
     plain = {c: regularizer.penalty(learner.weights[c], {}) for c in learner.covered}
     row = learner.update(random_batches(1, 2, 16, "sac")[0], env_step=STEP)
@@ -399,9 +399,9 @@ def test_a_learner_takes_proximal_steps_of_each_members_own_coefficient() -> Non
     config = compose("regularizer=l1", "regularizer.proximal=true", "regularizer.reduction=sum", rate)
     configs = [config | {"regularizer": config["regularizer"] | {"lambda_c": value}} for value in (0.0, 1.0, 5.0)]
     _, parts = build(configs)
-    (cohort,) = parts.cohorts
-    learner = Learner(cohort.algorithm.bind(parts.environment.spec()), cohort.regularizer, cohort.members)
-    (none,) = build([compose("regularizer=none", rate)] * 3)[1].cohorts
+    (population,) = parts.populations
+    learner = Learner(population.algorithm.bind(parts.environment.spec()), population.regularizer, population.members)
+    (none,) = build([compose("regularizer=none", rate)] * 3)[1].populations
     plain = Learner(learner.algorithm, none.regularizer, none.members)
     batch = random_batches(1, 3, 16)[0]
     batch["reward"][2] = torch.nan

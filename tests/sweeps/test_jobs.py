@@ -17,8 +17,8 @@ from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json, write_json
 from sparserl.runs.schema import Result
 from sparserl.sweeps import jobs as jobs_module
-from sparserl.sweeps.grouping import loads
-from sparserl.sweeps.jobs import Job, JobError, claim, earlier, job_name, label, mark, objective
+from sparserl.sweeps.grouping import group_jobs
+from sparserl.sweeps.jobs import Job, JobError, job_name, label, objective, previous_result, reserve_folder, write_job_status
 
 
 @cache
@@ -45,8 +45,8 @@ def test_values_of_members_and_regularizers_may_differ_in_a_loop_and_nothing_els
     dense = jobs(2, "regularizer=none")
     other = [Job(config("regularizer=l0", "algorithm.gamma=0.9"), Path("nowhere/gamma"))]
     mixed = [l0[0], *other, dense[0], l0[1], dense[1]]
-    assert loads(mixed, 64, 1) == [[*l0, *dense], other]
-    assert loads(mixed, 64, None) == [l0, other, dense]
+    assert group_jobs(mixed, 64, 1) == [[*l0, *dense], other]
+    assert group_jobs(mixed, 64, None) == [l0, other, dense]
 
 
 @settings(deadline=None)  # composing takes a while, but only the first time
@@ -58,7 +58,7 @@ def test_values_of_members_and_regularizers_may_differ_in_a_loop_and_nothing_els
 def test_every_job_is_in_one_loop_that_is_not_too_large(counts: list[int], max_members: int, workers: int | None) -> None:
     alike = [jobs(count, kind) for count, kind in zip(counts, KINDS, strict=False)]
     every = [job for group in alike for job in group]
-    groups = loads(every, max_members, workers)
+    groups = group_jobs(every, max_members, workers)
     assert sorted(str(job.folder) for group in groups for job in group) == sorted(str(job.folder) for job in every)
     assert max(sizes(groups)) <= max_members
     assert workers or all(any(set(map(id, group)) <= set(map(id, kind)) for kind in alike) for group in groups)
@@ -68,14 +68,14 @@ def test_every_job_is_in_one_loop_that_is_not_too_large(counts: list[int], max_m
 
 
 def test_parts_of_what_is_too_large_are_alike() -> None:
-    assert sizes(loads(jobs(10, "regularizer=none"), 4, 1)) == [4, 3, 3]
+    assert sizes(group_jobs(jobs(10, "regularizer=none"), 4, 1)) == [4, 3, 3]
 
 
 def test_workers_share_what_there_is() -> None:
     """Of three populations half for each; of three that cannot share a loop, the last halves of one fill the gap."""
-    assert sizes(loads([job for kind in KINDS for job in jobs(8, kind)], 64, 2)) == [12, 12]
+    assert sizes(group_jobs([job for kind in KINDS for job in jobs(8, kind)], 64, 2)) == [12, 12]
     apart = [job for envs in (1, 2, 3) for job in jobs(8, f"trainer.num_envs={envs}")]
-    assert sorted(sizes(loads(apart, 64, 2))) == [4, 4, 8, 8]
+    assert sorted(sizes(group_jobs(apart, 64, 2))) == [4, 4, 8, 8]
 
 
 def test_jobs_at_different_steps_do_not_train_together(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_jobs_at_different_steps_do_not_train_together(tmp_path: Path) -> None:
     for job in both:
         job.folder.mkdir()
     checkpoint.save([both[0].folder], 200, [{"tensor": torch.ones(1)}])
-    assert sizes(loads(both, 64, 1)) == [1, 1]
+    assert sizes(group_jobs(both, 64, 1)) == [1, 1]
     checkpoint.save([both[1].folder], 200, [{"tensor": torch.ones(1)}])
-    assert sizes(loads(both, 64, 1)) == [2]
+    assert sizes(group_jobs(both, 64, 1)) == [2]
 
 
 # ---------------------------------------------------------------- names
@@ -172,15 +172,15 @@ def test_of_two_starts_at_the_same_moment_the_first_has_the_folder(tmp_path: Pat
 
     def late(path: Path, row: Any, only_new: bool) -> bool:
         monkeypatch.undo()
-        claim(first)
+        reserve_folder(first)
         return write(path, row, only_new)
 
     monkeypatch.setattr(jobs_module, "write_json", late)
     with pytest.raises(ConfigError, match=r"holds a run with another config \(seed is 1 there and 2 here\)"):
-        claim(second)
+        reserve_folder(second)
     assert read_json(tmp_path / "run" / "config.json") == first.config
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
-    claim(first)  # once more is harmless
+    reserve_folder(first)  # once more is harmless
 
 
 @pytest.fixture
@@ -189,22 +189,22 @@ def job(tmp_path: Path) -> Job:
 
 
 def test_what_failed_is_tried_again_only_when_that_is_asked_for(job: Job) -> None:
-    mark(job, "failed", error="Traceback ...\nValueError: made to fail\n")
+    write_job_status(job, "failed", error="Traceback ...\nValueError: made to fail\n")
     with pytest.raises(JobError, match=r"ValueError: made to fail.*retry_failed=true"):
-        earlier(job, retry_failed=False)
-    assert earlier(job, retry_failed=True) is None
+        previous_result(job, retry_failed=False)
+    assert previous_result(job, retry_failed=True) is None
 
 
 @pytest.mark.parametrize("status", ["waiting", "running", "interrupted"])
 def test_what_was_not_finished_goes_on(job: Job, status: str) -> None:
-    mark(job, status)  # type: ignore[arg-type]
-    assert earlier(job, retry_failed=False) is None
+    write_job_status(job, status)  # type: ignore[arg-type]
+    assert previous_result(job, retry_failed=False) is None
 
 
 def test_a_result_that_is_not_whole_is_made_again_and_said(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     (job.folder / "result.json").write_text('{"algorithm": "dq')
-    mark(job, "done")
-    assert earlier(job, retry_failed=False) is None
+    write_job_status(job, "done")
+    assert previous_result(job, retry_failed=False) is None
     (said,) = capsys.readouterr().err.splitlines()
     assert "result.json cannot be read, so it is made again from the last checkpoint" in said
 
@@ -221,8 +221,8 @@ def test_a_result_that_is_not_whole_is_made_again_and_said(job: Job, capsys: pyt
 )
 def test_a_run_is_done_when_its_ranks_are_evaluated(reason: str, status: str, done: bool, job: Job) -> None:
     write_json(job.folder / "result.json", result(rank_reason=reason))
-    mark(job, status)  # type: ignore[arg-type]
-    assert (earlier(job, retry_failed=False) is not None) == done
+    write_job_status(job, status)  # type: ignore[arg-type]
+    assert (previous_result(job, retry_failed=False) is not None) == done
 
 
 def test_damaged_checkpoints_are_one_sentence(job: Job) -> None:
@@ -230,13 +230,13 @@ def test_damaged_checkpoints_are_one_sentence(job: Job) -> None:
     (path,) = job.folder.glob("checkpoint-*.pt")
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ConfigError, match="take the damaged folders away"):
-        earlier(job, retry_failed=False)
+        previous_result(job, retry_failed=False)
 
 
 def test_a_mark_keeps_how_far_the_run_is(job: Job) -> None:
     (job.folder / "status.json").write_text(
         '{"status": "interrupted", "env_step": 7, "total_steps": 400, "process": 1, "host": "there"}'
     )
-    mark(job, "waiting")
+    write_job_status(job, "waiting")
     status = read_json(job.folder / "status.json")
     assert (status["status"], status["env_step"], status["total_steps"]) == ("waiting", 7, 400)

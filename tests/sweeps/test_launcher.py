@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from hydra_plugins.sparserl_population import PopulationLauncher
 from sparserl import terminal
 from sparserl.config.schema import Config
-from sparserl.lowrank.sweep import Sweep as RankSweep
+from sparserl.lowrank.sweep import RankSweep
 from sparserl.regularizers.l1 import L1
 from sparserl.runs.files import read_json
 from sparserl.sweeps import launcher

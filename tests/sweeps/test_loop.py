@@ -19,7 +19,7 @@ from sparserl import load_policy, status
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
 from sparserl.environments.cartpole import VectorCartPole
-from sparserl.lowrank.sweep import Sweep
+from sparserl.lowrank.sweep import RankSweep
 from sparserl.runs import checkpoint, reader
 from sparserl.runs.files import DiskError, read_json
 from sparserl.sweeps import loop
@@ -95,7 +95,7 @@ def test_a_run_that_ends_in_its_rank_sweep_has_its_policy_and_result_and_is_comp
     instead, raised, written, looked = ENDS[how]
     folders = [tmp_path / "0", tmp_path / "1"]
     with monkeypatch.context() as patch:
-        patch.setattr(Sweep, "__call__", instead(Sweep.__call__))
+        patch.setattr(RankSweep, "__call__", instead(RankSweep.__call__))
         with pytest.raises(raised):
             run(configs(), folders, live=False)
     unswept = []
@@ -131,13 +131,13 @@ def test_a_run_that_ends_in_its_rank_sweep_has_its_policy_and_result_and_is_comp
 def test_while_ranks_are_evaluated_the_status_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The result is there already; that does not make the run done."""
     seen = []
-    sweep = Sweep.__call__
+    sweep = RankSweep.__call__
 
     def look(*arguments: Any) -> Any:
         seen.extend(status.look(tmp_path))
         return sweep(*arguments)
 
-    monkeypatch.setattr(Sweep, "__call__", look)
+    monkeypatch.setattr(RankSweep, "__call__", look)
     (result,) = run(configs()[:1], [tmp_path / "0"], live=False)
     assert [(job.status, job.env_step, job.note, job.return_mean) for job in seen] == [
         ("running", 400, "the ranks are evaluated", result.return_mean)
@@ -226,7 +226,7 @@ def at(number: int, do: Callable[[], object], function: Callable[..., Any]) -> C
         (Evaluator, "_play_wave", 2, raises(RuntimeError()), RuntimeError),  # of the last evaluation
         (checkpoint, "save", 1, raises(DiskError()), DiskError),
         (loop, "random_returns", 1, raises(RuntimeError()), RuntimeError),
-        (Sweep, "__call__", 1, signalled, KeyboardInterrupt),
+        (RankSweep, "__call__", 1, signalled, KeyboardInterrupt),
         (Evaluator, "_play_wave", 4, raises(RuntimeError()), RuntimeError),  # of the ranks
     ],
 )

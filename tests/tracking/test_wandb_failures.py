@@ -174,13 +174,13 @@ def test_after_a_kill_the_run_has_the_same_id_and_each_row_once(tmp_path: Path, 
 FAILING = """
 from sparserl import train
 from sparserl.training.trainer import Row, Trainer
-events = Trainer.events
+events = Trainer.run
 def failing(self, parts, *rest):
     for event in events(self, parts, *rest):
         yield event
         if isinstance(event, Row) and parts.members.seeds == (0,):
             raise RuntimeError("made to fail")
-Trainer.events = failing
+Trainer.run = failing
 train.main()
 """
 

@@ -202,7 +202,7 @@ def test_after_a_crash_that_was_mended_wandb_has_what_the_disk_has(
 ) -> None:
     """A loss three times too large until the run failed at step 300; started again without a checkpoint, it begins anew."""
     config = compose(*SETTINGS, "regularizer=none", "lowrank.ranks=[1]", "trainer.checkpoint_every=1000")
-    events = Trainer.events
+    events = Trainer.run
 
     def failing(self: Trainer, *arguments: Any) -> Any:
         for event in events(self, *arguments):
@@ -214,7 +214,7 @@ def test_after_a_crash_that_was_mended_wandb_has_what_the_disk_has(
                 raise RuntimeError("made to fail")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "events", failing)
+        patch.setattr(Trainer, "run", failing)
         with pytest.raises(RuntimeError, match="made to fail"):
             run([config], [tmp_path], live=False)
     first, second = rows(tmp_path), run([config], [tmp_path], live=False)

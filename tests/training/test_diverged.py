@@ -23,7 +23,7 @@ from sparserl import load_policy
 from sparserl.algorithms.base import Algorithm, Objective
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
-from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.environments.base import Environment, StepResult, VectorEnvironment
 from sparserl.environments.cartpole import VectorCartPole
 from sparserl.networks.base import Network
 from sparserl.optimizers import Adam, Optimizer
@@ -72,7 +72,7 @@ def break_the_environment(monkeypatch: pytest.MonkeyPatch, value: float) -> None
     """CartPole gives the member with the seed BROKEN this reward whenever its pole leans to the right by 0.15 rad."""
     step, seed = VectorCartPole.step, Population((BROKEN,)).generators("environment")[0].initial_seed()
 
-    def broken(self: VectorCartPole, action: Tensor) -> Outcome:
+    def broken(self: VectorCartPole, action: Tensor) -> StepResult:
         outcome = step(self, action)
         # CartPole gives the same tensor of ones at every step
         outcome = dataclasses.replace(outcome, reward=outcome.reward.clone())
@@ -425,10 +425,10 @@ def test_evaluations_hand_on_finite_actions_only() -> None:
         def reset(self) -> Tensor:
             return torch.zeros(*self.shape, 1)
 
-        def step(self, action: Tensor) -> Outcome:
+        def step(self, action: Tensor) -> StepResult:
             taken.append(action)
             ones = torch.ones(self.shape)
-            return Outcome(self.reset(), self.reset(), ones, ones, torch.zeros(self.shape))
+            return StepResult(self.reset(), self.reset(), ones, ones, torch.zeros(self.shape))
 
         def close(self) -> None:
             pass

@@ -26,7 +26,7 @@ from probes import (
 from torch import Tensor
 
 from sparserl.environments import gymnasium
-from sparserl.environments.base import Environment, Outcome, VectorEnvironment
+from sparserl.environments.base import Environment, StepResult, VectorEnvironment
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium, VectorGymnasium
 from sparserl.population.random import Generators
@@ -335,12 +335,12 @@ class VectorTruth(VectorEnvironment):
     def reset(self) -> Tensor:
         return torch.zeros(*self.shape, 1)
 
-    def step(self, action: Tensor) -> Outcome:
+    def step(self, action: Tensor) -> StepResult:
         self.left = self.left - 1
         after = self.left < 0
         reward = torch.where(after & (self.fault == "nan"), math.nan, 1.0)
         failures = {int(place): "oh" for place in after[:, 0].nonzero()} if self.fault != "nan" else {}
-        return Outcome(self.reset(), self.reset(), reward, (self.left <= 0).float(), torch.zeros(self.shape), failures)
+        return StepResult(self.reset(), self.reset(), reward, (self.left <= 0).float(), torch.zeros(self.shape), failures)
 
     def close(self) -> None:
         pass

@@ -13,13 +13,13 @@ from parts import environment_for, immediately, make_learner, modules, random_ba
 
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
-from sparserl.lowrank.sweep import Selected, Sweep
+from sparserl.lowrank.sweep import RankSweep, Selected
 from sparserl.regularizers.l0_units import L0Units
 from sparserl.runs.schema import Rank, Result
 from sparserl.sweeps.loop import run
 from sparserl.training.learner import Learner
 from sparserl.training.metrics import observe
-from sparserl.training.warnings import Signatures
+from sparserl.training.warnings import WarningDetector
 from sparserl.types import Gates, Layers, Penalty
 
 KINDS = ["dqn", "ppo", "sac"]
@@ -41,7 +41,7 @@ def after_two_updates(regularizer: str, algorithm: str, *overrides: str) -> Lear
 
 
 def said(learner: Learner) -> list[str]:
-    return Signatures().read({name: float(value) for name, value in observe(learner).items()})
+    return WarningDetector().read({name: float(value) for name, value in observe(learner).items()})
 
 
 keys_of = cache(lambda regularizer: compose(f"regularizer={regularizer}")["regularizer"])
@@ -179,13 +179,13 @@ def test_gates_that_swing_are_said(algorithm: str, tmp_path: Path, monkeypatch: 
 
 def swept(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch, selected: Selected) -> Result:
     """A short run whose rank sweep selects this."""
-    sweep = Sweep.__call__
+    sweep = RankSweep.__call__
 
     def select(*arguments: Any) -> list[Any]:
         return [dataclasses.replace(found, selected=selected) for found in sweep(*arguments)]
 
     with monkeypatch.context() as patched:
-        patched.setattr(Sweep, "__call__", select)
+        patched.setattr(RankSweep, "__call__", select)
         (result,) = run([config], [folder], live=False)
     return result
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from sparserl.config.build import build
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose
-from sparserl.environments.base import Outcome
+from sparserl.environments.base import StepResult
 from sparserl.environments.cartpole import CartPole
 from sparserl.population.members import Population
 from sparserl.sweeps.loop import run
@@ -81,7 +81,7 @@ def test_training_counts_the_episodes_that_ended_with_a_success(block: int) -> N
         for success, end in steps:
             nothing, ends = torch.zeros(2, 1), torch.full((2, 1), float(end))
             measures = {"success_rate": torch.tensor([[float(success)], [1.0 - success]])}
-            episodes.add(Outcome(nothing, nothing, nothing, ends, nothing, measures=measures))
+            episodes.add(StepResult(nothing, nothing, nothing, ends, nothing, measures=measures))
         taken: list[float] = episodes.take()["train/success_rate"].tolist()
         return taken
 
@@ -159,7 +159,7 @@ def test_hindsight_learns_to_flip_bits_and_replay_does_not(experience: str) -> N
         "algorithm.epsilon=0.2", "algorithm.gamma=0.98", "algorithm.tau=0.05", "algorithm.target_update_interval=4",
     )  # fmt: skip
     trainer, parts = build([compose(*settings, f"seed={seed}") for seed in (0, 1)])
-    *_, last = trainer.events(parts)
+    *_, last = trainer.run(parts)
     assert isinstance(last, Finished)
     successes = last.evaluation.measures["success_rate"]
     # an episode visits 11 of 1024 states at most, so that chance reaches 0.5 of 50 goals in the mean, and 5 with a probability

@@ -66,7 +66,7 @@ def members_of(number: int, *overrides: str) -> list[Config]:
 
 def learned(members: Sequence[Config]) -> Learner:
     trainer, parts = build(members)
-    *_, last = trainer.events(parts)
+    *_, last = trainer.run(parts)
     assert isinstance(last, Finished)
     (learner,) = last.group.learners
     return learner
@@ -136,7 +136,7 @@ def snapshots(
     trainer, parts = build(members)
     found: list[list[State]] = []
     rows: Rows = [[] for _ in members]
-    for event in trainer.events(parts, list(states)):
+    for event in trainer.run(parts, list(states)):
         if isinstance(event, Snapshot):
             found.append(deepcopy(event.states))
         elif isinstance(event, Row):

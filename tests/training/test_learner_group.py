@@ -36,7 +36,7 @@ def groups(kind: type[DQN] = DQN) -> Iterator[LearnerGroup]:
     while True:
         _, parts = build(configs)
         algorithm = as_kind(kind, parts.algorithm).bind(parts.environment.spec())
-        yield LearnerGroup(algorithm, [Learner(algorithm, each.regularizer, each.members) for each in parts.cohorts])
+        yield LearnerGroup(algorithm, [Learner(algorithm, each.regularizer, each.members) for each in parts.populations])
 
 
 def policies(group: LearnerGroup) -> list[Layers]:

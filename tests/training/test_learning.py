@@ -86,7 +86,7 @@ SETTINGS = {"ppo": ON_POLICY, "a2c": A2C} | dict.fromkeys(("ddpg", "td3", "sac")
 def learned(world: Environment, members: Sequence[Config]) -> Learner:
     """A population trained on ``world``."""
     trainer, parts = build(members)
-    *_, last = trainer.events(dataclasses.replace(parts, environment=world))
+    *_, last = trainer.run(dataclasses.replace(parts, environment=world))
     assert isinstance(last, Finished)
     (learner,) = last.group.learners
     return learner
@@ -175,9 +175,9 @@ def test_under_random_gates_values_stay_what_they_are_worth(kind: type[DQN], low
     quick = "algorithm.gamma=0.9", "algorithm.tau=0.2", "trainer.total_steps=1600", "trainer.log_every=400"
     trainer, parts = build(seeded("regularizer=l0", "regularizer.lambda_c=0", *gates, *quick))
     algorithm = as_kind(kind, parts.algorithm)
-    cohorts = [dataclasses.replace(cohort, algorithm=algorithm) for cohort in parts.cohorts]
-    parts = dataclasses.replace(parts, environment=probes.Truncated(), algorithm=algorithm, cohorts=cohorts)
-    *_, last = (event for event in trainer.events(parts) if isinstance(event, Row))
+    populations = [dataclasses.replace(population, algorithm=algorithm) for population in parts.populations]
+    parts = dataclasses.replace(parts, environment=probes.Truncated(), algorithm=algorithm, populations=populations)
+    *_, last = (event for event in trainer.run(parts) if isinstance(event, Row))
     for member in last.metrics:
         assert member["policy/q_value"] > lowest
         assert highest is None or member["policy/q_value"] < highest
@@ -231,7 +231,7 @@ def test_under_masks_that_close_half_of_the_weights_the_best_action_is_learned(a
     masked = [f"regularizer={name}" for name in ("random", "magnitude")]
     members = [member for name in masked for member in seeded(name, "regularizer.target_sparsity=0.5", algorithm=algorithm)]
     trainer, parts = build(members)
-    *_, last = trainer.events(dataclasses.replace(parts, environment=world))
+    *_, last = trainer.run(dataclasses.replace(parts, environment=world))
     assert isinstance(last, Finished)
     values = world.q_values(world.states(), DISCOUNT)
     for learner in last.group.learners:
@@ -275,7 +275,7 @@ def test_an_algorithm_learns_the_best_continuous_action(algorithm: str) -> None:
     world, fitting = probes.UselessContinuousInput(), f"environment={environment_for(algorithm)}"
     members = [member for its in REGULARIZED for member in seeded(*its, fitting, algorithm=algorithm)]
     trainer, parts = build(members)
-    *_, last = trainer.events(dataclasses.replace(parts, environment=world))
+    *_, last = trainer.run(dataclasses.replace(parts, environment=world))
     assert isinstance(last, Finished)
     states = world.states().expand(len(members), *world.states().shape)
     action = world.spec().unscale_action(last.group.deterministic_action(states, slice(0, len(members))))

@@ -98,11 +98,11 @@ def trained(name: str, *overrides: str, states: list[State] | None = None) -> tu
     configs = [compose(f"regularizer={r}", f"seed={seed}", *options) for r, seed in (("none", 0), ("none", 1), ("l1", 2))]
     trainer, parts = build(configs)
     algorithm = as_kind(KINDS[name], parts.algorithm)
-    cohorts = [dataclasses.replace(cohort, algorithm=algorithm) for cohort in parts.cohorts]
-    parts = dataclasses.replace(parts, algorithm=algorithm, cohorts=cohorts)
+    populations = [dataclasses.replace(population, algorithm=algorithm) for population in parts.populations]
+    parts = dataclasses.replace(parts, algorithm=algorithm, populations=populations)
     Centred.given.clear()
     snapshots, rows = [], []
-    for event in trainer.events(parts, states):
+    for event in trainer.run(parts, states):
         if isinstance(event, Snapshot):
             snapshots.append(copy.deepcopy(event))
         elif isinstance(event, Row):

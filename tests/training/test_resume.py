@@ -19,7 +19,7 @@ from folders import stopping_at_checkpoints
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose, read_back
 from sparserl.environments import gymnasium
-from sparserl.lowrank.sweep import Stage
+from sparserl.lowrank.sweep import RankEvaluator
 from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json
 from sparserl.sweeps.loop import run
@@ -305,7 +305,7 @@ def test_a_config_of_before_there_was_trust_is_as_good(smoke: Config, tmp_path: 
 def test_a_signal_after_the_training_leaves_done_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It arrives twice: while the ranks are evaluated, and while the second of three members has its figure drawn."""
     configs = [compose("trainer=smoke", "network.hidden=[8]", "lowrank.ranks=[1]", f"seed={seed}") for seed in range(3)]
-    play, after = Stage.play, []
+    play, after = RankEvaluator.play, []
 
     def start(name: str) -> list[str]:
         """How each member ends."""
@@ -328,7 +328,7 @@ def test_a_signal_after_the_training_leaves_done_what_is_done(tmp_path: Path, mo
 
     assert start("whole") == ["done"] * 3
     with monkeypatch.context() as patch:
-        patch.setattr(Stage, "play", lambda *arguments: (stop(), play(*arguments))[1])
+        patch.setattr(RankEvaluator, "play", lambda *arguments: (stop(), play(*arguments))[1])
         assert start("stopped") == ["interrupted"] * 3
     assert reasons() == ["not_swept"] * 3
     with monkeypatch.context() as patch:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sparserl.algorithms.dqn import DQN
 from sparserl.config.build import build
 from sparserl.config.validation import compose
-from sparserl.environments.base import Outcome
+from sparserl.environments.base import StepResult
 from sparserl.environments.cartpole import VectorCartPole
 from sparserl.experience.replay import Replay
 from sparserl.policies import q_values
@@ -34,11 +34,11 @@ NOTHING = torch.zeros(MEMBERS, ENVS)
 events = st.lists(st.sampled_from(["step", "step", "step", "take", "abandon"]), min_size=1, max_size=40)
 
 
-def outcome(draw: torch.Generator) -> Outcome:
+def outcome(draw: torch.Generator) -> StepResult:
     """A step with whole rewards, whose sums are exact in any order, in which every fourth episode ends."""
     reward = torch.randint(-5, 6, (MEMBERS, ENVS), generator=draw).float()
     terminated, truncated = ((torch.rand(MEMBERS, ENVS, generator=draw) < 1 / 8).float() for _ in range(2))
-    return Outcome(NOTHING, NOTHING, reward, terminated, truncated)
+    return StepResult(NOTHING, NOTHING, reward, terminated, truncated)
 
 
 @given(events, st.integers(1, 7), st.integers(0, 1000))
@@ -93,7 +93,7 @@ def test_episodes_that_checkpoints_end_are_counted_where_they_bend_the_mean() ->
     one, zero = torch.ones(1, envs), torch.zeros(1, envs)
     for _ in range(100):
         left = left - 1
-        episodes.add(Outcome(zero, zero, one, (left == 0).float(), zero))
+        episodes.add(StepResult(zero, zero, one, (left == 0).float(), zero))
         left = torch.where(left == 0, lengths(), left)
     episodes.abandon()
     taken = episodes.take()
@@ -109,7 +109,7 @@ def test_what_is_not_finite_stays_in_its_own_episode() -> None:
     for reward, ends in ((math.nan, 1.0), (2.0, 1.0)):
         for value, end in ((reward, 0.0), (1.0, ends)):
             one = torch.tensor([[value]])
-            episodes.add(Outcome(one, one, one, torch.tensor([[end]]), torch.zeros(1, 1)))
+            episodes.add(StepResult(one, one, one, torch.tensor([[end]]), torch.zeros(1, 1)))
         taken = episodes.take()["train/return"].item()
         assert math.isnan(taken) if math.isnan(reward) else taken == 3.0
 
@@ -145,7 +145,7 @@ def test_what_check_interrupt_raises_ends_the_training_in_the_middle_of_an_evalu
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    rows = (event.env_step for event in trainer.events(parts, check_interrupt=interrupt) if isinstance(event, Row))
+    rows = (event.env_step for event in trainer.run(parts, check_interrupt=interrupt) if isinstance(event, Row))
     assert next(rows) == 100
     with pytest.raises(KeyboardInterrupt):
         next(rows)
@@ -174,7 +174,7 @@ def test_a_checkpoint_marks_the_episodes_that_it_ends_as_truncated(monkeypatch: 
 
     monkeypatch.setattr(Replay, "extend", record)
     trainer, parts = build([compose(*SMALL, f"seed={seed}") for seed in range(2)])
-    assert [event.env_step for event in trainer.events(parts) if isinstance(event, Snapshot)] == [40, 80]
+    assert [event.env_step for event in trainer.run(parts) if isinstance(event, Snapshot)] == [40, 80]
     marked = [index for index, (truncated, _) in enumerate(stored) if truncated.bool().all()]
     assert marked == [19, 39]
     assert not any(truncated.any() for index, (truncated, _) in enumerate(stored) if index not in marked)
@@ -194,11 +194,11 @@ def test_exploration_follows_the_steps_taken_before_an_action_also_after_a_check
     falling = "algorithm.epsilon={_target_:sparserl.schedules.Linear,start:1.0,end:0.0,steps:80,delay_steps:0}"
     trainer, parts = build([compose(*SMALL, falling)])
     expected = [1 - step / 80 for step in range(0, 80, 2)]
-    (first, _) = [event.states for event in trainer.events(parts) if isinstance(event, Snapshot)]
+    (first, _) = [event.states for event in trainer.run(parts) if isinstance(event, Snapshot)]
     assert used == pytest.approx(expected)
     used.clear()
     trainer, parts = build([compose(*SMALL, falling)])
-    assert isinstance([*trainer.events(parts, first)][-1], Finished)
+    assert isinstance([*trainer.run(parts, first)][-1], Finished)
     assert used == pytest.approx(expected[20:])
 
 
@@ -210,7 +210,7 @@ def fail(*_: Any) -> None:
 def test_environments_are_closed_whatever_ends_the_training(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that train and those that evaluate; an evaluation comes before each end."""
     trainer, parts = build([compose(*SMALL)])
-    events = trainer.events(dataclasses.replace(parts, environment=faulty(at_once=2)))
+    events = trainer.run(dataclasses.replace(parts, environment=faulty(at_once=2)))
     assert not Faulty.living
     assert next(event for event in events if isinstance(event, Snapshot)).env_step == 40
     assert len(Faulty.living) >= 2, "training is under way"
@@ -263,7 +263,7 @@ def test_each_phase_is_charged_with_its_own_seconds(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(trainer_module, "observe", time.after(100_000_000, trainer_module.observe))
     rows: list[dict[str, float]] = []
     trainer, parts = build([compose(*SMALL)])
-    for event in trainer.events(parts):
+    for event in trainer.run(parts):
         if isinstance(event, Row):
             rows.append(event.seconds)
             time.now += 1_000_000_000  # to write it

@@ -14,14 +14,14 @@ from sparserl.training.warnings import (
     ROWS_BEFORE_EXPLODING,
     SWING,
     TURNS,
-    Signatures,
+    WarningDetector,
     lost_in_ranks,
     stayed_dense,
 )
 
 
-def said(*rows: Mapping[str, Any], after: Signatures | None = None) -> list[list[str]]:
-    signatures = after or Signatures()
+def said(*rows: Mapping[str, Any], after: WarningDetector | None = None) -> list[list[str]]:
+    signatures = after or WarningDetector()
     return [signatures.read(row) for row in rows]
 
 
@@ -37,7 +37,7 @@ def test_a_run_that_goes_well_gives_no_warning() -> None:
         "gradient/weights/policy.0.weight": 1.0,
         "loss/policy": 3.0,
     }
-    signatures = Signatures()
+    signatures = WarningDetector()
     assert said(*[row] * 30, after=signatures) == [[]] * 30
     assert signatures.said == []
 
@@ -111,7 +111,7 @@ def test_components_and_gates_are_compared_with_themselves() -> None:
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_is_none_to_compare_with(value: float | None) -> None:
     usual = [{"gradient/weights/policy": 1.0}] * ROWS_BEFORE_EXPLODING
-    signatures = Signatures()
+    signatures = WarningDetector()
     assert said(*usual, {"gradient/weights/policy": value}, after=signatures)[-1] == []
     high, exploding = {"gradient/weights/policy": 0.9 * EXPLODING}, {"gradient/weights/policy": 1.1 * EXPLODING}
     below, above = said(high, exploding, after=signatures)
@@ -147,11 +147,11 @@ def test_gates_that_come_to_rest_are_no_warning(closed: tuple[float, ...]) -> No
 
 
 def test_a_swing_goes_on_from_its_state() -> None:
-    signatures = Signatures()
+    signatures = WarningDetector()
     assert said(*shares(0.0, 0.9, 0.1), after=signatures) == [[]] * 3
     state = json.loads(json.dumps(signatures.state_dict()))
     signatures.read({"gates/closed": 0.9})
-    resumed = Signatures()
+    resumed = WarningDetector()
     resumed.load_state_dict(state)
     assert said(*shares(0.15), after=resumed) == [[]], "no move of a tenth"
     assert len(said(*shares(0.9), after=resumed)[0]) == 1
@@ -199,11 +199,11 @@ def test_a_return_that_is_lost_in_ranks(rank: Any, measured: int, retention: flo
 
 
 def test_of_a_stopped_member_only_that_is_said_and_once() -> None:
-    signatures = Signatures()
+    signatures = WarningDetector()
     constant = {"eval/constant_action": 1.0, "sparsity/exact/policy.0.weight": 1.0}
     assert signatures.read(constant, "stopped") == ["stopped"]
     assert signatures.read(constant, "stopped") == []
-    resumed = Signatures()
+    resumed = WarningDetector()
     resumed.load_state_dict(json.loads(json.dumps(signatures.state_dict())))
     assert resumed.read(constant, "stopped") == []
     assert resumed.said == ["stopped"]
@@ -216,13 +216,13 @@ def test_a_layers_own_norm_gives_no_second_warning() -> None:
 
 def test_signatures_go_on_from_their_state() -> None:
     """Nothing is said twice, a series of evaluations goes on, and a median is remembered."""
-    signatures = Signatures()
+    signatures = WarningDetector()
     usual = [{"gradient/weights/policy": 1.0}] * ROWS_BEFORE_EXPLODING
     said(*usual, {"sparsity/exact/policy.0.weight": 1.0}, {"eval/constant_action": 1.0}, after=signatures)
     state = json.loads(json.dumps(signatures.state_dict()))  # a checkpoint keeps it, and shares nothing with it
     signatures.read({"eval/constant_action": 0.0, "gradient/weights/policy": 2.0})
 
-    resumed = Signatures()
+    resumed = WarningDetector()
     resumed.load_state_dict(state)
     assert len(resumed.said) == 1
     assert "is zero" in resumed.said[0]
@@ -238,7 +238,7 @@ def test_signatures_go_on_from_their_state() -> None:
 
 
 def test_a_state_is_not_changed_by_what_is_read_later() -> None:
-    signatures = Signatures()
+    signatures = WarningDetector()
     signatures.read({"gradient/weights/policy": 1.0})
     state = signatures.state_dict()
     before = json.dumps(state)

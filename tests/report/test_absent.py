@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -47,34 +48,41 @@ def cells(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def print_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that a command says at its end, and everything that is asked for later."""
-    found = result_of(folder)
-    assert found is not None
-    print_results([found])
-    print_jobs([(folder.name, "done", found, "")])
+def print_all(folders: Sequence[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that a command says at the end of runs, side by side in a folder, and everything that is asked for later.
+
+    The picture of a run is drawn of the last one.
+    """
+    found = [(folder.name, its) for folder in folders if (its := result_of(folder)) is not None]
+    assert len(found) == len(folders)
+    print_results([its for _, its in found])
+    print_jobs([(name, "done", its, "") for name, its in found])
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # whatever is said on stderr, nobody asked for
-        assert figures.draw(folder).exists()
-        report(monkeypatch, folder.parent)
-    assert (folder.parent / "figures" / "comparison.svg").exists()
-    assert [job.status for job in status.look(folder.parent)] == ["done"]
+        assert figures.draw(folders[-1]).exists()
+        report(monkeypatch, folders[-1].parent)
+    assert (folders[-1].parent / "figures" / "comparison.svg").exists()
+    assert [job.status for job in status.look(folders[-1].parent)] == ["done"] * len(folders)
 
 
 # ---------------------------------------------------------------- numbers
 
 
-@pytest.mark.parametrize("name", OPTIONAL)
 def test_a_number_that_may_be_absent_is_a_dash_everywhere(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A deviation of one episode was null in the file, and a TypeError in every table."""
-    folder = made_up(tmp_path / "run", **{name: None})
-    print_all(folder, monkeypatch)
+    """A deviation of one episode was null in the file, and a TypeError in every table. The last run has none of them."""
+    absent = {name: [name] for name in OPTIONAL} | {"~all": OPTIONAL}
+    made = [made_up(tmp_path / name, seed=seed, **dict.fromkeys(names)) for seed, (name, names) in enumerate(absent.items())]
+    print_all(made, monkeypatch)
     printed = capsys.readouterr()
     assert printed.err == ""
     assert not {"nan", "None"} & {*printed.out.split()}
-    assert cells(tmp_path / "rows.csv")[0][name] == ""
+    rows = {Path(row["folder"]).name: row for row in cells(tmp_path / "rows.csv")}
+    present = {name: {key for key in OPTIONAL if row[key] != ""} for name, row in rows.items()}
+    given = set().union(*present.values())
+    assert {"lambda_c", "rank", "retention"} <= given
+    assert present == {name: given - {*names} for name, names in absent.items()}
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -101,7 +109,7 @@ def test_one_evaluation_episode_is_enough(
     print_results([r for r in [result_of(tmp_path / "run")] if r])  # at the second start, when it is null
     assert capsys.readouterr().out == first
     assert "±" not in first
-    print_all(tmp_path / "run", monkeypatch)
+    print_all([tmp_path / "run"], monkeypatch)
 
 
 # ---------------------------------------------------------------- ranks
@@ -120,7 +128,7 @@ def test_runs_without_ranks_are_compared_by_what_they_have(
     """``lowrank.ranks=[]``, or a network in which no rank saves anything: only the whole policy was played."""
     folder = made_up(tmp_path / "run", sweep=False, rank="full", compression=0.0, retention=1.0, return_lowrank=100.0)
     only_full(folder)
-    print_all(folder, monkeypatch)
+    print_all([folder], monkeypatch)
     assert capsys.readouterr().err == ""
     drawn = comparison.of_many(reader.find([tmp_path]))
     assert [axes.get_title()[:6] for axes in drawn.axes] == ["Evalua", "Return"]
@@ -187,7 +195,8 @@ def test_any_text_goes_through_a_report(
     """As the name of an option, as an error, and in the command, which is the last line of every file and figure."""
     monkeypatch.setattr("sparserl.runs.provenance.command", lambda: f"typed {text}")
     for name, named in (("a", "regularizer"), ("b", "algorithm"), ("c", "environment")):
-        assert figures.draw(made_up(tmp_path / name, command=text, **{named: text})).exists()
+        made_up(tmp_path / name, command=text, **{named: text})
+    assert figures.draw(made_up(tmp_path / "e", command=text, regularizer=text, algorithm=text, environment=text)).exists()
     unfinished(tmp_path / "d", "failed", f"Traceback\n{text}", network=text)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -202,7 +211,7 @@ def test_any_text_goes_through_a_report(
     assert rows["d"]["error"] == written.strip().splitlines()[-1]
     header, line, *lines = [line for line in (tmp_path / "table.md").read_text("utf-8").splitlines() if line.startswith("| ")]
     assert {len(_columns(line)) for line in (header, line, *lines)} == {len(_columns(header))}
-    assert len(lines) == 4
+    assert len(lines) == 5
 
 
 def _columns(line: str) -> list[str]:

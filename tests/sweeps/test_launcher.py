@@ -73,7 +73,7 @@ def outcome(root: Path) -> dict[str, tuple[bytes, ...]]:
 @pytest.mark.parametrize(
     ("values", "sizes"),
     [
-        (("regularizer.lambda_c=1,1000", "seed=3,7"), (4, 3, 1)),
+        (("regularizer.lambda_c=1,1000", "seed=3,7"), (4, 3)),  # the fourth is alone
         pytest.param(
             ("regularizer.lambda_c=1,100,1000", "regularizer.beta=0.5,0.9", "seed=3,7"), (12, 4, 1), marks=pytest.mark.slow
         ),
@@ -91,7 +91,7 @@ def test_results_do_not_depend_on_how_jobs_were_grouped(sweep: Sweep, values: tu
 def test_results_do_not_depend_on_which_regularizers_share_a_loop(sweep: Sweep) -> None:
     together, *others = (
         outcome(sweep("regularizer=none,l0,l1", "seed=3,7", f"hydra.launcher.max_members={size}", folder=f"at most {size}"))
-        for size in (6, 4, 1)  # 4: two loops of three, and in each one member of l0
+        for size in (6, 4)  # 4: two loops of three, and in each one member of l0
     )
     assert len(set(together.values())) == len(together) == 6, "jobs that are all alike would show nothing"
     assert all(other == together for other in others)
@@ -242,8 +242,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("launcher", "how"),
     [
-        # an AssertionError and a KeyError are like any Exception but ValueError: once is enough for a quick test
-        pytest.param(launcher, how, marks=pytest.mark.slow if how == "key" or (launcher, how) == ("basic", "assertion") else ())
+        # an AssertionError and a KeyError are like any Exception but ValueError, and under Hydra's launcher the worst is enough
+        pytest.param(launcher, how, marks=pytest.mark.slow if how == "key" or (launcher == "basic" and how != "exit") else ())
         for launcher in ("population", "basic")
         for how in TOLD
     ],
@@ -276,14 +276,14 @@ def test_an_environment_that_raises_fails_its_own_job_only(
     ("text", "told"),
     [
         ("assert False, 'no robot'", "AssertionError: no robot"),
-        pytest.param("import os; os.environ['ROBOT_HOME']", "KeyError: 'ROBOT_HOME'", marks=pytest.mark.slow),  # as above
+        ("import os; os.environ['ROBOT_HOME']", "KeyError: 'ROBOT_HOME'"),
         ("def (", "SyntaxError: invalid syntax"),
         ("from os import robot", "ImportError: cannot import name 'robot'"),
         ("raise SystemExit('no robot')", "SystemExit: no robot"),
     ],
 )
 def test_an_environments_module_that_cannot_be_imported_is_one_sentence(
-    text: str, told: str, sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "unimportable.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -296,6 +296,12 @@ def test_an_environments_module_that_cannot_be_imported_is_one_sentence(
     assert len(str(ended.value).splitlines()) == 1
     assert "Traceback" in (tmp_path / "single/run.log").read_text()
 
+
+def test_an_environments_module_that_ends_the_program_does_not_end_the_sweep(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unimportable.py").write_text("raise SystemExit('no robot')")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SystemExit, match="environment=acrobot"):
         sweep("environment=acrobot", "environment.id=unimportable:Any-v0,Acrobot-v1", "regularizer=none")
     (trained,) = (tmp_path / "here/outputs/mine").glob("*/result.json")

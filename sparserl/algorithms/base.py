@@ -217,6 +217,15 @@ class Algorithm(ABC):
             return reward
         return normalization.scaled_reward(weights[REWARDS], reward, self.normalized_limit)
 
+    def bootstrapped(self, weights: Weights, batch: Batch, v_t: Float[Tensor, "member batch"]) -> Float[Tensor, "member batch"]:
+        """The return from each transition on, from the value ``v_t`` after it: the target of an action value.
+
+        A terminated episode has no value after it; a truncated one goes on unseen. An experience that adds up the rewards of
+        several steps says in ``discount`` what the value is multiplied by.
+        """
+        discount = batch["discount"] if "discount" in batch else self.gamma * (1 - batch["terminated"])
+        return self.learned_reward(weights, batch["reward"]) + discount * v_t
+
     # ------------------------------------------------------------ what is deployed
 
     def policy_structure(self) -> Structure:

@@ -85,10 +85,10 @@ class DQN(Algorithm):
         return q_values.of(q_target_t, q_values.greedy(q_select_t))
 
     def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
-        """The mean loss of the TD error. A terminated episode has no value after it; a truncated one goes on unseen."""
+        """The mean loss of the TD error."""
         with torch.no_grad():
             v_t = self.next_value(weights, noise_free, self.network_input(weights, batch["next_observation"]))
-            target_tm1 = self.learned_reward(weights, batch["reward"]) + self.gamma * (1 - batch["terminated"]) * v_t
+            target_tm1 = self.bootstrapped(weights, batch, v_t)
         q_tm1 = self.network(weights["policy"], self.network_input(weights, batch["observation"]))
         q_a_tm1 = q_values.of(q_tm1, batch["action"])
         loss = _LOSSES[self.loss](q_a_tm1, target_tm1, reduction="none").mean(dim=-1)

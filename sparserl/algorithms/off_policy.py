@@ -145,7 +145,3 @@ class OffPolicyActorCritic(Algorithm):
         q_value = q_tm1[0].detach()
         metrics = {"td_error": (target_tm1 - q_value).abs().mean(dim=1), "q_value": q_value.mean(dim=1)}
         return Objective(loss, self.critics, metrics)
-
-    def bootstrapped(self, weights: Weights, batch: Batch, v_t: Float[Tensor, "member batch"]) -> Float[Tensor, "member batch"]:
-        """The target of the critics, from the value after each step. A truncated episode goes on unseen."""
-        return self.learned_reward(weights, batch["reward"]) + self.gamma * (1 - batch["terminated"]) * v_t

@@ -21,6 +21,9 @@ from sparserl.types import Batch, Relabel, Spec, Transition
 PLANES = "planes"
 """The field that stands for both observations of a transition: the numbers of their planes, and of the one that came last."""
 
+LAST_PLANES = "last_planes"
+"""The same of the last of several steps."""
+
 AT_ONCE = 4096
 """Planes that are put into the ring together when a run goes on: 30 MB of 84 x 84 pixels."""
 
@@ -130,8 +133,13 @@ class Frames(Replay):
     def _sample(self) -> Batch:
         batch = super()._sample()
         numbers = batch.pop(PLANES)
+        if LAST_PLANES in batch:
+            numbers = torch.cat([numbers[..., :-1], batch.pop(LAST_PLANES)[..., 1:]], dim=2)
         planes = self._planes_of(numbers)
-        return {"observation": planes[:, :, :-1], "next_observation": planes[:, :, 1:]} | batch
+        return {"observation": planes[:, :, : self._stack], "next_observation": planes[:, :, -self._stack :]} | batch
+
+    def _after(self, last: Batch) -> Batch:
+        return super()._after(last) | {LAST_PLANES: last[PLANES]}
 
     def _planes_of(self, numbers: Int64[Tensor, "member _batch plane"]) -> UInt8[Tensor, "member _batch plane height width"]:
         flat = numbers.flatten(1)

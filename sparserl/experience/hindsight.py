@@ -34,7 +34,12 @@ class Hindsight(Replay):
     needs_goals = True
     k: Count
 
+    def check(self, spec: Spec) -> None:
+        if self.n_step > 1:
+            raise ValueError(f"experience.n_step is {self.n_step}, but goals are exchanged of single steps; set it to 1")
+
     def begin(self, members: Population, spec: Spec, relabel: Relabel) -> None:
+        self.check(spec)
         if spec.goal_size is None:
             raise ValueError("Hindsight needs an environment with goals")
         super().begin(members, spec, relabel)
@@ -76,8 +81,7 @@ class Hindsight(Replay):
     def _later(self, index: Int64[Tensor, "member batch"], episode: Tensor, place: Tensor) -> Int64[Tensor, "member batch"]:
         """The row of a transition of the same episode for each row: as far towards the last one as ``place`` in [0, 1) says."""
         envs, episodes = self._last_step.shape[1:]
-        newest = self._seen - 1
-        number = newest - (newest - index) % self.buffer_size  # of all transitions ever given, this one: step * envs + env
+        number = self._number(index)
         step, env = number // envs, number % envs
         last = self._last_step.flatten(1).gather(1, env * episodes + episode % episodes)
         steps_later = (place * (last - step + 1)).long()

@@ -1,5 +1,8 @@
 """Experience replay (Lin 1992): a ring of past transitions for each member, sampled uniformly with replacement.
 
+Returns over several steps (Sutton 1988; with DQN: Hessel et al. 2018, arXiv 1710.02298) are put together when a minibatch is
+sampled, so the ring keeps what happened.
+
 A transition is one row of bytes, whatever its fields are: it is fetched in one or two cache lines, and fetching is most
 of what sampling costs.
 """
@@ -14,7 +17,7 @@ from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 from sparserl.experience.base import Experience
-from sparserl.fields import Count, Steps
+from sparserl.fields import Count, Fraction, Steps
 from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
@@ -25,6 +28,11 @@ ALIGNMENT = 8
 WAITING_STEPS = 64
 """Steps kept as they came until there is something to sample. Ten steps of one sub-environment take nearly three times
 as long to put away one by one as together."""
+
+
+AFTER = "next_observation", "terminated", "truncated"
+DISCOUNT = "discount"
+"""What the value of the state that followed is multiplied by: gamma to the number of steps, 0 after a terminated episode."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,20 @@ class Field:
 
 @dataclass
 class Replay(Experience):
-    """The keys are described in ``conf/experience/replay.yaml``."""
+    """The keys are described in ``conf/experience/replay.yaml``.
+
+    With ``n_step`` above 1 a sampled ``reward`` is the discounted sum of the rewards of so many steps, ``next_observation``,
+    ``terminated`` and ``truncated`` are those of the last of them, and ``discount`` ``[member, batch]`` goes with it. Steps are
+    fewer where the episode ends before, and where nothing later was seen yet. Those after the first were taken by the policy of
+    that time, and are not corrected for it.
+    """
 
     buffer_size: Count
     batch_size: Count
     learning_starts: Steps
     train_freq: Count
+    n_step: Count
+    gamma: Fraction
 
     def begin(self, members: Population, spec: Spec, relabel: Relabel) -> None:
         self._rng = members.rng("replay")
@@ -77,6 +93,7 @@ class Replay(Experience):
         self._seen += envs
         if self._seen > self.learning_starts:
             self._owed += envs
+        self._envs = envs
 
     def _store(self) -> None:
         """Put the steps that wait into the ring."""
@@ -108,7 +125,34 @@ class Replay(Experience):
 
     def _sample(self) -> Batch:
         self._store()
-        return self._columns_of(self._rows(self._draw()))
+        index = self._draw()
+        batch = self._columns_of(self._rows(index))
+        return batch if self.n_step == 1 else batch | self._over_steps(index, batch)
+
+    def _over_steps(self, index: Int64[Tensor, "member batch"], batch: Batch) -> Batch:
+        """The fields that ``n_step`` steps change, for the steps that begin with these rows."""
+        reward, discount = batch["reward"], torch.full_like(batch["reward"], self.gamma)
+        ended = torch.maximum(batch["terminated"], batch["truncated"])
+        last = number = self._number(index)
+        for _ in range(1, self.n_step):
+            number = number + self._envs  # the next step of the same sub-environment
+            goes_on = (ended == 0) & (number < self._seen)
+            last = torch.where(goes_on, number, last)
+            row = self._columns_of(self._rows(last % self.buffer_size))
+            reward = torch.where(goes_on, reward + discount * row["reward"], reward)
+            discount = torch.where(goes_on, discount * self.gamma, discount)
+            ended = torch.maximum(row["terminated"], row["truncated"])
+        after = self._after(self._columns_of(self._rows(last % self.buffer_size)))
+        return after | {"reward": reward, DISCOUNT: discount * (1 - after["terminated"])}
+
+    def _after(self, last: Batch) -> Batch:
+        """What is taken from the last of several steps."""
+        return {name: last[name] for name in AFTER if name in last}
+
+    def _number(self, index: Int64[Tensor, "member batch"]) -> Int64[Tensor, "member batch"]:
+        """Of all transitions ever given, counted from 0, the one in each row: step * envs + env."""
+        newest = self._seen - 1
+        return newest - (newest - index) % self.buffer_size
 
     def _draw(self) -> Int64[Tensor, "member batch"]:
         """Which rows of each member's ring are sampled."""

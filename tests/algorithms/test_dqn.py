@@ -83,6 +83,9 @@ def example(**changes: list[float]) -> tuple[Weights, Batch]:
         (DoubleDQN, {"truncated": 1.0}, 6.0, 1.0),
         # terminated in the very step in which time was up: it is over
         (DQN, {"terminated": 1.0, "truncated": 1.0}, 1.0, 1.0),
+        # after two steps, by an experience that adds up their rewards
+        (DQN, {"discount": 0.25}, 6.0, 1.0),
+        (DoubleDQN, {"discount": 0.25}, 3.5, 1.0),
         # from B to A: both networks are indifferent or prefer what is worth 0
         (DQN, {"observation": B, "next_observation": A}, 1.0, 5.0),
         (DoubleDQN, {"observation": B, "next_observation": A}, 1.0, 5.0),

@@ -169,6 +169,11 @@ def test_hindsight_without_goals_is_refused_before_training() -> None:
         compose("experience=hindsight")
 
 
+def test_hindsight_over_several_steps_is_refused_before_training() -> None:
+    with pytest.raises(ConfigError, match=r"experience\.n_step is 3, but goals are exchanged of single steps; set it to 1"):
+        compose("experience=hindsight", "environment=gymnasium", "environment.id=goals:Line-v0", "experience.n_step=3")
+
+
 def test_an_environment_that_cannot_relabel_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def compute_reward(*_: Any) -> float:
         raise KeyError("needs its info")

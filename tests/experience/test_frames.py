@@ -31,8 +31,10 @@ FIRST = "copies", "zeros", "others"
 """What a stack begins with, before its newest plane: copies of that one, zeros, or images of their own."""
 
 
-def begun(kind: type[Replay], members: Population, stack_size: int, buffer_size: int, batch_size: int = 9) -> Replay:
-    experience = kind(buffer_size, batch_size, learning_starts=0, train_freq=2)
+def begun(
+    kind: type[Replay], members: Population, stack_size: int, buffer_size: int, batch_size: int = 9, n_step: int = 1
+) -> Replay:
+    experience = kind(buffer_size, batch_size, learning_starts=0, train_freq=2, n_step=n_step, gamma=0.9)
     experience.begin(members, Spec((stack_size, *SIDES), 2, observation_dtype=torch.uint8), CartPole(500).relabel)
     return experience
 
@@ -113,12 +115,12 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
             assert torch.equal(one[name], values), name
 
 
-@given(world=worlds, more=st.integers(0, 20), steps=st.integers(1, 30), seed=st.integers(0, 99))
+@given(world=worlds, more=st.integers(0, 20), steps=st.integers(1, 30), n_step=st.integers(1, 3), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=60)
-def test_minibatches_are_those_of_whole_stacks(world: World, more: int, steps: int, seed: int) -> None:
+def test_minibatches_are_those_of_whole_stacks(world: World, more: int, steps: int, n_step: int, seed: int) -> None:
     """Also where the ring goes round, episodes are one step long, and several sub-environments take turns in it."""
     members, size = Population(tuple(range(world.members))), world.envs + more
-    frames, whole = (begun(kind, members, world.planes, size) for kind in (Frames, Replay))
+    frames, whole = (begun(kind, members, world.planes, size, n_step=n_step) for kind in (Frames, Replay))
     for transition in world.steps(steps, seed):
         for experience in (frames, whole):
             experience.extend(transition)
@@ -212,7 +214,7 @@ def test_long_episodes_need_little_more_than_a_plane_for_each_transition() -> No
 
 def test_100_000_transitions_of_pixels_are_less_than_a_gigabyte() -> None:
     """By what is laid out for a member: planes 0.75 GB, all other fields a few bytes each. Whole stacks would be 5.6 GB."""
-    experience = Frames(100_000, 32, learning_starts=0, train_freq=4)
+    experience = Frames(100_000, 32, learning_starts=0, train_freq=4, n_step=1, gamma=0.9)
     experience.begin(Population((0,)), Spec((4, 84, 84), 7, observation_dtype=torch.uint8), CartPole(500).relabel)
     seen, zero = torch.zeros(1, 1, 4, 84, 84, dtype=torch.uint8), torch.zeros(1, 1)
     names = dict.fromkeys(("reward", "terminated", "truncated"), zero)

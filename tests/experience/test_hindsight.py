@@ -54,7 +54,7 @@ def begun(kind: Replay, members: Population) -> Any:
 
 
 def hindsight(members: Population, capacity: int, batch_size: int, k: int = 4, train_freq: int = 1) -> Hindsight:
-    experience: Hindsight = begun(Hindsight(capacity, batch_size, 0, train_freq, k), members)
+    experience: Hindsight = begun(Hindsight(capacity, batch_size, 0, train_freq, 1, 0.9, k), members)
     return experience
 
 
@@ -180,7 +180,7 @@ def chance_of_chi_square(value: float, degrees: int) -> float:
 
 def test_the_rest_is_sampled_as_by_replay() -> None:
     """The first uniforms of a batch are those of Replay, so the first batch has the same rows."""
-    plain, experience = begun(Replay(50, 64, 0, 20), population(2)), hindsight(population(2), 50, 64, train_freq=20)
+    plain, experience = begun(Replay(50, 64, 0, 20, 1, 0.9), population(2)), hindsight(population(2), 50, 64, train_freq=20)
     for step in range(10):
         fields = transition(2, 2, step, torch.zeros(2, 2))
         plain.extend(fields)
@@ -261,13 +261,13 @@ def test_beginning_again_forgets_everything() -> None:
 
 def test_an_environment_without_goals_is_refused() -> None:
     with pytest.raises(ValueError, match="Hindsight needs an environment with goals"):
-        Hindsight(10, 1, 0, 1, 4).begin(population(1), CartPole(500).spec(), CartPole(500).relabel)
+        Hindsight(10, 1, 0, 1, 1, 0.9, 4).begin(population(1), CartPole(500).spec(), CartPole(500).relabel)
 
 
 @pytest.mark.parametrize("kind", ["Line-v0", "EndingLine-v0"])
 def test_with_an_environment_rewards_are_those_it_would_have_given(kind: str) -> None:
     environment, members = goals(kind), population(2)
-    experience = Hindsight(200, 500, 0, 60, 4)
+    experience = Hindsight(200, 500, 0, 60, 1, 0.9, 4)
     experience.begin(members, environment.spec(), environment.relabel)
     actions = members.rng("actions")
     with closing(environment.open(members.generators("environment"), 3)) as vector:

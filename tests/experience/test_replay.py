@@ -35,7 +35,7 @@ def begin(experience: Replay, members: Population) -> None:
 
 
 def replay(members: Population, capacity: int, batch_size: int, learning_starts: int = 0, train_freq: int = 1) -> Replay:
-    experience = Replay(capacity, batch_size, learning_starts, train_freq)
+    experience = Replay(capacity, batch_size, learning_starts, train_freq, n_step=1, gamma=0.99)
     begin(experience, members)
     return experience
 

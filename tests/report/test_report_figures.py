@@ -162,7 +162,7 @@ def test_what_needs_more_than_results_says_so(name: str, tmp_path: Path) -> None
     found = [replace(group, runs=[replace(run, metrics=[], lowrank=[], spectrum=[]) for run in group.runs])
              for group in two_forms(tmp_path)]  # fmt: skip
     with pytest.raises(NothingToShowError, match="which only folders of runs have"):
-        catalogue.FIGURES[name](found)
+        catalogue.FIGURES[name].draw(found)
 
 
 def test_any_text_can_be_drawn(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def compare_weights(axes: Axes, named: dict[str, list[Run]]) -> None:
         axes.plot([fmean(left)], [fmean(returns)], **look, markersize=9, markeredgecolor="black", label=label)
         means.append((fmean(left), fmean(returns)))
     front: list[tuple[float, float]] = []
-    for left_, return_ in sorted(means):
+    for left_, return_ in sorted(means, key=lambda mean: (mean[0], -mean[1])):
         if not front or return_ > front[-1][1]:
             front.append((left_, return_))
     if front:
@@ -97,9 +97,7 @@ def compare_weights(axes: Axes, named: dict[str, list[Run]]) -> None:
     axes.set_xscale("symlog", linthresh=1e-3)  # an empty policy has a place too
     axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1e-3, subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
-    finish(
-        axes, "Return by size: runs, means (large), best means (line)", "share of policy weights left", "return", legend=False
-    )
+    finish(axes, "Return by size: runs, means (large), best (line)", "share of policy weights left", "return", legend=False)
 
 
 def _mean_and_band(axes: Axes, curves: Sequence[dict[Any, float]], label: str, style: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ def finish(axes: Axes, title: str, x: str, y: str, legend: bool = True) -> None:
     axes.set_title(title, fontsize=10, y=1.0)
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -194,7 +194,8 @@ def main() -> None:
     try:
         while True:
             try:
-                return _job()
+                _job()
+                return
             except ConfigCompositionException as error:
                 if not _left_to_the_jobs(error):
                     raise
@@ -242,6 +243,8 @@ def _sentence(error: Exception) -> str:
         text = interpolation_error(error)
     elif key := _refused_key(text):
         text = unknown_key(key, sys.argv[1:])
+    elif match := re.match(r"Error parsing override '(.+?)' missing EQUAL", text):
+        text = f"{match[1]!r} is not an override; write KEY=VALUE"
     elif match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?: 1\.| requires)", text):
         key, _, values = match[1].partition("=")
         text = f"{match[1]} is several values: add -m to train each of them"

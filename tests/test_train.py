@@ -312,6 +312,12 @@ def test_several_values_without_a_multirun_are_one_sentence(override: str, remed
     assert ended.value.code == f"sparserl: {override} is several values: {remedy}"
 
 
+def test_a_word_that_is_no_override_is_one_sentence(train: Train) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train("ppo")
+    assert ended.value.code == "sparserl: 'ppo' is not an override; write KEY=VALUE"
+
+
 def test_a_sweep_may_be_called_by_a_year(train: Train, tmp_path: Path) -> None:
     train("-m", "trainer=smoke", "logger=disk", "network.hidden=[8]", "sweep_name=2026")
     (config,) = (tmp_path / "outputs/2026").glob("*/config.json")

@@ -50,8 +50,9 @@ def of_many(runs: Sequence[Run]) -> Figure:
 def _panels(named: Mapping[str, Sequence[Run]]) -> list[Panel]:
     """Those that the runs of an environment have something for."""
     runs = [run for members in named.values() for run in members]
-    learned, swept = any(run.metrics for run in runs), any(run.swept for run in runs)
-    return [compare_learning] * learned + [compare_rank] * swept + [compare_weights]
+    panels: list[Panel] = []
+    panels += [compare_learning] * any(run.metrics for run in runs)
+    return panels + [compare_rank] * any(run.swept for run in runs) + [compare_weights]
 
 
 def compare_learning(axes: Axes, named: dict[str, list[Run]]) -> None:

@@ -45,6 +45,7 @@ def main() -> None:
     run, trust, video = arguments.run, arguments.trust, arguments.video
     with ExitStack() as opened:
         try:
+            read_policy(run)  # first: without a run, no other remedy helps
             _check(arguments)
             policies = load_policies(arguments)
             mode = "rgb_array" if video else "human"

@@ -15,14 +15,14 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sparserl.config.build import build_logger
 from sparserl.config.schema import CONF, Config, ConfigError, PartError
-from sparserl.config.validation import interpolation_error, read_back, to_plain, unknown_key, without_hydra
+from sparserl.config.validation import interpolation_error, options_without, read_back, to_plain, unknown_key, without_hydra
 from sparserl.runs.files import FIGURE, DiskError
 from sparserl.runs.schema import Result
 from sparserl.sweeps.jobs import (
@@ -192,7 +192,13 @@ def main() -> None:
     # Hydra prints what goes wrong in a job, and some of what goes wrong before; it is asked to hand everything on instead
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        _job()
+        while True:
+            try:
+                _job()
+                return
+            except ConfigCompositionException as error:
+                if not _left_to_the_jobs(error):
+                    raise
     except (ConfigError, DiskError, JobError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_sentence(error))
     except ValueError as error:
@@ -209,13 +215,41 @@ def main() -> None:
         _stop(interrupt, "the same command again")
 
 
+def _left_to_the_jobs(error: ConfigCompositionException) -> bool:
+    """Write a key that only some options of a sweep have as a sweep of one value; False where that is not what is wrong.
+
+    Hydra composes a sweep's single values with the default options first, which need not be among those that are swept over.
+    What is swept over is composed for each job, where the launcher leaves out the keys that the job's options lack.
+    """
+    key = _refused_key(str(error))
+    if key is None or not {"-m", "--multirun"} & {*sys.argv} or options_without(key, sys.argv[1:]) is None:
+        return False
+    before = list(sys.argv)
+    swept = rf"{re.escape(key)}=(?!choice\()(.*)"
+    sys.argv[1:] = [re.sub(swept, rf"{key}=choice(\1)", each) if re.fullmatch(swept, each) else each for each in before[1:]]
+    return sys.argv != before
+
+
+def _refused_key(text: str) -> str | None:
+    """The key that Hydra cannot override, in what it says."""
+    found = re.match(r"Could not override '([^']+)'", text)
+    return found[1] if found else None
+
+
 def _sentence(error: Exception) -> str:
     """One line for a user, also of what Hydra says in many."""
     text = " ".join(str(error).split())
     if isinstance(error, OmegaConfBaseException):
         text = interpolation_error(error)
-    elif match := re.match(r"Could not override '([^']+)'", text):
-        text = unknown_key(match[1], sys.argv[1:])
+    elif key := _refused_key(text):
+        text = unknown_key(key, sys.argv[1:])
+    elif match := re.match(r"Error parsing override '(.+?)' missing EQUAL", text):
+        text = f"{match[1]!r} is not an override; write KEY=VALUE"
+    elif match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?: 1\.| requires)", text):
+        key, _, values = match[1].partition("=")
+        text = f"{match[1]} is several values: add -m to train each of them"
+        if not ("(" in values or (CONF / key).is_dir()):
+            text += f", or write {key}=[{values}] for a list"
     elif match := re.match(
         r"(?:In '[^']*': )?Could not find '([^']+)/([^/']+)'(?: Available options in '[^']*': (.*?))? Config search", text
     ):

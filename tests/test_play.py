@@ -350,6 +350,9 @@ def test_what_cannot_be_is_one_sentence(
 def test_a_folder_that_is_no_runs_is_said_to_be_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="not a run's folder"):
         command(monkeypatch, tmp_path, "--video", tmp_path / "film.mp4")
+    monkeypatch.delenv("DISPLAY", raising=False)  # of which it spoke first
+    with pytest.raises(SystemExit, match="not a run's folder"):
+        command(monkeypatch, tmp_path)
 
 
 def test_a_missing_package_is_named_with_its_remedy(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -295,6 +295,29 @@ def test_a_relative_start_is_found_from_a_working_directory_of_the_runs_own(trai
     assert read_json(trained.with_name("started") / "status.json")["status"] == "done"
 
 
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("seed=1,2", "add -m to train each of them, or write seed=[1,2] for a list"),
+        ("network.hidden=64,64", "add -m to train each of them, or write network.hidden=[64,64] for a list"),
+        ("algorithm=dqn,ppo", "add -m to train each of them"),
+        ("seed=range(4)", "add -m to train each of them"),
+        ("seed=choice(1,2)", "add -m to train each of them"),
+    ],
+)
+def test_several_values_without_a_multirun_are_one_sentence(override: str, remedy: str, train: Train) -> None:
+    """Hydra says it in four lines, of which the last one has the remedy."""
+    with pytest.raises(SystemExit) as ended:
+        train(override)
+    assert ended.value.code == f"sparserl: {override} is several values: {remedy}"
+
+
+def test_a_word_that_is_no_override_is_one_sentence(train: Train) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train("ppo")
+    assert ended.value.code == "sparserl: 'ppo' is not an override; write KEY=VALUE"
+
+
 def test_a_sweep_may_be_called_by_a_year(train: Train, tmp_path: Path) -> None:
     train("-m", "trainer=smoke", "logger=disk", "network.hidden=[8]", "sweep_name=2026")
     (config,) = (tmp_path / "outputs/2026").glob("*/config.json")

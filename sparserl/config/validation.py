@@ -28,6 +28,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, errors_of
@@ -205,9 +206,15 @@ def _check_plain(path: str, hint: Any, value: Any) -> Any:
         adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
         return adapter.validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
-        # one for each kind of value that is allowed, each item of a list
-        reasons = dict.fromkeys(found["msg"].replace("Input should", "it must") for found in error.errors())
-        raise ConfigError(f"{path} is {value!r}; {', or '.join(r[0].lower() + r[1:] for r in reasons)}") from error
+        reasons = dict.fromkeys(map(_reason, error.errors()))  # one for each kind of value that is allowed, each item of a list
+        raise ConfigError(f"{path} is {value!r}; {', or '.join(reasons)}") from error
+
+
+def _reason(found: ErrorDetails) -> str:
+    """What pydantic says is wrong with a value, or with an item of a list, in the words of who writes a config."""
+    subject = "each item must" if any(isinstance(place, int) for place in found["loc"]) else "it must"
+    text = found["msg"].replace("Input should", subject).replace("a valid array", "a list in brackets")
+    return text[0].lower() + text[1:]
 
 
 def _contract(hint: Any) -> Any:
@@ -257,17 +264,33 @@ def unknown_key(path: str, overrides: Sequence[str] = ()) -> str:
 
     ``overrides`` are all that were given; those that choose an option of a group decide which keys there are.
     """
-    choices = [each for each in overrides if (CONF / each.partition("=")[0]).is_dir()]
-    chosen = [each for each in choices if "," not in each]
     try:
-        for group, _, options in (each.partition("=") for each in choices if "," in each):
-            lacking = [option for option in options.split(",") if not _is_key(path, [*chosen, f"{group}={option}"])]
-            if 0 < len(lacking) < len(options.split(",")):
-                return f"{path} is not a key where {group} is {' or '.join(lacking)}; sweep over the others by themselves"
-        with _composed(chosen) as config:
+        if lacking := options_without(path, overrides):
+            group, options = lacking
+            return f"{path} is not a key where {group} is {' or '.join(options)}; sweep over the others by themselves"
+        with _composed(_choices(overrides)[0]) as config:
             return _why_not(path, without_hydra(config))
     except HydraException:  # an option that is not there, either
         return f"{path} is not a key of the config{_nearest(path, ())}"
+
+
+def options_without(path: str, overrides: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The group of a sweep of which some options have a key, and the options that lack it; None where there is no such group.
+
+    Raises HydraException where an option is not there.
+    """
+    chosen, swept = _choices(overrides)
+    for group, _, options in (each.partition("=") for each in swept):
+        lacking = [option for option in options.split(",") if not _is_key(path, [*chosen, f"{group}={option}"])]
+        if 0 < len(lacking) < len(options.split(",")):
+            return group, lacking
+    return None
+
+
+def _choices(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides that choose one option of a group, and those that choose several."""
+    choices = [each for each in overrides if (CONF / each.partition("=")[0]).is_dir()]
+    return [each for each in choices if "," not in each], [each for each in choices if "," in each]
 
 
 def _is_key(path: str, chosen: Sequence[str]) -> bool:
@@ -379,4 +402,5 @@ def check_start(config: Config) -> None:
     algorithm = bound_algorithm(config)
     fresh: Weights = split(algorithm.init(Population((0,), CPU)), 0)
     if fault := misfit(start, {component: fresh[component] for component in algorithm.policy}):
-        raise ConfigError(f"init_from is {config['init_from']!r}, whose {fault}")
+        remedy = "choose the algorithm and the network that it was trained with"
+        raise ConfigError(f"init_from is {config['init_from']!r}, whose {fault}; {remedy}")

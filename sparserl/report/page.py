@@ -5,29 +5,50 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sparserl.report.markup import html_escaped as escaped
 from sparserl.report.table import Table
 
+MADE = "how_this_was_made"
+"""The place of the last section."""
+
 STYLE = """
-:root { color-scheme: light; font: 15px/1.5 system-ui, sans-serif; color: #222; }
+:root {
+  color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif;
+  --text: #222; --page: #fff; --dim: #555; --line: #ddd; --head: #f5f5f5; --hover: #e8f2fa; --link: #0060a0;
+}
+@media (prefers-color-scheme: dark) {
+  :root { --text: #ddd; --page: #181818; --dim: #aaa; --line: #444; --head: #282828; --hover: #203040; --link: #80bfff; }
+}
+body { background: var(--page); color: var(--text); overflow-wrap: anywhere; }
 body { margin: 0 auto; max-width: 90rem; padding: 1rem 2rem 4rem; }
 h1, h2 { line-height: 1.2; }
-h2 { border-top: 1px solid #ddd; margin-top: 2.5rem; padding-top: 1.5rem; }
-nav a { margin-right: 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #e5e5e5; padding: 0.25rem 0.6rem; text-align: left; white-space: nowrap; }
-th { background: #f5f5f5; position: sticky; top: 0; }
+h2 { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1.5rem; }
+a { color: var(--link); }
+nav a { display: inline-block; margin-right: 1.2rem; }
+figure { margin: 0; }
+figcaption { margin-top: 0.8rem; }
+.wide { overflow: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { border-bottom: 1px solid var(--line); padding: 0.25rem 0.6rem; text-align: left; white-space: nowrap; }
+th { background: var(--head); position: sticky; top: 0; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
-th button:focus-visible { outline: 2px solid #0072b2; }
+th button:focus-visible { outline: 2px solid var(--link); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
-tbody tr:hover { background: #f0f6fb; }
-svg { height: auto; max-width: 100%; }
-code { font-size: 12px; overflow-wrap: anywhere; }
-.caption, summary { color: #555; font-size: 13px; max-width: 70rem; }
+tbody tr:hover { background: var(--hover); }
+svg { background: #fff; display: block; height: auto; max-width: 100%; }
+.caption, summary, .small { color: var(--dim); font-size: 13px; max-width: 70rem; }
+.commands { font: 12px/1.5 ui-monospace, monospace; }
+@media (min-width: 60rem) { .wide:has(table) { max-height: 85vh; } }
+@media (max-width: 60rem) {
+  body { padding: 0.5rem 1rem 2rem; }
+  h1 { font-size: 1.5rem; }
+  h2 { font-size: 1.25rem; }
+  svg { max-width: none; }
+}
 """
 
 SCRIPT = """
@@ -49,16 +70,29 @@ for (const button of document.querySelectorAll("th button")) {
 """
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    """The text of an SVG file."""
+
+
 def page(
-    title: str, tables: Sequence[Table], figures: Mapping[str, str], made_with: Sequence[str], skipped: Sequence[str]
+    title: str, tables: Sequence[Table], drawings: Sequence[Drawing], made_with: Sequence[str], skipped: Sequence[str]
 ) -> str:
-    """The page. ``figures`` are SVG files as text by name; ``made_with`` and ``skipped`` are lines of plain text.
+    """The page: tables, figures, and how they were made. ``made_with`` and ``skipped`` are lines of plain text.
 
     Its security policy forbids every request and every script but the one that sorts tables.
     """
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    links = [*(table.name for table in tables), *figures]
+    # the first table has the page's title, as it is alone in its files
+    headings = {table.name: "Summary" if table.title == title else table.title for table in tables}
+    links = headings | {drawing.name: drawing.title for drawing in drawings} | {MADE: "How this was made"}
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -67,31 +101,37 @@ def page(
         f"<title>{escaped(title)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{escaped(title)}</h1>",
         "<nav>",
-        *(f'<a href="#{escaped(name)}">{escaped(_words(name))}</a>' for name in links),
-        "</nav>",
-        *map(_table, tables),
-        *(_figure(name, text) for name, text in figures.items()),
-        "<h2>How this was made</h2>",
-        _list(made_with),
-        f"<p>Not made:</p>{_list(skipped)}" if skipped else "",
-        f"<script>{SCRIPT}</script></body></html>",
+        *(f'<a href="#{escaped(name)}">{escaped(heading)}</a>' for name, heading in links.items()),
+        "</nav><main>",
+        *(_section(table.name, headings[table.name], _table(table, headings[table.name])) for table in tables),
+        *(_section(drawing.name, drawing.title, _figure(drawing)) for drawing in drawings),
+        _section(MADE, links[MADE], _list(made_with, "commands") + (f"<p>Not made:</p>{_list(skipped)}" if skipped else "")),
+        f"</main><script>{SCRIPT}</script></body></html>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def _table(table: Table) -> str:
+def _section(name: str, heading: str, content: str) -> str:
+    return f'<section><h2 id="{escaped(name)}">{escaped(heading)}</h2>\n{content}</section>'
+
+
+def _table(table: Table, heading: str) -> str:
     heads = "".join(f'<th scope="col"><button type="button">{escaped(header)}</button></th>' for header in table.cells[0])
     rows = "".join(f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in row.values())}</tr>\n" for row in table.cells)
     notes = f"<details><summary>Missing: {len(table.notes)}</summary>{_list(table.notes)}</details>" if table.notes else ""
-    head = f'<section><h2 id="{escaped(table.name)}">{escaped(table.title)}</h2>'
-    body = f'<div class="wide"><table><thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table></div>'
-    return f'{head}\n{body}<p class="caption">{escaped(table.caption)}</p>{notes}</section>'
+    body = _wide(f"<table><thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table>", heading)
+    return f'{body}<p class="caption">{escaped(table.caption)}</p>{notes}'
 
 
-def _figure(name: str, text: str) -> str:
-    words = escaped(_words(name))
-    label = f'<svg role="img" aria-label="{words}"'
-    return f'<section><h2 id="{escaped(name)}">{words}</h2>\n{inline(text, name).replace("<svg", label, 1)}</section>'
+def _figure(drawing: Drawing) -> str:
+    label = f'<svg role="img" aria-label="{escaped(f"{drawing.title}. {drawing.caption}")}"'
+    body = _wide(inline(drawing.svg, drawing.name).replace("<svg", label, 1), drawing.title)
+    return f'<figure>{body}<figcaption class="caption">{escaped(drawing.caption)}</figcaption></figure>'
+
+
+def _wide(content: str, label: str) -> str:
+    """A box in which what is wider than the page scrolls, with a mouse, a finger or the arrow keys."""
+    return f'<div class="wide" role="region" tabindex="0" aria-label="{escaped(label)}">{content}</div>'
 
 
 def inline(text: str, name: str) -> str:
@@ -101,9 +141,5 @@ def inline(text: str, name: str) -> str:
     return re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", element)
 
 
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li><code>{escaped(line)}</code></li>' for line in lines)}</ul>"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+def _list(lines: Sequence[str], look: str = "small") -> str:
+    return f'<ul class="{look}">{"".join(f"<li>{escaped(line)}</li>" for line in lines)}</ul>'

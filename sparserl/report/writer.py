@@ -10,7 +10,7 @@ from sparserl.report import exports, markup, overview
 from sparserl.report.figures import style
 from sparserl.report.figures.catalogue import FIGURES
 from sparserl.report.groups import Group
-from sparserl.report.page import page
+from sparserl.report.page import Drawing, page
 from sparserl.report.rows import MADE_BY
 from sparserl.report.table import NothingToShowError, Table
 from sparserl.report.tables import TABLES
@@ -83,10 +83,10 @@ def write_figures(groups: Sequence[Group], to: Path, origin: Mapping[str, str | 
     """The figures that the runs have something for, as PNG and SVG; returns their names, and a sentence on each other one."""
     made, skipped = [], []
     to.mkdir(parents=True, exist_ok=True)
-    for name, draw in FIGURES.items():
+    for name, entry in FIGURES.items():
         with optional(f"figure {name}"):
             try:
-                drawn = draw(groups)
+                drawn = entry.draw(groups)
             except NothingToShowError as reason:
                 skipped.append(f"figure {name} is not made: {reason}")
                 continue
@@ -105,11 +105,14 @@ def write_page(
     skipped: Sequence[str],
 ) -> str:
     """All of it as one HTML file; returns its name. ``figures`` are names of those that were written below ``to``."""
-    texts = {name: (to / FIGURE_FOLDER / f"{name}.svg").read_text("utf-8") for name in figures}
+    drawn = [
+        Drawing(name, FIGURES[name].title, FIGURES[name].caption, (to / FIGURE_FOLDER / f"{name}.svg").read_text("utf-8"))
+        for name in figures
+    ]
     made_with = [f"{key}: {value}" for key, value in origin.items() if value]
     runs = {id(run): run for table in tables for run in table.runs}
     made_with += [f"{count}: {', '.join(what)}" for what, count in made_by([*runs.values()]).items()]
-    write_text(to / PAGE, page(title, tables, texts, made_with, skipped))
+    write_text(to / PAGE, page(title, tables, drawn, made_with, skipped))
     return PAGE
 
 

@@ -80,8 +80,10 @@ def launch(
 
     ``configs`` are theirs, Hydra's node included, and ``sweep`` is that of the whole multirun.
 
-    Raises ConfigError where the settings are wrong; what is wrong with a job is in its JobReturn.
+    Raises ConfigError where the settings are wrong or there are no jobs; what is wrong with a job is in its JobReturn.
     """
+    if not configs:
+        raise ConfigError("the sweep has no jobs: a list of values is empty; name a value of each key")
     setup_globals()
     configure_log(sweep.hydra.hydra_logging, sweep.hydra.verbose)
     runs = [_with_seeds(config) for config in configs]
@@ -271,7 +273,13 @@ class Launch:
                 self._give(index, ConfigError(f"hydra.sweep.subdir: {interpolation_error(error)}"))
             except Exception as error:  # noqa: BLE001 (a config may name anybody's code; the other jobs go on)
                 self._give(index, error)
-        found = {"to train": len(self._left), "ended before": len(self.returns), "the same as another": len(self._repeats)}
+        failed = sum(its.status is JobStatus.FAILED for its in self.returns.values())
+        found = {
+            "to train": len(self._left),
+            "ended before": len(self.returns) - failed,
+            "refused": failed,  # by their config, or since they failed before
+            "the same as another": len(self._repeats),
+        }
         counts = ", ".join(f"{count} {what}" for what, count in found.items() if count)
         say(f"{len(self._configs)} jobs: {counts}")
 

@@ -73,7 +73,7 @@ def test_a_run_that_goes_on_needs_its_start_no_more(tmp_path: Path) -> None:
         (["init_from={root}/*"], "matches 2 finished runs; name the folder of one"),
         (
             ["init_from={root}/run-seed1-abc", "network.hidden=[8]"],
-            r"0.weight does not fit: .* \[4, 120\], and \[4, 8\]",
+            r"0.weight does not fit: .* \[4, 120\], and \[4, 8\] is needed; choose the algorithm and the network",
         ),
         (["init_from={root}/run-seed1-abc", "environment=acrobot"], "a policy of another environment"),
     ],

@@ -244,6 +244,33 @@ def test_a_mean_that_a_smaller_policy_beats_is_not_on_the_line_of_the_best(tmp_p
     assert points(axes.lines[-1]) == [(pytest.approx(0.1), 100.0)]
 
 
+def test_of_two_means_of_one_size_the_lower_is_not_on_the_line_of_the_best(tmp_path: Path) -> None:
+    """It was, as the end of a vertical line, where nothing was pruned."""
+    made_up(tmp_path / "a", regularizer="none", sparsity=0.0, return_mean=90.0, raw=None)
+    made_up(tmp_path / "b", sparsity=0.0, return_mean=100.0, raw=None)
+    axes = panel(compared(tmp_path), "Return by size")
+    assert points(axes.lines[-1]) == [(1.0, 100.0)]
+
+
+def test_more_groups_than_colours_are_told_apart(tmp_path: Path) -> None:
+    """Twenty strengths: the seventh had the colour and the marker of the first."""
+    for index in range(20):
+        made_up(tmp_path / f"{index}", lambda_c=float(index + 1), raw=None)
+    drawn = compared(tmp_path)
+    for title in ("Evaluation", "Return by rank", "Return by size"):
+        named = [shown for shown in panel(drawn, title).lines if str(shown.get_label()).startswith("lambda_c")]
+        looks = {(shown.get_color(), shown.get_marker()) for shown in named}
+        assert len(looks) == len(named) == 20
+
+
+def test_a_row_of_few_panels_is_not_stretched(tmp_path: Path) -> None:
+    made_up(tmp_path / "run", sweep=False, raw=None)
+    (tmp_path / "run/metrics.jsonl").unlink()
+    drawn = compared(tmp_path)
+    assert len(drawn.axes) == 1
+    assert drawn.get_figwidth() == 2 * style.PANEL[0]
+
+
 def test_environments_are_compared_apart(tmp_path: Path) -> None:
     made_up(tmp_path / "a", raw=None)
     made_up(tmp_path / "b", environment="acrobot", sweep=False, raw=None)

@@ -98,6 +98,21 @@ def test_return_by_sparsity_and_by_rank(tmp_path: Path) -> None:
     assert {tuple(line.get_xdata()) for line in by_compression.lines if line.get_color() == colour} >= {(0.8, 0.5)}
 
 
+def test_dense_policies_alone_leave_shares_between_0_and_1(tmp_path: Path) -> None:
+    """The axes went from -4 % to 4 %, and to 1000 %."""
+    made_up(tmp_path / "a", regularizer="none", lambda_c=None, sparsity=0.0, raw=None)
+    by_zeros, by_weights = sizes.sparsity(groups(tmp_path)).axes
+    assert by_zeros.get_xlim() == (-0.03, 1.03)
+    assert by_weights.get_xlim()[1] < 2
+
+
+def test_all_numbers_of_an_axis_have_one_size(tmp_path: Path) -> None:
+    """A logarithmic axis that spans less than a decade has minor labels, which were larger."""
+    (axes, *_) = sizes.stored(two_forms(tmp_path)).axes
+    ticks = [*axes.xaxis.get_minor_ticks(1), *axes.xaxis.get_major_ticks(1)]
+    assert {tick.label1.get_size() for tick in ticks} == {8}
+
+
 def test_spectra_are_relative_and_of_dense_and_sparse_policies(tmp_path: Path) -> None:
     (axes,) = spectra.spectra(two_forms(tmp_path)).axes
     drawn = [np.asarray(line.get_ydata()).tolist() for line in axes.lines if len(line.get_xdata())]
@@ -162,7 +177,7 @@ def test_what_needs_more_than_results_says_so(name: str, tmp_path: Path) -> None
     found = [replace(group, runs=[replace(run, metrics=[], lowrank=[], spectrum=[]) for run in group.runs])
              for group in two_forms(tmp_path)]  # fmt: skip
     with pytest.raises(NothingToShowError, match="which only folders of runs have"):
-        catalogue.FIGURES[name](found)
+        catalogue.FIGURES[name].draw(found)
 
 
 def test_any_text_can_be_drawn(tmp_path: Path) -> None:

@@ -351,15 +351,27 @@ def test_a_key_that_some_options_of_a_sweep_have_is_set_where_they_are_chosen(
     assert "initial_open" not in (folder / ".hydra/overrides.yaml").read_text()
 
 
+def test_a_key_that_the_default_option_lacks_is_set_where_it_can_be(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example of docs/sweeps.md, which was refused: Hydra composes single values with the default algorithm, dqn, first."""
+    root = sweep("algorithm=dqn,ppo", "algorithm.target_kl=0.01", "network.hidden=[8]", "trainer.eval_episodes=1")
+    found = {config["names"]["algorithm"]: config for config in (read_json(job / "config.json") for job in jobs(root))}
+    assert found["ppo"]["algorithm"]["target_kl"] == 0.01
+    assert "target_kl" not in found["dqn"]["algorithm"]
+    assert "algorithm.target_kl is left out of the jobs with algorithm=dqn" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["seed=range(0)"], "the sweep has no jobs: a list of values is empty"),
+        (["algorithm=dqn,ppo", "algorithm.target_kll=0.01"], "algorithm.target_kll is not a key"),
+        (["algorithm=dqn,pppo", "algorithm.target_kl=0.01"], "algorithm=pppo is not there to be chosen"),
         (["regularizer=none,l1", "regularizer.initial_open=0.7"], "regularizer.initial_open is not a key"),
         (["regularizer=none,l0", "regularizer.initial_opn=0.7"], "regularizer.initial_opn is not a key"),
         (["regularizer=none,l0", "algorithm.gama=0.7"], "algorithm.gama is not a key of the config; did you mean"),
     ],
 )
-def test_a_key_that_no_option_of_a_sweep_has_is_refused(overrides: list[str], sentence: str, sweep: Sweep) -> None:
+def test_what_no_job_of_a_sweep_can_have_is_refused(overrides: list[str], sentence: str, sweep: Sweep) -> None:
     with pytest.raises(SystemExit, match=f"^sparserl: {sentence}"):
         sweep(*overrides)
 
@@ -538,9 +550,12 @@ def test_a_diverged_member_is_a_failed_job_and_is_not_tried_again(
     assert outcome(root) == before
 
 
-def test_a_job_that_cannot_be_is_one_sentence_and_the_others_go_on(sweep: Sweep, tmp_path: Path) -> None:
+def test_a_job_that_cannot_be_is_one_sentence_and_the_others_go_on(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match=r"regularizer\.beta is 0"):
         sweep("regularizer.beta=0,0.5", "seed=0")
+    assert "2 jobs: 1 to train, 1 refused" in capsys.readouterr().err, "it was said to have ended before"
     (whole,) = (folder for folder in jobs(tmp_path / "here/outputs/mine") if not folder.name.startswith("invalid"))
     assert read_json(whole / "status.json")["status"] == "done"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +15,11 @@ from sparserl.report.figures.style import GREY, PANEL, by_step, finish, literal,
 from sparserl.report.groups import name_of
 from sparserl.runs.reader import Run, distinguishing, groups
 
+Panel: TypeAlias = Callable[[Axes, dict[str, list[Run]]], None]
+"""Draws the runs of one environment, by the name of their group."""
+
+LEGEND_COLUMNS = 3
+
 
 def of_many(runs: Sequence[Run]) -> Figure:
     """A row of panels for each environment: learning curves, return by rank, return by weights left.
@@ -23,22 +28,31 @@ def of_many(runs: Sequence[Run]) -> Figure:
     """
     if not runs:
         raise ValueError("no run has finished, so there is nothing to compare")
-    environments = sorted({str(run.settings["environment"]) for run in runs})
-    figure = Figure(figsize=(PANEL[0] * 3, PANEL[1] * len(environments) + 1.2), layout="constrained")
-    rows = figure.subfigures(len(environments), 1, squeeze=False)[:, 0]
-    for row, environment in zip(rows, environments, strict=True):
+    rows: dict[str, dict[str, list[Run]]] = {}
+    for environment in sorted({str(run.settings["environment"]) for run in runs}):
         here = [run for run in runs if run.settings["environment"] == environment]
         columns = distinguishing(here)
-        named = {literal(name_of(columns, values, here)): members for values, members in groups(here).items()}
-        panels: list[Callable[[Axes, dict[str, list[Run]]], None]] = []
-        panels += [compare_learning] * any(run.metrics for run in here)
-        panels += [compare_rank] * any(run.swept for run in here) + [compare_weights]
-        for place, panel in enumerate(panels, start=1):
-            panel(row.add_subplot(1, len(panels), place), named)
-        row.suptitle(literal(environment), fontsize=12, fontweight="bold")
-        handles, labels = row.axes[0].get_legend_handles_labels()
-        row.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8)
+        rows[environment] = {literal(name_of(columns, values, here)): members for values, members in groups(here).items()}
+    panels = {environment: _panels(named) for environment, named in rows.items()}
+    heights = [PANEL[1] + 0.2 * -(-len(named) // LEGEND_COLUMNS) for named in rows.values()]
+    width = PANEL[0] * max(2, *map(len, panels.values()))
+    figure = Figure(figsize=(width, sum(heights) + 1.0), layout="constrained")
+    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (environment, named) in zip(parts, rows.items(), strict=True):
+        for place, panel in enumerate(panels[environment], start=1):
+            panel(part.add_subplot(1, len(panels[environment]), place), named)
+        part.suptitle(literal(environment), fontsize=12, fontweight="bold")
+        handles, labels = part.axes[0].get_legend_handles_labels()
+        part.legend(handles, labels, loc="outside lower center", ncols=LEGEND_COLUMNS, frameon=False, fontsize=8)
     return figure
+
+
+def _panels(named: Mapping[str, Sequence[Run]]) -> list[Panel]:
+    """Those that the runs of an environment have something for."""
+    runs = [run for members in named.values() for run in members]
+    panels: list[Panel] = []
+    panels += [compare_learning] * any(run.metrics for run in runs)
+    return panels + [compare_rank] * any(run.swept for run in runs) + [compare_weights]
 
 
 def compare_learning(axes: Axes, named: dict[str, list[Run]]) -> None:
@@ -71,13 +85,12 @@ def compare_weights(axes: Axes, named: dict[str, list[Run]]) -> None:
             continue
         left = [1 - row["sparsity"] for row in known]
         returns = [row["return_mean"] for row in known]
-        axes.plot(left, returns, "o", color=style["color"], markersize=4, alpha=0.5)
-        axes.plot(
-            [fmean(left)], [fmean(returns)], "D", color=style["color"], markersize=9, markeredgecolor="black", label=label
-        )
+        look = style | {"linestyle": ""}
+        axes.plot(left, returns, **look, markersize=4, alpha=0.5)
+        axes.plot([fmean(left)], [fmean(returns)], **look, markersize=9, markeredgecolor="black", label=label)
         means.append((fmean(left), fmean(returns)))
     front: list[tuple[float, float]] = []
-    for left_, return_ in sorted(means):
+    for left_, return_ in sorted(means, key=lambda mean: (mean[0], -mean[1])):
         if not front or return_ > front[-1][1]:
             front.append((left_, return_))
     if front:
@@ -85,7 +98,7 @@ def compare_weights(axes: Axes, named: dict[str, list[Run]]) -> None:
     axes.set_xscale("symlog", linthresh=1e-3)  # an empty policy has a place too
     axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1e-3, subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
-    finish(axes, "Return by size: runs, means (diamonds), best means", "share of policy weights left", "return", legend=False)
+    finish(axes, "Return by size: runs, means (large), best (line)", "share of policy weights left", "return", legend=False)
 
 
 def _mean_and_band(axes: Axes, curves: Sequence[dict[Any, float]], label: str, style: dict[str, Any]) -> None:
@@ -94,4 +107,4 @@ def _mean_and_band(axes: Axes, curves: Sequence[dict[Any, float]], label: str, s
     at = [[curve[value] for curve in curves] for value in x]
     if len(curves) > 1:
         axes.fill_between(x, list(map(min, at)), list(map(max, at)), color=style["color"], alpha=0.2, linewidth=0)
-    axes.plot(x, list(map(fmean, at)), label=label, marker=".", markersize=4, **style)
+    axes.plot(x, list(map(fmean, at)), label=label, markersize=3, **style)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from sparserl.report.figures.style import COLOURS, GREY, PANEL, finish, literal
-from sparserl.report.figures.tasks import LINES, MARKERS
+from sparserl.report.figures.style import COLOURS, GREY, MARKERS, PANEL, finish, literal
+from sparserl.report.figures.tasks import LINES
 from sparserl.report.groups import Group, by_task, is_reference, reference
 from sparserl.report.statistics import (
     Scores,

@@ -53,6 +53,7 @@ def _by_zeros(axes: Axes, here: Sequence[Group], looks: Mapping[Group, dict[str,
     for number, group in enumerate(here, start=1):
         _points(axes, [_of(run, run.result["sparsity"]) for run in group.done], looks[group], number)
     _dense_line(axes, here, groups)
+    axes.set_xlim(-0.03, 1.03)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     finish(axes, "Return by sparsity: runs, and IQM of groups", "zeros among policy weights", "return", legend=False)
 
@@ -62,6 +63,7 @@ def _by_weights(axes: Axes, here: Sequence[Group], looks: Mapping[Group, dict[st
         _points(axes, [_of(run, 1 - run.result["sparsity"]) for run in group.done], looks[group], number)
     _dense_line(axes, here, groups)
     axes.set_xscale("log")
+    axes.set_xlim(right=1.2)  # of dense policies only, the axis would reach 1000 %
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     finish(axes, "The same by weights left", "share of policy weights that are not zero", "return", legend=False)
 

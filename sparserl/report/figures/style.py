@@ -21,6 +21,8 @@ from sparserl.terminal import plain
 BLUE, RED, GREEN, PURPLE, ORANGE, SKY = COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "0.45"
 
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
+
 PANEL = 4.4, 3.3
 """Width and height of one panel with its labels, in inches."""
 
@@ -48,8 +50,9 @@ def save(figure: Figure, path: Path, footer: Sequence[str]) -> Path:
 
 
 def styles() -> Iterator[dict[str, Any]]:
-    """A colour for each group, and another line once the colours are used up."""
-    return ({"color": colour, "linestyle": style} for style in cycle(("-", "--", ":")) for colour in COLOURS)
+    """A colour for each group, and another line and marker once the colours are used up."""
+    lines = zip(cycle(("-", "--", ":")), cycle(MARKERS))
+    return ({"color": colour, "linestyle": line, "marker": marker} for line, marker in lines for colour in COLOURS)
 
 
 def literal(text: str) -> str:
@@ -76,7 +79,7 @@ def finish(axes: Axes, title: str, x: str, y: str, legend: bool = True) -> None:
     axes.set_title(title, fontsize=10, y=1.0)
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -8,10 +8,9 @@ from typing import Any, TypeAlias
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparserl.report.figures.style import COLOURS, PANEL, literal
+from sparserl.report.figures.style import COLOURS, MARKERS, PANEL, literal
 from sparserl.report.groups import Group, by_task
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 LINES = ("-", "--", ":", "-.")
 FILLS = ("full", "left", "none", "top")
 

@@ -104,6 +104,7 @@ def test_a_table_of_results_can_be_cut_to_columns_and_rows() -> None:
     ).splitlines()
     assert lines[:2] == ["| regularizer | sparsity |", "| --- | --- |"]
     assert sorted(line.split()[1] for line in lines[2:]) == ["l0", "l0", "l1"]
+    assert make_docs.results("sparsity/main", "environment, units alive").splitlines()[0] == "| environment | units alive |"
 
 
 # ---------------------------------------------------------------- links, files, options

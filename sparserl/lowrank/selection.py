@@ -14,7 +14,7 @@ from typing import TypeAlias
 from sparserl.algorithms.base import Algorithm
 from sparserl.environments.base import Environment
 from sparserl.lowrank import allocation
-from sparserl.lowrank.accounting import RankAssignment, DecomposedPolicy
+from sparserl.lowrank.accounting import DecomposedPolicy, RankAssignment
 from sparserl.lowrank.allocation import Choices
 from sparserl.lowrank.shrinking import shrink
 from sparserl.lowrank.sweep import Played, RankEvaluator, decomposed

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserl.lowrank.accounting import RankAssignment, DecomposedPolicy, stored
+from sparserl.lowrank.accounting import DecomposedPolicy, RankAssignment, stored
 from sparserl.lowrank.allocation import (
     Choices,
     by_budget,

@@ -6,7 +6,8 @@ A page marks each part with a comment that names what belongs there; everything 
     generated: top                           the keys that belong to no group, from conf/train.yaml
     generated: tuned                         the pairs that have settings of their own
     generated: fields sparserl.runs.schema.Result       the fields of a dataclass
-    generated: results sparsity | COLUMNS | COLUMN=VALUE    columns and rows of results/sparsity/table.md
+    generated: results sparsity | COLUMNS | COLUMN=VALUE    columns and rows of results/sparsity/table.md; of another
+                                                            table as results sparsity/main
 
 Usage: ``python scripts/make_docs.py`` writes the pages; with ``--check`` it only says which of them are out of date.
 """
@@ -300,8 +301,11 @@ def docstrings(cls: type) -> dict[str, str]:
 
 
 def results(name: str, columns: str = "", where: str = "") -> str:
-    """Columns of results/<name>/table.md, as they are there. A column that a report left out is skipped."""
-    source = ROOT / "results" / name / "table.md"
+    """Columns of results/<name>/table.md, or of results/<name>.md where the name has a folder, as they are there.
+
+    A column that a report left out is skipped.
+    """
+    source = ROOT / "results" / (f"{name}.md" if "/" in name else f"{name}/table.md")
     rows = [
         [part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in source.read_text().splitlines()

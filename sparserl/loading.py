@@ -50,26 +50,38 @@ def policy_module(
 
     Raises ValueError where the two do not fit, or ``stochastic`` is given of a policy that does not sample.
     """
+    algorithm = bound_algorithm(path, description, weights, trust)
     try:
-        algorithm: Algorithm = described(description["config"], "algorithm", Algorithm, path, trust)
-        algorithm = algorithm.bind(Spec.from_json(description["spec"]))
-        fresh = split(algorithm.init(Population((0,))), 0)
-        if fault := misfit(weights, {component: fresh[component] for component in algorithm.policy}):
-            raise ValueError(f"its {fault}")
         if shrink:
             shrunken = shrinking.shrink(joined(weights, algorithm.policy), algorithm.policy_structure())
             weights = components(shrunken.layers)
         module = algorithm.sampling_module(weights) if stochastic else algorithm.policy_module(weights)
         if module is not None:
             return shrinking.sliced(module, shrunken) if shrink else module
-    except UntrustedError:
-        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} is not a whole policy: {error}") from error
     raise ValueError(
         f"{path} is of {type(algorithm).__name__}, which explores by noise that is not part of its policy; "
         "only its deterministic policy can be deployed"
     )
+
+
+def bound_algorithm(path: Path, description: Any, weights: Weights, trust: bool) -> Algorithm:
+    """The algorithm that a policy's file describes, bound to the environment's spec.
+
+    Raises ValueError where ``weights`` of one member are not those of its deployed components.
+    """
+    try:
+        algorithm: Algorithm = described(description["config"], "algorithm", Algorithm, path, trust)
+        algorithm = algorithm.bind(Spec.from_json(description["spec"]))
+        fresh = split(algorithm.init(Population((0,))), 0)
+        if fault := misfit(weights, {component: fresh[component] for component in algorithm.policy}):
+            raise ValueError(f"its {fault}")
+        return algorithm
+    except UntrustedError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a whole policy: {error}") from error
 
 
 def described(description: Any, part: str, contract: type, path: Path, trust: bool) -> Any:

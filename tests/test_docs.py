@@ -91,7 +91,7 @@ def test_types_are_those_of_the_dataclass(key: str, words: str) -> None:
     assert row.split(" | ")[2] == words
 
 
-@pytest.mark.parametrize("row", [schema.Status, schema.Result, schema.RankRow, schema.SingularValue])
+@pytest.mark.parametrize("row", [schema.Status, schema.Result, schema.RankRow, schema.LayerRanks, schema.SingularValue])
 def test_every_field_of_a_file_is_described(row: type) -> None:
     told = make_docs.docstrings(row)
     assert [field.name for field in fields(row) if len(told.get(field.name, "").split()) < 2] == []
@@ -104,6 +104,7 @@ def test_a_table_of_results_can_be_cut_to_columns_and_rows() -> None:
     ).splitlines()
     assert lines[:2] == ["| regularizer | sparsity |", "| --- | --- |"]
     assert sorted(line.split()[1] for line in lines[2:]) == ["l0", "l0", "l1"]
+    assert make_docs.results("sparsity/main", "environment, units alive").splitlines()[0] == "| environment | units alive |"
 
 
 # ---------------------------------------------------------------- links, files, options

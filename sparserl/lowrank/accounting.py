@@ -86,7 +86,13 @@ class DecomposedPolicy:
         self.largest_rank = max(break_even(*matrix.shape) for matrix in matrices.values())
         """The largest at which any layer becomes smaller."""
 
+    @property
+    def decompositions(self) -> list[Decomposition]:
+        """Of each matrix, in the order of a RankAssignment."""
+        return list(self._decompositions.values())
+
     def cut(self, rank: Rank) -> RankAssignment:
+        """All layers at one rank."""
         return tuple(None if rank == "full" else its.cut(rank) for its in self._decompositions.values())
 
     def layers(self, cut: RankAssignment) -> Layers:
@@ -101,19 +107,19 @@ class DecomposedPolicy:
                 products[name] = as_weight(matrix, its, weight.shape)
         return self._policy.layers | products
 
-    def cost(self, rank: Rank) -> Cost:
-        """What is stored and computed at a rank."""
-        cut, structure = self.cut(rank), self._policy.structure
+    def cost(self, cut: RankAssignment) -> Cost:
+        """What is stored and computed."""
+        structure = self._policy.structure
         shapes = [its.shape for its in self._decompositions.values()]
         sizes = [stored(*shape, kept) for shape, kept in zip(shapes, cut, strict=True)]
         dense = sum(self._policy.layers[name].numel() for name in structure)
         macs = sum(size * its.positions for size, its in zip(sizes, structure.values(), strict=True))
         return Cost(sum(sizes), 1 - sum(sizes) / dense, macs)
 
-    def energy(self, rank: Rank) -> float:
+    def energy(self, cut: RankAssignment) -> float:
         """The share of the squared singular values of all layers that is kept; a layer that stays whole keeps all its own."""
         squares = [its.singular_values.square() for its in self._decompositions.values()]
-        kept = sum(float(values[:rank].sum()) for values, rank in zip(squares, self.cut(rank), strict=True))
+        kept = sum(float(values[:rank].sum()) for values, rank in zip(squares, cut, strict=True))
         total = sum(float(values.sum()) for values in squares)
         return 1.0 if total == 0 else kept / total
 

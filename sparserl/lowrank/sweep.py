@@ -20,22 +20,17 @@ from sparserl.environments.base import Environment
 from sparserl.fields import Count, OpenFraction
 from sparserl.lowrank.accounting import VALUE_BYTES, DecomposedPolicy, RankAssignment
 from sparserl.lowrank.shrinking import Shrunken, shrink
-from sparserl.lowrank.truncation import as_matrix, break_even
+from sparserl.lowrank.truncation import as_matrix, break_even, ladder
 from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.files import joined
-from sparserl.runs.schema import MEASURES, Rank, RankRow, SingularValue
+from sparserl.runs.schema import FORMS, MEASURES, Form, Rank, RankRow, SingularValue
 from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, random_returns, rows_of
-from sparserl.types import Weights
+from sparserl.types import Layers, Weights
 
 SUB_ENVIRONMENTS = 4096
 """At most so many play at once (or one network, if it has more episodes): that bounds the memory, and what stays in a cache
 is played faster."""
-
-Form: TypeAlias = Literal["plain", "shrunken"]
-"""The policy as it is, or without the units that do nothing."""
-
-FORMS: tuple[Form, ...] = ("plain", "shrunken")
 
 Candidate: TypeAlias = tuple[int, Form, RankAssignment]
 """A member, the form of its policy, and what that is cut to."""
@@ -112,6 +107,12 @@ class Played:
     """Their means."""
 
 
+def decomposed(layers: Layers, shrunken: Shrunken) -> dict[Form, DecomposedPolicy]:
+    """The forms of a policy of one member; without ``shrunken`` where no unit was removed, since the two are the same there."""
+    forms: dict[Form, DecomposedPolicy] = {"plain": DecomposedPolicy(Shrunken(layers, {}, shrunken.structure))}
+    return forms | ({"shrunken": DecomposedPolicy(shrunken)} if shrunken.changed else {})
+
+
 @dataclass(frozen=True)
 class RankEvaluator:
     """Where networks are played: the policies of a population, in their forms, cut."""
@@ -168,16 +169,12 @@ class RankSweep:
         layers, structure = joined(weights, algorithm.policy), algorithm.policy_structure()
         size = len(next(iter(layers.values())))
         shrunken = [shrink(split(layers, member), structure) for member in range(size)]
-        policies: list[dict[Form, DecomposedPolicy]] = []
-        for member, its in enumerate(shrunken):
-            policies.append({"plain": DecomposedPolicy(Shrunken(split(layers, member), {}, structure))})
-            if its.changed:
-                policies[-1]["shrunken"] = DecomposedPolicy(its)
+        policies = [decomposed(split(layers, member), its) for member, its in enumerate(shrunken)]
         ranks: list[Rank] = [*self.numbers(policies[0]["plain"].largest_rank), "full"]
         evaluator = RankEvaluator(environment, algorithm, weights, policies, self.episodes, check_interrupt)
 
         def candidate(member: int, form: Form, rank: Rank) -> Candidate:
-            known: Form = form if form in policies[member] else "plain"  # where no unit was removed the two are the same
+            known: Form = form if form in policies[member] else "plain"
             return member, known, policies[member][known].cut(rank)
 
         def scales(played: Mapping[Candidate, Played], stream: str) -> list[Scale]:
@@ -217,7 +214,8 @@ class RankSweep:
             for form in FORMS:
                 if (rank := wanted.get((member, form))) is not None:
                     returns = again[candidate(member, form, rank)].returns
-                    cost = policies[member].get(form, policies[member]["plain"]).cost(rank)
+                    _, known, cut = candidate(member, form, rank)
+                    cost = policies[member][known].cost(cut)
                     confirmed[form] = Selected(rank, cost.compression, float(returns.mean()), scale.retention(returns))
             results.append(swept(member, confirmed))
         return results
@@ -226,9 +224,7 @@ class RankSweep:
         """The ranks but for ``full``, in increasing order; ``largest`` is the largest at which any layer becomes smaller."""
         if self.ranks == "all":
             return list(range(1, largest + 1))
-        if self.ranks == "ladder":
-            return sorted({*(2**power for power in range(largest.bit_length())), largest} - {0})
-        return sorted(set(self.ranks))
+        return ladder(largest) if self.ranks == "ladder" else sorted(set(self.ranks))
 
     def cost(self, environment: Environment, algorithm: Algorithm, total_steps: int) -> str:
         """How much the sweep takes of each run, in a sentence: at most, since an episode may end before its limit."""
@@ -257,7 +253,8 @@ def _row(
     shrunken_retention: float | None,
 ) -> RankRow:
     """The line of lowrank.csv for a rank at which the two forms of a policy were played."""
-    cost, shrunken_cost = (forms.get(form, forms["plain"]).cost(rank) for form in FORMS)
+    policies = [forms.get(form, forms["plain"]) for form in FORMS]
+    cost, shrunken_cost = (policy.cost(policy.cut(rank)) for policy in policies)
     returns = plain.returns
     return RankRow(
         rank=rank,
@@ -272,7 +269,7 @@ def _row(
         macs=cost.macs,
         csr_bytes=forms["plain"].csr_bytes,
         sparse_bytes=forms["plain"].sparse_bytes,
-        energy=forms["plain"].energy(rank),
+        energy=forms["plain"].energy(forms["plain"].cut(rank)),
         shrunken_return_mean=float(shrunken.returns.mean()),
         shrunken_retention=shrunken_retention,
         shrunken_compression=shrunken_cost.compression,

@@ -33,6 +33,11 @@ def break_even(rows: int, columns: int) -> int:
     return (rows * columns - 1) // (rows + columns) if rows * columns else 0
 
 
+def ladder(largest: int) -> list[int]:
+    """The powers of two up to ``largest``, and itself, in increasing order; nothing of 0."""
+    return sorted({*(2**power for power in range(largest.bit_length())), largest} - {0})
+
+
 @dataclass(frozen=True)
 class Decomposition:
     """The singular value decomposition of one matrix, in float64; ``q`` is the smaller of its sides."""

@@ -42,6 +42,16 @@ def _lines(group: Group, run: Run) -> Iterator[tuple[Any, ...]]:
             yield *who, f"result/{field}", run.result["env_steps"], run.result[field]
 
 
+def rank_selection(groups: Sequence[Group]) -> pd.DataFrame:
+    """Every line of the runs' layer_ranks.csv, after what tells the run."""
+    return pd.DataFrame(
+        {"exp_name": name(group), "env_name": group.task[0], "seed": run.seed} | row
+        for group in groups
+        for run in group.done
+        for row in run.layer_ranks
+    ).convert_dtypes()
+
+
 def name(group: Group) -> str:
     """What other programs call the algorithm."""
     return f"{group.task[1]}, {group.label}" if group.label != group.task[1] else group.label

@@ -108,6 +108,7 @@ def _run(line: Mapping[str, str]) -> Run:
         metrics=[],
         lowrank=[],
         spectrum=[],
+        layer_ranks=[],
         problems=[],
         stated=settings,
     )

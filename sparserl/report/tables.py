@@ -13,6 +13,7 @@ from sparserl.report import overview
 from sparserl.report.groups import Group, by_task, is_reference, reference
 from sparserl.report.statistics import CONFIDENCE, Estimate, Scores, estimate, pooled_mean, ratio_of_iqms
 from sparserl.report.table import NothingToShowError, Table, Value, of_rows
+from sparserl.runs import schema
 from sparserl.runs.reader import Row, Run
 
 Builder: TypeAlias = Callable[[Sequence[Group]], Table]
@@ -184,6 +185,54 @@ def rank_sweep(groups: Sequence[Group]) -> Table:
     return _table("rank_sweep", "Return by rank", kept, rows, columns, caption)
 
 
+def rank_selection(groups: Sequence[Group]) -> Table:
+    """Return of each way of choosing the ranks of layers, at equal stored numbers."""
+    kept = [group for group in groups if any(run.layer_ranks for run in group.done)]
+    if not kept:
+        raise NothingToShowError("it needs layer_ranks.csv, which python -m sparserl.select writes, and no run has one")
+    rows = []
+    for group in kept:
+        found: dict[tuple[int, float, int], list[Row]] = {}
+        for row in (row for run in group.done for row in run.layer_ranks):
+            found.setdefault((schema.FORMS.index(row["form"]), row["budget"], schema.WAYS.index(row["way"])), []).append(row)
+        for (form, budget, way), here in sorted(found.items()):
+            rows.append(
+                _named(group, kept)
+                | {"form": schema.FORMS[form], "budget": int(budget), "way": schema.WAYS[way], "n": len(here)}
+                | {"return_mean": estimate([_known(here, "return_mean")], pooled_mean)}
+                | {"return_iqm": _iqm(here, "return_mean"), "parameters": _mean(here, "parameters")}
+                | {"ranks": _ranges([row["ranks"].split() for row in here]), "energy": _mean(here, "energy")}
+            )
+    columns = {
+        "form": ("policy", ""),
+        "budget": ("budget", "d"),
+        "way": ("ranks by", ""),
+        "n": ("n", "d"),
+        "return_mean": ("return: mean", ".1f"),
+        "return_iqm": ("return: IQM", ".1f"),
+        "parameters": ("stored", ".0f"),
+        "ranks": ("ranks of layers", ""),
+        "energy": ("energy", ".1%"),
+    }
+    caption = (
+        INTERVALS
+        + "Budget: numbers that may be stored at most; n: runs that were evaluated. Ranks by: uniform, one rank for all "
+        "layers; energy, the same share of each layer's energy; budget, greedily the direction of most energy of its layer per "
+        "number; return, greedily the layer whose lowering costs the least return, on other episodes than these. Stored and "
+        "energy: means; ranks: from the lowest to the highest of the runs, full where a layer stays whole. Shrunken: without "
+        "the hidden units that nothing enters or leaves."
+    )
+    return _table("rank_selection", "Return at equal stored numbers, by how ranks are chosen", kept, rows, columns, caption)
+
+
+def _ranges(ranks: Sequence[Sequence[str]]) -> str:
+    """For each layer its lowest and highest rank of several runs: ``4, 12-16, full``."""
+    ends = [
+        sorted(set(layer), key=lambda rank: math.inf if rank == "full" else int(rank)) for layer in zip(*ranks, strict=True)
+    ]
+    return ", ".join("-".join(dict.fromkeys((layer[0], layer[-1]))) for layer in ends)
+
+
 def stored(groups: Sequence[Group]) -> Table:
     """Every form at the same numbers stored."""
     kept = [group for group in groups if any(forms_of(run) for run in group.done)]
@@ -322,6 +371,7 @@ TABLES: dict[str, Builder] = {
     "main": main,
     "ranks": ranks,
     "rank_sweep": rank_sweep,
+    "rank_selection": rank_selection,
     "stored": stored,
     "surgical": surgical,
     "mario": mario,

@@ -23,6 +23,7 @@ NAMES = (OVERVIEW, *TABLES)
 FIGURE_FOLDER = "figures"
 FORMATS = (".png", ".svg")
 PAGE = "report.html"
+SELECTIONS = "rank_selection_rows.csv"
 
 
 def make_tables(
@@ -120,4 +121,13 @@ def write_exports(groups: Sequence[Group], to: Path) -> list[str]:
     """The files for other programs; returns their names."""
     write_text(to / "long.csv", exports.long(groups).to_csv(index=False))
     write_text(to / "marl_eval.json", json.dumps(exports.marl_eval(groups), indent=1, allow_nan=False) + "\n")
-    return ["long.csv", "marl_eval.json"]
+    return ["long.csv", "marl_eval.json", *write_selections(groups, to)]
+
+
+def write_selections(groups: Sequence[Group], to: Path) -> list[str]:
+    """The rows of layer_ranks.csv of all runs as one file, where there are any; returns its name."""
+    rows = exports.rank_selection(groups)
+    if rows.empty:
+        return []
+    write_text(to / SELECTIONS, rows.to_csv(index=False))
+    return [SELECTIONS]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
@@ -30,6 +33,9 @@ LOG_FILE = "run.log"
 
 FIGURE = "figure.png"
 """The picture in a run's folder."""
+
+LAYER_RANKS = "layer_ranks.csv"
+"""What ``sparserl-select`` leaves in a run's folder."""
 
 LEFTOVER_SECONDS = 600.0
 """A temporary file that nobody has touched for so long is of a process that was killed."""
@@ -147,6 +153,18 @@ def write_json(path: Path, row: Any, only_new: bool = False) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Replace a text file as a whole, in UTF-8. Lone surrogates, as in names of files that are not, become their escapes."""
     replace(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def write_table(path: Path, rows: Sequence[Any]) -> None:
+    """Replace a CSV file, a line for each row, a dataclass; there must be one row.
+
+    Numbers read back exactly, null is an empty cell.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(as_json(row) for row in rows)
+    write_text(path, text.getvalue())
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any], only_new: bool = False) -> bool:

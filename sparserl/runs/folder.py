@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import io
 import json
@@ -10,7 +9,6 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import psutil
 
 from sparserl.runs.files import (
+    LAYER_RANKS,
     LOG_FILE,
     POLICY_METADATA,
     DiskError,
@@ -26,7 +25,7 @@ from sparserl.runs.files import (
     remove_leftovers,
     replace,
     write_json,
-    write_text,
+    write_table,
     writing,
 )
 from sparserl.runs.schema import RankRow, Result, SingularValue, Status, StatusName, as_json
@@ -99,12 +98,8 @@ class RunFolder:
         write_json(self.path / "result.json", row)
 
     def table(self, name: str, rows: Sequence[RankRow] | Sequence[SingularValue]) -> None:
-        """Write ``name``.csv, a line for each row; there must be one. Numbers read back exactly, null is an empty cell."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(as_json(row) for row in rows)
-        write_text(self.path / f"{name}.csv", text.getvalue())
+        """Write ``name``.csv, as ``write_table`` does."""
+        write_table(self.path / f"{name}.csv", rows)
 
     def policy(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
         """Write policy.safetensors: the tensors, and in its metadata whatever is needed to rebuild the network."""
@@ -113,7 +108,11 @@ class RunFolder:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # one entry: safetensors writes several in an order that changes, and equal policies are to be equal files
         metadata = {POLICY_METADATA: json.dumps(description)}
-        replace(self.path / "policy.safetensors", lambda file: file.write(save(whole, metadata)))
+        path, content = self.path / "policy.safetensors", save(whole, metadata)
+        if not (path.exists() and path.read_bytes() == content):
+            with writing(self.path / LAYER_RANKS):
+                (self.path / LAYER_RANKS).unlink(missing_ok=True)  # of another policy
+        replace(path, lambda file: file.write(content))
 
     def close(self) -> None:
         self._opened.close()

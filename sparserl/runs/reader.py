@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparserl.runs.files import read_json, read_record
-from sparserl.runs.schema import RankRow, Result, SingularValue, Status, may_be_null
+from sparserl.runs.files import LAYER_RANKS, read_json, read_record
+from sparserl.runs.schema import LayerRanks, RankRow, Result, SingularValue, Status, is_text, may_be_null
 
 T = TypeVar("T")
 
@@ -52,6 +52,8 @@ class Run:
     lowrank: list[Row]
     """By increasing rank, as numbers; the rank of the last, ``full``, is infinite."""
     spectrum: list[Row]
+    layer_ranks: list[Row]
+    """As text the form, the way and the ranks, as numbers all else."""
     problems: list[str]
     """A sentence for each file that is damaged."""
     stated: Row | None = None
@@ -184,6 +186,7 @@ def read(folder: Path, rows: bool = True) -> Run:
         attempt("metrics.jsonl", _lines, []) if rows else [],
         attempt("lowrank.csv", lambda path: _table(RankRow, path), []) if rows else [],
         attempt("spectrum.csv", lambda path: _table(SingularValue, path), []) if rows else [],
+        attempt(LAYER_RANKS, lambda path: _table(LayerRanks, path), []) if rows else [],
         problems,
     )
 
@@ -282,12 +285,14 @@ def _table(cls: type, path: Path) -> list[Row]:
         lacking = [name for name in absent if not may_be_null(cls, name)]
         if lacking:
             raise ValueError(f"{path} is not whole: it has no {', '.join(lacking)}")
-        return [dict.fromkeys(absent, math.nan) | {key: _number(key, text) for key, text in row.items()} for row in reader]
+        texts = {field.name for field in fields(cls) if is_text(cls, field.name)}
+        return [
+            dict.fromkeys(absent, math.nan) | {key: text if key in texts else _number(text) for key, text in row.items()}
+            for row in reader
+        ]
 
 
-def _number(key: str, text: str) -> float | str:
-    if key == "layer":
-        return text
+def _number(text: str) -> float:
     if text == "full":
         return math.inf
     return float(text) if text != "" else math.nan

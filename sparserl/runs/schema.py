@@ -17,9 +17,15 @@ T = TypeVar("T")
 
 StatusName = Literal["waiting", "running", "interrupted", "done", "failed", "duplicate"]
 MEASURES = ("success_rate", "x_pos", "flag_rate")
-"""The fields of Result and RankRow that are means of an environment's ``measures``; null where it does not give them."""
+"""The fields of Result, RankRow and LayerRanks that are means of an environment's ``measures``; null where it gives none."""
 Rank: TypeAlias = int | Literal["full"]
 """The k at which a policy is cut; ``full`` leaves it whole."""
+Form: TypeAlias = Literal["plain", "shrunken"]
+"""The policy as it is, or without the units that do nothing."""
+FORMS: tuple[Form, ...] = get_args(Form)
+Way: TypeAlias = Literal["uniform", "energy", "budget", "return"]
+"""How the rank of each layer is chosen within a budget of stored numbers: docs/concepts.md."""
+WAYS: tuple[Way, ...] = get_args(Way)
 
 
 @dataclass(frozen=True)
@@ -200,6 +206,40 @@ class RankRow:
 
 
 @dataclass(frozen=True)
+class LayerRanks:
+    """A line of ``layer_ranks.csv``: the policy with the ranks that one way has chosen within one budget."""
+
+    form: Form
+    """Whether the policy is ``plain``, or ``shrunken``: without the units that do nothing."""
+    way: Way
+    """How the ranks were chosen."""
+    budget: int
+    """Numbers that may be stored at most."""
+    ranks: str
+    """Rank of each layer, in the order of spectrum.csv; ``full`` where it stays whole."""
+    parameters: int
+    """Numbers stored: factors or whole matrices."""
+    compression: float
+    """1 - stored / dense numbers; dense is the whole network."""
+    macs: int
+    """Multiply-adds of one observation."""
+    energy: float
+    """Kept sigma² divided by all, over all layers."""
+    return_mean: float | None
+    """Mean return, on the episodes of lowrank.csv."""
+    return_std: float | None
+    """Standard deviation of the returns; null of one episode."""
+    success_rate: float | None
+    """As in result.json, at these ranks."""
+    x_pos: float | None
+    """As in result.json, at these ranks."""
+    flag_rate: float | None
+    """As in result.json, at these ranks."""
+    episodes: int
+    """Episodes of the return, and as many others that the way ``return`` has chosen by."""
+
+
+@dataclass(frozen=True)
 class SingularValue:
     """A line of ``spectrum.csv``. ``effective_rank`` and ``dead_units`` are of the whole layer.
 
@@ -257,6 +297,12 @@ def from_json(cls: type[T], row: Any) -> T:
 def may_be_null(cls: type, name: str) -> bool:
     """Whether a field may be empty, and so missing in a file of an earlier version."""
     return NoneType in get_args(_hints(cls)[name])
+
+
+def is_text(cls: type, name: str) -> bool:
+    """Whether a field holds words only."""
+    hint = _hints(cls)[name]
+    return hint is str or get_origin(hint) is Literal
 
 
 @cache

@@ -27,6 +27,8 @@ EVALUATION = "evaluation"
 """The stream of the episodes that policies are evaluated, compared and chosen on."""
 CONFIRMATION = "confirmation"
 """The stream of other episodes, for what was chosen on the first."""
+SELECTION = "selection"
+"""The stream of episodes that ranks of layers are chosen by; what was chosen is evaluated on the first."""
 
 STATES_OF_EPISODES = 16
 """Of so many first episodes an evaluation keeps observations, at the steps 0, 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on. Which

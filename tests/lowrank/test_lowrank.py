@@ -233,7 +233,8 @@ def test_accounting_counts_what_a_factored_policy_holds_and_does(k: Any, tmp_pat
     module = load_policy(saved(tmp_path, layers), rank=None if k == "full" else k)
     counted = Counted(module)
     module(normal(1, 4))
-    row = decomposed(layers).cost(k)
+    policy = decomposed(layers)
+    row = policy.cost(policy.cut(k))
     matrices = [tensor for name, tensor in module.named_parameters() if name.endswith("weight")]
     assert row.parameters == sum(matrix.numel() for matrix in matrices)
     assert all(matrix.element_size() == VALUE_BYTES for matrix in matrices)
@@ -247,7 +248,8 @@ def test_a_kernel_is_stored_once_and_applied_at_each_position(k: Any) -> None:
     module = nn.Sequential(nn.Conv2d(3, 16, 4, stride=2, padding=1), nn.Flatten(), nn.Linear(16 * 8 * 9, 5))
     layers = {"0.weight": module[0].weight.detach(), "1.weight": module[2].weight.detach().T}
     structure = {"0.weight": Matrix("kernel", ("1.weight",), positions=8 * 9), "1.weight": Matrix("linear")}
-    row = DecomposedPolicy(Shrunken(layers, {}, structure)).cost(k)
+    policy = DecomposedPolicy(Shrunken(layers, {}, structure))
+    row = policy.cost(policy.cut(k))
     cut = module if k == "full" else factored(module, k)
     counted = Counted(cut)
     cut(normal(1, 3, 16, 18))
@@ -265,7 +267,7 @@ def test_a_matrix_below_the_cut_stores_its_numerical_rank() -> None:
     policy = decomposed(layers)
     assert policy.largest_rank == 11
     ranks: list[Rank] = [1, 2, 3, 11, 12, 600, "full"]
-    assert [policy.cost(k).parameters for k in ranks] == [50, 100, 100, 100, 100, 100, 600]
+    assert [policy.cost(policy.cut(k)).parameters for k in ranks] == [50, 100, 100, 100, 100, 100, 600]
     assert policy.cut(2) == policy.cut(11) == policy.cut(12) == (2,)
 
 
@@ -279,7 +281,7 @@ def test_a_higher_rank_never_compresses_more(sizes: list[tuple[int, int]], seed:
     }
     policy = decomposed(layers)
     ranks: list[Rank] = [*range(1, 14), "full"]
-    rows = [policy.cost(k) for k in ranks]
+    rows = [policy.cost(policy.cut(k)) for k in ranks]
     compressions = [row.compression for row in rows]
     assert compressions == sorted(compressions, reverse=True)
     assert compressions[-1] == 0
@@ -338,10 +340,10 @@ def test_energy_is_that_of_all_layers_and_one_at_full_rank() -> None:
     first[0, 0], first[1, 1], first[2, 2], second[0, 0] = 4.0, 2.0, 1.0, 3.0
     policy = decomposed({"0.weight": first, "1.weight": second})
     ranks: list[Rank] = [1, 2, 3, 4, "full"]
-    energies = [policy.energy(k) for k in ranks]
+    energies = [policy.energy(policy.cut(k)) for k in ranks]
     assert energies == pytest.approx([(16 + 9) / 30, (20 + 9) / 30, 1, 1, 1])
     assert energies[-1] == 1.0
-    assert decomposed({"0.weight": torch.zeros(10, 10)}).energy(1) == 1.0
+    assert decomposed({"0.weight": torch.zeros(10, 10)}).energy((1,)) == 1.0
 
 
 def test_the_spectrum_is_of_the_hardened_weights() -> None:

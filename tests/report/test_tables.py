@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import NASTY, made_up, unfinished
+from folders import NASTY, filled, made_up, unfinished
 
 from sparserl.report import markup, tables, writer
 from sparserl.report.__main__ import main
 from sparserl.report.groups import Group, grouped, reference
 from sparserl.report.table import NothingToShowError
 from sparserl.runs import reader
+from sparserl.runs.files import LAYER_RANKS, write_table
+from sparserl.runs.schema import LayerRanks
 
 
 def groups(folder: Path) -> list[Group]:
@@ -190,3 +192,33 @@ def test_latex_has_the_rules_of_booktabs_and_a_column_for_each_header() -> None:
         r"\label{tab:main}",
         r"\end{table}",
     ]
+
+
+# ---------------------------------------------------------------- ranks by layer
+
+
+def test_ways_of_choosing_ranks_are_compared_at_equal_budgets(tmp_path: Path) -> None:
+    """Of two seeds; a budget that only one of them was evaluated at says so."""
+    seeds(tmp_path, "l0", [100.0, 104.0])
+    for seed, first in ((0, "4"), (1, "10")):
+        row = {"parameters": 90, "energy": 0.5, "episodes": 4, "form": "plain"}
+        rows = [
+            row | {"budget": 100, "way": "energy", "ranks": f"{first} 1 2", "return_mean": 50.0 + seed},
+            row | {"budget": 100, "way": "uniform", "ranks": f"{first} 1 full", "return_mean": 40.0 + seed},
+            row | {"budget": 20, "way": "uniform", "ranks": "1 1 1", "return_mean": 30.0, "form": "shrunken"},
+        ]
+        write_table(tmp_path / f"l0{seed}" / LAYER_RANKS, [LayerRanks(**filled(LayerRanks, its)) for its in rows[: 3 - seed]])
+    table = tables.rank_selection(groups(tmp_path))
+    found = table.frame.to_dict("records")
+    assert [(row["form"], row["budget"], row["way"], row["n"]) for row in found] == [
+        ("plain", 100, "uniform", 2), ("plain", 100, "energy", 2), ("shrunken", 20, "uniform", 1)
+    ]  # fmt: skip
+    assert [(row["return_mean"], row["return_iqm"]) for row in found] == [(40.5, 40.5), (50.5, 50.5), (30, 30)]
+    assert [row["ranks"] for row in found] == ["4-10, 1, full", "4-10, 1, 2", "1, 1, 1"]
+    assert [row["return: IQM"] for row in table.cells] == ["40.5 [40.0, 41.0]", "50.5 [50.0, 51.0]", "30.0"]
+
+
+def test_without_ranks_by_layer_there_is_no_table_of_them(tmp_path: Path) -> None:
+    seeds(tmp_path, "l0", [100.0])
+    with pytest.raises(NothingToShowError, match=r"python -m sparserl\.select"):
+        tables.rank_selection(groups(tmp_path))

@@ -127,23 +127,24 @@ class Replay(Experience):
         self._store()
         index = self._draw()
         batch = self._columns_of(self._rows(index))
-        return batch if self.n_step == 1 else batch | self._over_steps(index, batch)
+        return batch if self.n_step == 1 else batch | self._over_steps(index)
 
-    def _over_steps(self, index: Int64[Tensor, "member batch"], batch: Batch) -> Batch:
+    def _over_steps(self, index: Int64[Tensor, "member batch"]) -> Batch:
         """The fields that ``n_step`` steps change, for the steps that begin with these rows."""
-        reward, discount = batch["reward"], torch.full_like(batch["reward"], self.gamma)
-        ended = torch.maximum(batch["terminated"], batch["truncated"])
-        last = number = self._number(index)
-        for _ in range(1, self.n_step):
-            number = number + self._envs  # the next step of the same sub-environment
-            goes_on = (ended == 0) & (number < self._seen)
-            last = torch.where(goes_on, number, last)
-            row = self._columns_of(self._rows(last % self.buffer_size))
-            reward = torch.where(goes_on, reward + discount * row["reward"], reward)
-            discount = torch.where(goes_on, discount * self.gamma, discount)
-            ended = torch.maximum(row["terminated"], row["truncated"])
-        after = self._after(self._columns_of(self._rows(last % self.buffer_size)))
-        return after | {"reward": reward, DISCOUNT: discount * (1 - after["terminated"])}
+        first = self._number(index)
+        number = first.unsqueeze(2) + self._envs * torch.arange(self.n_step, device=index.device)  # [member, batch, step]
+        seen = number < self._seen
+        steps = self._columns_of(self._rows((number.clamp(max=self._seen - 1) % self.buffer_size).flatten(1)))
+        reward, terminated, truncated = (steps[name].view(number.shape) for name in ("reward", "terminated", "truncated"))
+        goes_on = 1 - torch.maximum(terminated, truncated)
+        counts = torch.cat([torch.ones_like(goes_on[..., :1]), goes_on[..., :-1].cumprod(dim=2)], dim=2) * seen
+        powers = self.gamma ** torch.arange(self.n_step + 1, dtype=reward.dtype, device=reward.device)
+        # a running sum, since the order in which `sum` adds up may depend on how many members there are
+        total = (powers[:-1] * counts * reward).cumsum(dim=2)[..., -1]
+        number_of_steps = counts.sum(dim=2).long()
+        last = (first + self._envs * (number_of_steps - 1)) % self.buffer_size
+        after = self._after(self._columns_of(self._rows(last)))
+        return after | {"reward": total, DISCOUNT: powers[number_of_steps] * (1 - after["terminated"])}
 
     def _after(self, last: Batch) -> Batch:
         """What is taken from the last of several steps."""

@@ -77,13 +77,17 @@ class Key:
 
 @dataclass(frozen=True)
 class Option:
-    """A YAML file of a group: it inherits from ``parents``, chooses options of other groups, and names classes of parts."""
+    """A YAML file of a group: it inherits from ``parents``, chooses options of other groups, and names classes of parts.
+
+    ``held`` are the options of its group whose keys it has at another path, by that path.
+    """
 
     group: str
     name: str
     comment: str
     keys: list[Key]
     parents: list[str]
+    held: dict[str, str]
     chosen: list[str]
     targets: dict[str, str]
 
@@ -137,10 +141,12 @@ def read(path: Path, group: str) -> Option:
             comment = ""
             above += [] if value else [(indent, name)]
     defaults = (yaml.safe_load(text) or {}).get("defaults", [])
-    parents = [entry.partition("@")[0] for entry in defaults if isinstance(entry, str) and entry != "_self_"]
+    inherited = [entry.partition("@") for entry in defaults if isinstance(entry, str) and entry != "_self_"]
+    parents = [name for name, _, package in inherited if "." not in package]
+    held = {".".join([*root, package]): name for name, _, package in inherited if "." in package}
     chosen = [f"{name}={value}" for entry in defaults if isinstance(entry, dict) for name, value in entry.items()]
     chosen = [re.sub(r"(override )?/([\w/]+)(@[\w.]+)?=", r"\2=", each) for each in chosen if "override" in each]
-    return Option(group, str(path.relative_to(CONF / group).with_suffix("")), described, keys, parents, chosen, targets)
+    return Option(group, str(path.relative_to(CONF / group).with_suffix("")), described, keys, parents, held, chosen, targets)
 
 
 def options_of(group: str) -> dict[str, Option]:
@@ -175,11 +181,13 @@ def value_of(key: Key, option: Option) -> str:
     return "<br>".join(f"`{each.path.removeprefix(key.path)[1:]}: {cell(each.value or '')}`" for each in inner)
 
 
-def kind_of(cls: type | None, key: Key, option: Option) -> str:
+def kind_of(cls: type | None, key: Key, option: Option, options: dict[str, Option]) -> str:
     """What a key may hold, from the dataclass that it belongs to."""
     part, _, name = key.path.rpartition(".")
     if part in option.targets and part != option.group:
         cls = load(option.targets[part])
+    elif part in option.held:
+        cls = class_of(options, option.held[part])
     if cls is None or name not in getattr(cls, "__dataclass_fields__", {}):  # Hydra's launchers are no dataclasses
         return ""
     (field,) = (field for field in dataclasses.fields(cls) if field.name == name)
@@ -195,6 +203,7 @@ NAMES = {
     "str": "text",
     "NoneType": "`null`",
     "dict": "mapping",
+    "Mapping": "mapping",
     "Schedule": "number or schedule",
 }
 
@@ -235,12 +244,18 @@ def describe(option: Option, options: dict[str, Option]) -> Iterator[str]:
         yield option.comment
     inherited = [f"`{name}`" for name in option.parents if name in options]
     values = [f"`{key.path}={key.value}`" for key in option.set]
-    sentences = {"Has the keys of": inherited, "Chooses": [f"`{each}`" for each in option.chosen], "Sets": values}
+    held = [f"`{name}` as `{path}`" for path, name in option.held.items()]
+    sentences = {
+        "Has the keys of": inherited,
+        "Has": held,
+        "Chooses": [f"`{each}`" for each in option.chosen],
+        "Sets": values,
+    }
     told = [f"{begin} {', '.join(listed)}{' too' * (listed is inherited)}." for begin, listed in sentences.items() if listed]
     if told:
         yield " ".join(told)
     if option.own:
-        rows = [[f"`{k.path}`", value_of(k, option), kind_of(cls, k, option), cell(k.comment)] for k in option.own]
+        rows = [[f"`{k.path}`", value_of(k, option), kind_of(cls, k, option, options), cell(k.comment)] for k in option.own]
         yield table(["key", "default", "type", "meaning"], rows)
 
 

@@ -35,3 +35,8 @@ def unused() -> Any:
     So a sweep over regularisers and ``lambda_c`` composes for all of them, and equal jobs can be seen to be equal.
     """
     return dataclasses.field(default=None, metadata={"unused": True})
+
+
+def parts() -> Any:
+    """A field that holds parts of a run by name, each with a ``_target_`` and keys of its own."""
+    return dataclasses.field(metadata={"parts": True})

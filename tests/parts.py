@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor
 
-import sparserl
 from sparserl.algorithms.base import Algorithm
 from sparserl.config.build import build
 from sparserl.config.schema import CONF, Config, ConfigError
@@ -26,20 +24,19 @@ A = TypeVar("A", bound=Algorithm)
 
 
 def modules(package: str) -> list[str]:
-    """The options of a group, one a file: ``modules("regularizers")`` finds new ones without being told.
-
-    What several options share, such as ``base``, has no YAML file.
-    """
-    path = Path(sparserl.__file__).parent / package
-    options = CONF / package.removesuffix("s")
-    return sorted(its.name for its in pkgutil.iter_modules([str(path)]) if (options / f"{its.name}.yaml").exists())
+    """The options of a group, one a YAML file: ``modules("regularizers")`` finds new ones without being told."""
+    return sorted(path.stem for path in (CONF / package.removesuffix("s")).glob("*.yaml"))
 
 
 def pairs() -> list[Any]:
     """Every algorithm with every regulariser. All but a choice of them are slow tests: what they have in common is much."""
-    common = {"none", "l0", "l1"}, {"dqn", "ppo"}
+    common = {"none", "l0", "l1"}, {"dqn", "ppo"}, {"l0_l1", "l0_l2"}  # the last are like l0_group_lasso
+
+    def is_quick(algorithm: str, name: str) -> bool:
+        return name in common[0] or (algorithm in common[1] and name not in common[2])
+
     return [
-        pytest.param(algorithm, name, marks=() if name in common[0] or algorithm in common[1] else pytest.mark.slow)
+        pytest.param(algorithm, name, marks=() if is_quick(algorithm, name) else pytest.mark.slow)
         for algorithm in modules("algorithms")
         for name in modules("regularizers")
     ]
@@ -58,10 +55,17 @@ def make_regularizer(*overrides: str, members: int = 1) -> Regularizer:
 
 def immediately(regularizer: str, **changes: int) -> list[str]:
     """Overrides with which a regulariser acts from the first steps on, also on critics, in whatever way it does."""
-    keys = _compose((f"regularizer={regularizer}",))["regularizer"]
     begins = {"delay_steps": 0, "ramp_steps": 0, "start_step": 0, "end_step": 20, "update_interval": 1}
     wanted = begins | {"scope": "all", "target_sparsity": 0.5} | changes
-    return [f"regularizer.{key}={value}" for key, value in wanted.items() if keys.get(key) is not None]
+    return overrides_of(_compose((f"regularizer={regularizer}",))["regularizer"], wanted)
+
+
+def overrides_of(node: Config, wanted: Mapping[str, object], path: str = "regularizer") -> list[str]:
+    """Overrides that set keys of a regulariser, those of its terms too, wherever it has them and they are not null."""
+    found = [f"{path}.{key}={value}" for key, value in wanted.items() if node.get(key) is not None]
+    for name, term in node.get("terms", {}).items():
+        found += overrides_of(term, wanted, f"{path}.terms.{name}")
+    return found
 
 
 def make_learner(*overrides: str, members: int = 1) -> Learner:

@@ -14,7 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 
 from sparserl.algorithms.base import Algorithm
-from sparserl.config.identity import _per_member, canonical, populations, shared
+from sparserl.config.identity import _per_member, canonical, parts_in, populations, shared
 from sparserl.config.schema import Config, ConfigError, PartError
 from sparserl.lowrank.sweep import RankSweep
 from sparserl.population.members import Population
@@ -77,13 +77,32 @@ def build_part(group: str, configs: Sequence[Config], device: torch.device = CPU
     Raises ConfigError where it cannot be made.
     """
     with errors_of(group, configs[0]):
-        nodes = [config[group] for config in configs]
-        names = _per_member(hydra.utils.get_class(nodes[0]["_target_"]))
-        values = {name: torch.tensor([_number(node[name]) for node in nodes], device=device) for name in names}
-        try:
-            return hydra.utils.instantiate(nodes[0], **values, _convert_="all")
-        except InstantiationException as error:
-            raise (error.__cause__ or error) from None
+        return _instance(group, [config[group] for config in configs], device)
+
+
+def _instance(path: str, nodes: Sequence[Config], device: torch.device) -> Any:
+    """The part that is at ``path`` of the config; ``nodes`` are those of the members."""
+    names = _per_member(hydra.utils.get_class(nodes[0]["_target_"]))
+    values: dict[str, Any] = {name: torch.tensor([_number(node[name]) for node in nodes], device=device) for name in names}
+    for key, parts in parts_in(nodes[0]):
+        values[key] = {}
+        for name in parts:
+            with errors_within(path, f"{path}.{key}.{name}"):
+                values[key][name] = _instance(f"{path}.{key}.{name}", [node[key][name] for node in nodes], device)
+    plain = {key: value for key, value in nodes[0].items() if key not in values}
+    try:
+        return hydra.utils.instantiate(plain, _convert_="all", _partial_=True)(**values)
+    except InstantiationException as error:
+        raise (error.__cause__ or error) from None
+
+
+@contextmanager
+def errors_within(path: str, inner: str) -> Iterator[None]:
+    """A part names its keys as if it were at ``path``; in what it raises, they are named as they are at ``inner``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"{path}.", f"{inner}.")) from error
 
 
 def _number(value: float | int | None) -> float:

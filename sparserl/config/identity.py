@@ -19,13 +19,25 @@ def _per_member(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls) if "per_member" in field.metadata]
 
 
+def without_per_member(node: Config) -> Config:
+    """A part of a config without what may differ between the members of one population, in the parts within it too."""
+    varying = _per_member(hydra.utils.get_class(node["_target_"]))
+    kept = {key: value for key, value in node.items() if key not in varying}
+    return kept | {key: {name: without_per_member(its) for name, its in value.items()} for key, value in parts_in(node)}
+
+
+def parts_in(node: Config) -> list[tuple[str, Config]]:
+    """The keys of a part that hold other parts by name, with these."""
+    cls = hydra.utils.get_class(node["_target_"])
+    return [(field.name, node[field.name]) for field in dataclasses.fields(cls) if "parts" in field.metadata]
+
+
 def structure(config: Config) -> Config:
     """A config without what may differ between the members of one population."""
     common = {key: value for key, value in identity(config).items() if key not in ("seed", "init_from")}
     common["logger"] = config["logger"]
     for group in ("algorithm", "regularizer"):
-        varying = _per_member(hydra.utils.get_class(config[group]["_target_"]))
-        common[group] = {key: value for key, value in config[group].items() if key not in varying}
+        common[group] = without_per_member(config[group])
     return common
 
 

@@ -31,7 +31,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from sparserl.algorithms.base import Algorithm
-from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, errors_of
+from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, errors_of, errors_within
 from sparserl.config.schema import CONF, Config, ConfigError, PartError, Schema
 from sparserl.environments.base import Environment
 from sparserl.experience.base import Experience
@@ -169,9 +169,20 @@ def _check_fields(path: str, cls: type, values: dict[str, Any]) -> Config:
     checked = {"_target_": values["_target_"]} if "_target_" in values else {}
     for name, field in fields.items():
         hint = field.metadata.get("per_member", hints[name])
-        unused = field.metadata.get("unused", False)
-        checked[name] = None if unused else _check_value(f"{prefix}{name}", hint, values[name])
+        if "unused" in field.metadata:
+            checked[name] = None
+        elif "parts" in field.metadata:
+            checked[name] = _check_parts(f"{prefix}{name}", get_args(hint)[1], values[name])
+        else:
+            checked[name] = _check_value(f"{prefix}{name}", hint, values[name])
     return checked
+
+
+def _check_parts(path: str, contract: Any, values: Any) -> Any:
+    """Parts by name; a key that is null is none, so that an option can leave out one that it inherits."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is {values!r}; it must be parts by name, each with a _target_")
+    return {name: _check_value(f"{path}.{name}", contract, node) for name, node in values.items() if node is not None}
 
 
 def _check_value(path: str, hint: Any, value: Any) -> Any:
@@ -359,9 +370,11 @@ def check(config: Config) -> None:
 
 def _check_regularizer(regularizer: Regularizer, algorithm: Algorithm) -> None:
     """That it can act on the components that it covers. Raises ValueError."""
-    covered = [c for c in algorithm.networks if regularizer.covers(c, c in algorithm.policy)]
-    fresh = algorithm.init(Population((0,), CPU)) if covered else {}
-    regularizer.check({component: fresh[component] for component in covered})
+    for name, term in regularizer.summands().items():
+        covered = [c for c in algorithm.networks if term.covers(c, c in algorithm.policy)]
+        fresh = algorithm.init(Population((0,), CPU)) if covered else {}
+        with errors_within("regularizer", f"regularizer.terms.{name}" if name else "regularizer"):
+            term.check({component: fresh[component] for component in covered})
 
 
 def _check_goals(config: Config, environment: Environment, spec: Spec, experience: Experience) -> None:

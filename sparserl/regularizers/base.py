@@ -10,6 +10,9 @@ gates may be tensors that no gradient moves, because nothing differentiable is m
 
 A regulariser is bound to the structure of each component that it covers before it is given that component's layers.
 
+A penalty is a sum of terms, each with a coefficient of its own. Most regularisers are one term: themselves. ``check``,
+``coefficient``, ``penalty`` and ``project`` are called of each of ``summands``, everything else of the regulariser.
+
 The hooks below do nothing, so a regulariser is what it overrides and ``none`` overrides nothing.
 """
 
@@ -17,7 +20,8 @@ from __future__ import annotations
 
 import copy
 import math
-from abc import ABC
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,7 +31,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from sparserl.fields import NonNegative, Steps, per_member
+from sparserl.fields import NonNegative, Steps, per_member, unused
 from sparserl.networks.base import Structure
 from sparserl.optimizers import Adam, Optimizer
 from sparserl.population.random import Generators
@@ -47,12 +51,26 @@ class Regularizer(ABC):
     component: str = field(init=False, repr=False, compare=False)
     """The name of that component; there after ``bind``."""
 
-    def bind(self, structure: Structure, component: str = "policy") -> Regularizer:
-        """The same regulariser for one component."""
+    def bind(self, structure: Structure, component: str = "policy", deployed: bool = True) -> Regularizer:
+        """The same regulariser for one component; ``deployed`` says whether that is part of the policy."""
         bound = copy.copy(self)
         object.__setattr__(bound, "structure", structure)
         object.__setattr__(bound, "component", component)
         return bound
+
+    def summands(self) -> Mapping[str, Regularizer]:
+        """The terms of the penalty by name: itself, without a name, where it is no sum. Bound where it is bound."""
+        return {"": self}
+
+    @property
+    def makes_gates(self) -> bool:
+        """Whether it has gates, or masks."""
+        return type(self).init is not Regularizer.init
+
+    @property
+    def gated(self) -> str | None:
+        """The name of the summand that makes the gates; None where there is none."""
+        return next((name for name, term in self.summands().items() if term.makes_gates), None)
 
     def check(self, weights: Weights) -> None:  # noqa: B027 (a hook that need not be overridden)
         """Called before training with fresh ``weights`` of the components that it covers.
@@ -132,7 +150,10 @@ class Regularizer(ABC):
         return {}
 
     def penalty(self, layers: Layers, gates: Gates) -> Penalty:
-        """What is to be made small, before its coefficient; differentiable. With gates, of the gates only."""
+        """What is to be made small, before its coefficient; differentiable. Of a regulariser with gates, of the gates only.
+
+        ``layers`` are those that run: under the gates of another summand, if one has gates.
+        """
         first = next(iter(layers.values()))
         return first.new_zeros(first.shape[0])
 
@@ -178,10 +199,13 @@ class Penalized(Regularizer):
     def asks_for_zeros(self, step: int) -> Bool[Tensor, "member"]:
         return self.coefficient(step, deployed=True) > 0
 
-    def reduce(self, terms: list[Float[Tensor, "member ..."]]) -> Penalty:
-        """The sum of one term a weight, divided by their number under ``mean``. There must be a weight."""
+    def reduce(self, terms: list[Float[Tensor, "member ..."]], weights: int | None = None) -> Penalty:
+        """The sum of some terms, divided under ``mean`` by the number of ``weights``: of terms, where each is of one weight.
+
+        There must be a term.
+        """
         total = member_sums(terms)
-        return total / sum(term[0].numel() for term in terms) if self.reduction == "mean" else total
+        return total / (weights or sum(term[0].numel() for term in terms)) if self.reduction == "mean" else total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +218,48 @@ class Thresholded(Penalized):
         # hardshrink also takes what is equal; masks are several times slower
         below = float(np.nextafter(np.float32(self.zero_threshold), np.float32(0)))
         return layers | {name: hardshrink(weight, below) for name, weight in regularized(layers).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proximal(Thresholded):
+    """Penalties that can take proximal steps in the place of a gradient (ISTA, in Beck and Teboulle 2009, section 1).
+
+    With ``proximal`` the penalty has no gradient. Instead the proximal operator of the penalty, times the learning rate and the
+    coefficient, is applied after each step of the optimiser. So there are exact zeros.
+    """
+
+    beta: None = unused()
+    proximal: bool
+
+    @abstractmethod
+    def acts_on(self, layers: Layers) -> Layers:
+        """The weights that are penalised."""
+
+    @abstractmethod
+    def norms(self, weights: Layers) -> list[Float[Tensor, "member ..."]]:
+        """What the penalty of these weights is the sum of."""
+
+    @abstractmethod
+    def shrunken(self, weights: Layers, limit: Float[Tensor, "#member"]) -> Layers:
+        """The proximal operator of ``limit`` times the sum of the norms of these weights."""
+
+    def penalty(self, layers: Layers, gates: Gates) -> Penalty:
+        weights = self.acts_on(layers)
+        if not weights:
+            return super().penalty(layers, gates)
+        penalty = self.reduce(self.norms(weights), _numbers(weights))
+        return penalty.detach() if self.proximal else penalty
+
+    def project(self, layers: Layers, gates: Gates, step: int, pull: Float[Tensor, "member"] | float) -> tuple[Layers, Gates]:
+        if not self.proximal:
+            return layers, gates
+        weights = self.acts_on(layers)
+        number = _numbers(weights) if self.reduction == "mean" else 1
+        return layers | self.shrunken(weights, (torch.as_tensor(pull) / number).view(-1)), gates
+
+
+def _numbers(weights: Layers) -> int:
+    return sum(weight[0].numel() for weight in weights.values())
 
 
 def member_sums(terms: list[Float[Tensor, "member ..."]]) -> Float[Tensor, "member"]:

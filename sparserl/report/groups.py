@@ -134,11 +134,16 @@ def is_reference(group: Group, groups: Sequence[Group]) -> bool:
 def name_of(columns: Sequence[str], values: Sequence[Any], runs: Sequence[Run]) -> str:
     """What tells a group from the others, in the fewest words: the names of options speak for themselves."""
     words = [
-        value if column in NAMED and isinstance(value, str) else f"{column.split('.')[-1]} {_short(value)}"
+        value if column in NAMED and isinstance(value, str) else f"{_key(column)} {_short(value)}"
         for column, value in zip(columns, values, strict=True)
         if value is not None
     ]
     return ", ".join(words) or f"{runs[0].settings['algorithm']}, {runs[0].settings['regularizer']}"
+
+
+def _key(column: str) -> str:
+    """The last part of a setting's name; of a term of a penalty with the name of the term."""
+    return column.rpartition(".terms.")[2] if ".terms." in column else column.split(".")[-1]
 
 
 def _short(value: Any) -> str:

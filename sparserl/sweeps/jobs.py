@@ -56,6 +56,7 @@ def label(config: Config) -> str:
     """A name for a reader: what is trained, and the exact values of what a sweep varies most."""
     values = {
         "lambda": config["regularizer"]["lambda_c"],
+        **{f"{name}-lambda": term["lambda_c"] for name, term in config["regularizer"].get("terms", {}).items()},
         "beta": config["regularizer"]["beta"],
         "seed": config["seed"],
     }

@@ -65,7 +65,12 @@ def run(
         logs = logger.open(paths, configs, [label(config) for config in configs])
         members, typed = range(len(configs)), command or provenance.command()
         identities = [identity(config) for config in configs]
-        recorders = [Recorder(*its, typed) for its in zip(opened, configs, identities, members, logs, strict=True)]
+        regularizers = [its.regularizer for its in parts.populations for _ in its.members.seeds]
+        each = zip(opened, configs, identities, regularizers, members, logs, strict=True)
+        recorders = [
+            Recorder(folder, config, its, regularizer, member, log, typed)
+            for folder, config, its, regularizer, member, log in each
+        ]
         try:
             return _train(trainer, parts, paths, recorders, states, live)
         except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from sparserl.lowrank.shrinking import shrink
 from sparserl.lowrank.sweep import Swept
 from sparserl.lowrank.truncation import as_matrix
 from sparserl.population.state import State, split
-from sparserl.regularizers.base import regularized
+from sparserl.regularizers.base import Regularizer, regularized
 from sparserl.runs import provenance
 from sparserl.runs.files import joined
 from sparserl.runs.folder import RunFolder
@@ -29,15 +29,23 @@ CUT_OFF = "an episode was cut off by a limit that is not the environment's own: 
 class Recorder:
     """Records member number ``member`` of a loop, made by ``command``, into its folder, and then its log.
 
-    ``config`` is the run's, and ``identity`` the part of it that makes it this run.
+    ``config`` is the run's, and ``identity`` the part of it that makes it this run; ``regularizer`` is that of its population.
     """
 
     def __init__(
-        self, folder: RunFolder, config: dict[str, Any], identity: dict[str, Any], member: int, log: Log, command: str
+        self,
+        folder: RunFolder,
+        config: dict[str, Any],
+        identity: dict[str, Any],
+        regularizer: Regularizer,
+        member: int,
+        log: Log,
+        command: str,
     ) -> None:
         self._folder, self.config, self._identity = folder, config, identity
         self._member, self._log, self._command = member, log, command
-        self._warning_detector = WarningDetector()
+        self._term = next(iter(regularizer.summands())) if regularizer.gated is None else regularizer.gated
+        self._warning_detector = WarningDetector(self._term)
         self._env_step = 0
         self._seconds = self._train_seconds = 0.0
         self._result: Result | None = None
@@ -104,7 +112,7 @@ class Recorder:
         seen = {name: float(value[row]) for name, value in observe(learner).items()}
         if learner.stopped()[row] is None:
             asked = torch.as_tensor(learner.regularizer.asks_for_zeros(event.env_step)).expand(learner.size)
-            self._warn(stayed_dense(seen, algorithm.policy, bool(asked[row])))
+            self._warn(stayed_dense(seen, algorithm.policy, bool(asked[row]), self._term))
         shrunken = shrink(layers, algorithm.policy_structure())
         matrices = [as_matrix(layers[name], its) for name, its in algorithm.policy_structure().items()]
         numbers = torch.cat([weight.flatten() for weight in regularized(layers).values()])

@@ -144,21 +144,41 @@ class CompiledStep:
         return found
 
 
+def _values(part: Any) -> dict[str, Any]:
+    """The values of a part by the name of the field; of the parts in it by path, as ``terms.l1.lambda_c``."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(part):
+        if "parts" in field.metadata:
+            for name, its in getattr(part, field.name).items():
+                found |= {f"{field.name}.{name}.{path}": value for path, value in _values(its).items()}
+        elif field.init:
+            found[field.name] = getattr(part, field.name)
+    return found
+
+
 def _schedules(part: Algorithm | Regularizer) -> dict[str, Schedule]:
-    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
-    return {name: value for name, value in values.items() if isinstance(value, Schedule)}
+    return {path: value for path, value in _values(part).items() if isinstance(value, Schedule)}
 
 
 def _per_member(part: Algorithm | Regularizer) -> dict[str, Tensor]:
-    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    return {path: value for path, value in _values(part).items() if isinstance(value, Tensor)}
 
 
 def _with(part: T, values: Mapping[str, Any]) -> T:
-    """A copy of a part with other values in its fields; what it has computed from the others stays."""
-    changed = copy.copy(part)
-    for name, value in values.items():
-        object.__setattr__(changed, name, value)
+    """A copy of a part with other values at some paths; what it has computed from the others stays.
+
+    Paths in parts that it lacks are left out: bound to a component, a sum has only the terms that cover it.
+    """
+    changed, within = copy.copy(part), dict[tuple[str, str], dict[str, Any]]()
+    for path, value in values.items():
+        if "." in path:
+            field, name, rest = path.split(".", 2)
+            within.setdefault((field, name), {})[rest] = value
+        else:
+            object.__setattr__(changed, path, value)
+    for (field, name), its in within.items():
+        if name in (held := getattr(changed, field)):
+            object.__setattr__(changed, field, {**held, name: _with(held[name], its)})
     return changed
 
 
@@ -246,7 +266,6 @@ class _Arguments:
         algorithm, regularizer = self.step.algorithm, self.step.regularizer
         algorithm = _with(algorithm, {name: next(rest) for name in _per_member(algorithm)})
         regularizer = _with(regularizer, {name: next(rest) for name in _per_member(regularizer)})
-        own = {name: getattr(regularizer, name) for name in _per_member(regularizer)}
         penalty = {name: next(rest) if isinstance(its, Tensor) else None for name, its in self.scalars.penalty.items()}
         tensors_of_time = {name: next(values).long() for name in TIME}
         time = Time(*(TracedNumber(name, plain, tensors_of_time, guards) for name in TIME))  # type: ignore[arg-type]
@@ -255,8 +274,8 @@ class _Arguments:
         penalty = {name: next(values) if its is None else its for name, its in penalty.items()}
         algorithm = _with(algorithm, {name: Given(next(values)) for name in _schedules(algorithm)})
         regularizer = _with(regularizer, {name: Given(next(values)) for name in _schedules(regularizer)})
-        scheduled = {name: getattr(regularizer, name) for name in _schedules(regularizer)}
-        bound = {component: _with(its, own | scheduled) for component, its in self.step.bound.items()}
+        given = _per_member(regularizer) | _schedules(regularizer)
+        bound = {component: _with(its, given) for component, its in self.step.bound.items()}
         step = GradientStep(algorithm, regularizer, bound)
         scalars = Scalars(time, self.scalars.gates_active, penalty, rates, gate_rate)  # type: ignore[arg-type]
         before = [(layers, name, tensor) for layers in state.statistics.values() for name, tensor in layers.items()]
@@ -293,11 +312,16 @@ def _over_members(tensor: Tensor, members: int) -> Tensor:
     return tensor.expand(members)
 
 
-def _described(part: Algorithm | Regularizer) -> tuple[str, dict[str, str]]:
-    """The class of a part and its values; of what is an input only that it is one."""
+def _described(part: Algorithm | Regularizer) -> tuple[list[str], dict[str, str]]:
+    """The classes of a part and of the parts in it, and their values; of what is an input only that it is one."""
     inputs = {**_schedules(part), **_per_member(part)}
-    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
-    return type(part).__qualname__, {name: "input" if name in inputs else repr(its) for name, its in values.items()}
+    classes = [type(its).__qualname__ for its in (part, *_parts_in(part))]
+    return classes, {path: "input" if path in inputs else repr(its) for path, its in _values(part).items()}
+
+
+def _parts_in(part: Any) -> list[Any]:
+    held = (getattr(part, field.name) for field in dataclasses.fields(part) if "parts" in field.metadata)
+    return [its for parts in held for its in parts.values()]
 
 
 class Trace:
@@ -411,4 +435,5 @@ def _code_of(*parts: Algorithm | Regularizer) -> list[str]:
                 seen[Path(file).read_text() if file else cls.__module__] = None
         if dataclasses.is_dataclass(part):
             waiting += [getattr(part, field.name) for field in dataclasses.fields(part) if hasattr(part, field.name)]
+            waiting += _parts_in(part)
     return list(seen)

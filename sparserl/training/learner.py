@@ -1,8 +1,8 @@
 """The weights, gates and optimiser state of P members.
 
 Everything that is particular to an algorithm or a regulariser is behind their contracts; here they meet. The objective of
-each component is ``loss + lambda_c(step) * penalty``, summed over members: a sum, so that each member's gradient is the one
-it would have alone.
+each component is ``loss`` plus ``lambda_c(step) * penalty`` of each term of its regulariser, summed over members: a sum, so
+that each member's gradient is the one it would have alone.
 
 A member whose objective or gradient is not finite has diverged: its weights, gates and targets stay, bit for bit, what they
 were before that step. Its numbers stay in its own rows, so the others do not change.
@@ -50,7 +50,7 @@ class Learner:
             c for c in self.learned if any(map(is_weight, fresh[c])) and regularizer.covers(c, c in algorithm.policy)
         )
         self._gate_generators, self._rng = members.generators("gates"), members.rng("update")
-        self.bound = {c: regularizer.bind(algorithm.structure(c), c) for c in self.covered}
+        self.bound = {c: regularizer.bind(algorithm.structure(c), c, c in algorithm.policy) for c in self.covered}
         self.initial_gates = {c: its.init(fresh[c], self._gate_generators) for c, its in self.bound.items()}
         others = fresh.keys() - self.learned - algorithm.targets.keys()
         self.state = LearnerState(
@@ -108,7 +108,9 @@ class Learner:
         for component, gates in self.state.gates.items():
             multipliers = self._step.multipliers(self.state, component)
             needed = {name: values for name, values in multipliers.items() if not (values == 1).all()}
-            penalty = self.bound[component].penalty(self.state.weights[component].views, gates.views)
+            regularizer = self.bound[component]
+            term = regularizer.summands()[regularizer.gated or ""]
+            penalty = term.penalty(self.state.weights[component].views, gates.views)
             self.state.fixed_gates[component] = FixedGates(needed, penalty)
 
     def update(self, batch: Batch, env_step: int) -> Metrics:
@@ -125,7 +127,11 @@ class Learner:
         scalars = Scalars(
             time=Time(env_step, self._env_step, self._updates),
             gates_active=self._gates_active,
-            penalty={c: self.regularizer.coefficient(env_step, c in self.algorithm.policy) for c in self.covered},
+            penalty={
+                (c, name): term.coefficient(env_step, c in self.algorithm.policy)
+                for c, regularizer in self.bound.items()
+                for name, term in regularizer.summands().items()
+            },
             rates={c: min(schedule(env_step), LARGEST_RATE) for c, schedule in self.algorithm.learning_rates.items()},
             gate_rate=min(self.regularizer.gate_rate(env_step), LARGEST_RATE),
         )

@@ -29,8 +29,8 @@ class Scalars:
 
     time: Time
     gates_active: bool
-    penalty: Mapping[str, Float[Tensor, "member"] | float | Tensor]
-    """The coefficient of the penalty of each component that the regulariser covers."""
+    penalty: Mapping[tuple[str, str], Float[Tensor, "member"] | float | Tensor]
+    """The coefficient of each term of the penalty, by component that the regulariser covers and name of the term."""
     rates: Mapping[str, float | Tensor]
     """The learning rate of each learned component. None is above LARGEST_RATE; a program is given them as tensors []."""
     gate_rate: float | Tensor
@@ -43,6 +43,7 @@ class FixedGates:
     multipliers: dict[str, Tensor]
     """Of tensors of Layers by name; those that are 1 everywhere are left out."""
     penalty: Penalty
+    """Of the term that has the gates: it is a constant now."""
 
 
 @dataclass
@@ -109,11 +110,12 @@ class GradientStep:
         due: set[str] = set()
         # all gradients before any step: one component's objective may be computed from another's weights
         for index, (name, objective) in enumerate(objectives.items(), start=1):
-            covered = [c for c in objective.updates if c in self.bound and c not in due]
-            penalties = {c: scalars.penalty[c] * self._penalty(state, leaves, c) for c in covered}
-            total = sum(penalties.values(), objective.loss)
             metrics |= {f"{name}/{key}": value for key, value in objective.metrics.items()}
-            metrics |= {f"penalty/{c}": penalty.detach() for c, penalty in penalties.items()}
+            total = objective.loss
+            for component in (c for c in objective.updates if c in self.bound and c not in due):
+                penalties = self._penalties(state, running, component, scalars)
+                total = sum(penalties.values(), total)
+                metrics |= self._of_penalties(component, penalties, scalars)
             metrics |= {f"loss/{name}": objective.loss.detach(), f"objective/{name}": total.detach()}
             self._differentiate(state, objective, total, scalars.gates_active, due, keep_graph=index < len(objectives))
             due.update(objective.updates)
@@ -167,11 +169,30 @@ class GradientStep:
         """The targets that lag behind a component."""
         return [target for target, leader in self.algorithm.targets.items() if leader == component]
 
-    def _penalty(self, state: LearnerState, weights: Weights, component: str) -> Penalty:
-        if component in state.fixed_gates:
-            return state.fixed_gates[component].penalty
+    def _penalties(self, state: LearnerState, running: Weights, component: str, scalars: Scalars) -> dict[str, Penalty]:
+        """The terms of the penalty of a component by name, each times its coefficient.
+
+        Those of weights are of the weights that run: under the same sample of the gates as the loss.
+        """
+        fixed = state.fixed_gates.get(component)
         gates = state.gates[component].leaves if component in state.gates else {}
-        return self.bound[component].penalty(weights[component], gates)
+        gated, found = self.bound[component].gated, {}
+        for name, term in self.bound[component].summands().items():
+            penalty = fixed.penalty if fixed and name == gated else term.penalty(running[component], gates)
+            found[name] = scalars.penalty[component, name] * penalty
+        return found
+
+    @staticmethod
+    def _of_penalties(component: str, penalties: Mapping[str, Penalty], scalars: Scalars) -> Metrics:
+        """The penalty of a component, and where its terms have names, each of them and its coefficient."""
+        first, *others = penalties.values()
+        metrics: Metrics = {f"penalty/{component}": sum(others, first).detach()}
+        for name, penalty in penalties.items():
+            if name:
+                coefficient = torch.as_tensor(scalars.penalty[component, name])
+                metrics[f"penalty/{component}/{name}"] = penalty.detach()
+                metrics[f"coefficient/{component}/{name}"] = coefficient.to(penalty.dtype).expand_as(penalty)
+        return metrics
 
     @staticmethod
     def _parameters(state: LearnerState, component: str, gates_active: bool) -> Iterator[tuple[str, Parameters]]:
@@ -226,10 +247,11 @@ class GradientStep:
         """Restore constraints, but in members that did not move."""
         layers = state.weights[component].views
         gates = state.gates[component].views if component in state.gates else {}
-        pull = scalars.rates[component] * scalars.penalty[component]
-        projected = self.bound[component].project(layers, gates, scalars.time.step, pull)
-        for tensors, its in zip((layers, gates), projected, strict=True):
-            replace(tensors, its, moves)
+        for name, term in self.bound[component].summands().items():
+            pull = scalars.rates[component] * scalars.penalty[component, name]
+            projected = term.project(layers, gates, scalars.time.step, pull)
+            for tensors, its in zip((layers, gates), projected, strict=True):
+                replace(tensors, its, moves)
 
     def _update_targets(self, state: LearnerState, scalars: Scalars) -> None:
         if not state.targets:

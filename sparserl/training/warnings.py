@@ -35,9 +35,13 @@ changed its sign there and back. One turn is an overshoot that comes to rest."""
 
 
 class WarningDetector:
-    """Reads one member's rows as they come and says each failure signature once."""
+    """Reads one member's rows as they come and says each failure signature once.
 
-    def __init__(self) -> None:
+    ``term`` is the term of the penalty that has the gates, or the first; without a name where it is the whole.
+    """
+
+    def __init__(self, term: str = "") -> None:
+        self._term = term
         self._said: set[str] = set()
         self._norms: dict[str, list[float]] = {}
         self._constant = 0
@@ -62,9 +66,10 @@ class WarningDetector:
         return new
 
     def _empty(self, row: Mapping[str, Any]) -> list[str]:
+        at = _node(self._term)
         return [
-            f"every weight of layer {key.split('/')[-1]} is zero: nothing passes through it; lower regularizer.lambda_c or "
-            "regularizer.target_sparsity"
+            f"every weight of layer {key.split('/')[-1]} is zero: nothing passes through it; lower {at}.lambda_c or "
+            f"{at}.target_sparsity"
             for key, value in row.items()
             if key.startswith("sparsity/exact/") and value == 1
         ]
@@ -72,10 +77,10 @@ class WarningDetector:
     def _unmoved(self, row: Mapping[str, Any]) -> list[str]:
         # the penalty's pull and a gate learning rate worth having move gates by far more than this within one row
         stuck = [key for key, value in row.items() if key.endswith("/moved") and value < 1e-3]
-        pulled = any(value for key, value in row.items() if key.startswith("penalty/"))
-        return ["the gates have not moved although the penalty is on: raise regularizer.gate_learning_rate"] * bool(
-            stuck and pulled
-        )
+        of_gates = f"/{self._term}" if self._term else ""
+        pulled = any(value for key, value in row.items() if key.startswith("penalty/") and key.endswith(of_gates))
+        remedy = f"raise {_node(self._term)}.gate_learning_rate"
+        return [f"the gates have not moved although the penalty is on: {remedy}"] * bool(stuck and pulled)
 
     def _constant_policy(self, row: Mapping[str, Any]) -> list[str]:
         if "eval/constant_action" in row:
@@ -109,7 +114,7 @@ class WarningDetector:
                 seen["way"] = way
             if seen["turns"] >= TURNS:
                 which = "the gates" if key.count("/") == 1 else f"the gates of {key.split('/')[1]}"
-                sentences.append(f"{which} close and open again and again: lower regularizer.gate_learning_rate")
+                sentences.append(f"{which} close and open again and again: lower {_node(self._term)}.gate_learning_rate")
         return sentences
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,17 +129,24 @@ class WarningDetector:
         self._moves = {key: dict(seen) for key, seen in state["moves"].items()}
 
 
-def stayed_dense(last: Mapping[str, float], policy: Sequence[str], asked: bool) -> list[str]:
+def _node(term: str) -> str:
+    """Where the config has the keys of a term of the penalty."""
+    return f"regularizer.terms.{term}" if term else "regularizer"
+
+
+def stayed_dense(last: Mapping[str, float], policy: Sequence[str], asked: bool, term: str = "") -> list[str]:
     """The warning that a policy whose regulariser ``asked`` for zeros has none, from what ``observe`` says at the end.
 
-    ``policy`` are the deployed components. Where these have gates, all of them are open; some gates make no zeros.
+    ``policy`` are the deployed components. Where these have gates, all of them are open; some gates make no zeros. ``term`` is
+    as in ``WarningDetector``.
     """
     gates = [last[key] for key in ("gates/open", *(f"gates/{component}/open" for component in policy)) if key in last]
     dense = all(share == 1 for share in gates) if gates else last["sparsity/exact"] == 0
     if not asked or not dense:
         return []
     what = "every gate of the policy is open" if gates else "no weight of the policy is zero"
-    return [f"{what} at the end: raise regularizer.lambda_c or regularizer.target_sparsity, or begin earlier"]
+    at = _node(term)
+    return [f"{what} at the end: raise {at}.lambda_c or {at}.target_sparsity, or begin earlier"]
 
 
 def lost_in_ranks(rank: Rank, measured: int, retention: float | None, wanted: float) -> list[str]:

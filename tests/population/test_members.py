@@ -73,9 +73,15 @@ def configs(regularizer: str, algorithm: str = "dqn", number: int = 12) -> list[
     members = []
     for index in range(number):
         values = {"lambda_c": 10.0 ** (index % 3), "beta": 0.3 + 0.1 * (index % 4), "target_sparsity": 0.3 + 0.2 * (index % 3)}
-        meant = {key: value for key, value in values.items() if config["regularizer"].get(key) is not None}
-        members.append(config | {"seed": index * 7 % number, "regularizer": config["regularizer"] | meant})
+        members.append(config | {"seed": index * 7 % number, "regularizer": with_values(config["regularizer"], values)})
     return members
+
+
+def with_values(node: Config, values: dict[str, float]) -> Config:
+    """A regulariser with other values in it and its terms, wherever it has them and they are not null."""
+    terms = {name: with_values(term, values) for name, term in node.get("terms", {}).items()}
+    meant = {key: value for key, value in values.items() if node.get(key) is not None}
+    return node | meant | ({"terms": terms} if terms else {})
 
 
 def trained(members: Sequence[Config], root: Path) -> list[Path]:
@@ -128,13 +134,14 @@ def equal(one: State, other: State) -> bool:
 
 # what DDPG and TD3 do, SAC does, with more noise; and masks change either at gradient steps or between rollouts
 SOONER = [("l0", name) for name in SHAPED if name not in ("ddpg", "td3")] + [("magnitude", "dqn"), ("magnitude", "ppo")]
+SOONER += [("l0_group_lasso", "dqn")]
 
 
 @pytest.mark.parametrize(
     ("regularizer", "algorithm"),
     [
         pytest.param(*case, marks=() if case in SOONER else pytest.mark.slow)
-        for case in product(("none", "l0", "magnitude"), sorted(SHAPED))
+        for case in product(("none", "l0", "magnitude", "l0_group_lasso"), sorted(SHAPED))
     ],
 )
 def test_sixteen_members_equal_their_solo_runs_and_go_on_from_a_checkpoint(regularizer: str, algorithm: str) -> None:
@@ -145,7 +152,7 @@ def test_sixteen_members_equal_their_solo_runs_and_go_on_from_a_checkpoint(regul
         (_, alone), its = learned([members[index]])
         assert equal(last[index], alone[0])
         assert equal(rows[index], its[0])
-    if regularizer == "l0":
+    if regularizer.startswith("l0"):
         assert last[0]["learner"]["gates_active"], "gates must be active, or this test sees less than it says"
     if STOPPING[0] in SHAPED[algorithm]:
         early = torch.tensor([row.get("policy/stopped_early", 0.0) for own in rows for row in own])

@@ -16,6 +16,7 @@ from sparserl.config.validation import compose
 from sparserl.networks.base import Matrix
 from sparserl.population.members import Population
 from sparserl.regularizers.base import Penalized, Regularizer
+from sparserl.regularizers.l0_rank import L0Rank
 from sparserl.regularizers.masks import Masked
 from sparserl.training.learner import Learner
 from sparserl.types import Gates, Layers, Noise, is_weight
@@ -85,15 +86,22 @@ def hardened_of(regularizer: Regularizer, layers: Layers, gates: Gates) -> Layer
     return regularizer.harden(layers, regularizer.multipliers(regularizer.gate_values(gates), gates, layers))
 
 
+def penalties(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, Tensor]:
+    """Of each term, by its name."""
+    return {name: term.penalty(layers, gates) for name, term in regularizer.summands().items()}
+
+
 def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, dict[str, Tensor]]:
     """What every hook gives, by its name."""
     noise = regularizer.noise(gates, Population(tuple(range(MEMBERS))).generators("gates"), STEP)
-    kept, projected = regularizer.project(layers, gates, STEP, PULL)
+    kept, projected = layers, gates
+    for term in regularizer.summands().values():
+        kept, projected = term.project(kept, projected, STEP, PULL)
     return {
         "noise": noise,
         "sample": regularizer.sample(gates, noise),
         "running": running(regularizer, layers, gates, noise),
-        "penalty": {"penalty": regularizer.penalty(layers, gates)},
+        "penalty": penalties(regularizer, layers, gates),
         "harden": hardened_of(regularizer, layers, gates),
         "project, layers": kept,
         "project, gates": projected,
@@ -106,7 +114,7 @@ def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, d
 
 
 def test_the_folder_is_read() -> None:
-    assert {"l0", "l1", "l2", "magnitude", "none", "random"} <= set(NAMES)
+    assert {"l0", "l0_l1", "l1", "l2", "magnitude", "none", "random"} <= set(NAMES)
 
 
 def test_gates_say_what_they_multiply_and_how_many_weights_they_cover(regularizer: Regularizer) -> None:
@@ -168,7 +176,7 @@ def test_hooks_change_nothing_they_are_given(regularizer: Regularizer) -> None:
 def test_hardening_only_shrinks_weights_and_never_flips_them(regularizer: Regularizer) -> None:
     """Each by itself, but for projections, which make no matrix larger as a whole."""
     layers = layers_of()
-    projects = type(regularizer).apply is not Regularizer.apply
+    projects = isinstance(regularizer, L0Rank)
     for name, hardened in hardened_of(regularizer, layers, gates_of(regularizer, layers)).items():
         assert (
             (hardened.norm() <= layers[name].norm() * (1 + 1e-6)) if projects else (hardened.abs() <= layers[name].abs()).all()
@@ -178,20 +186,21 @@ def test_hardening_only_shrinks_weights_and_never_flips_them(regularizer: Regula
 
 def test_the_penalty_is_a_finite_number_for_each_member_and_never_negative(regularizer: Regularizer) -> None:
     layers = layers_of()
-    penalty = regularizer.penalty(layers, gates_of(regularizer, layers))
-    assert penalty.shape == (MEMBERS,)
-    assert penalty.isfinite().all()
-    assert (penalty >= 0).all()
-    coefficient = torch.as_tensor(regularizer.coefficient(STEP, deployed=True))
-    assert coefficient.shape in ((), (MEMBERS,))
-    assert (coefficient >= 0).all()
+    for penalty in penalties(regularizer, layers, gates_of(regularizer, layers)).values():
+        assert penalty.shape == (MEMBERS,)
+        assert penalty.isfinite().all()
+        assert (penalty >= 0).all()
+    for term in regularizer.summands().values():
+        coefficient = torch.as_tensor(term.coefficient(STEP, deployed=True))
+        assert coefficient.shape in ((), (MEMBERS,))
+        assert (coefficient >= 0).all()
 
 
 def test_biases_cost_nothing(regularizer: Regularizer) -> None:
     layers = layers_of()
     gates = gates_of(regularizer, layers)
     others = {name: tensor if is_weight(name) else 100 * tensor for name, tensor in layers.items()}
-    assert torch.equal(regularizer.penalty(layers, gates), regularizer.penalty(others, gates))
+    assert equal(penalties(regularizer, layers, gates), penalties(regularizer, others, gates))
 
 
 def test_members_do_not_know_of_each_other(regularizer: Regularizer) -> None:
@@ -214,24 +223,29 @@ def test_a_members_gradient_is_its_own(regularizer: Regularizer) -> None:
     learned = [gates[name].requires_grad_() for name in regularizer.gate_values(gates)]
     noise = regularizer.noise(gates, Population(tuple(range(MEMBERS))).generators("gates"), STEP)
     ran = running(regularizer, layers, gates, noise)
-    objective = regularizer.penalty(layers, gates)[1] + sum((t[1].square().sum() for t in ran.values()), torch.zeros(()))
+    objective = sum((t[1].square().sum() for t in ran.values()), torch.zeros(()))
+    objective = sum((penalty[1] for penalty in penalties(regularizer, ran, gates).values()), objective)
     for gradient in torch.autograd.grad(objective, [*layers.values(), *learned]):
         assert gradient.isfinite().all()
         assert (gradient[[0, 2]] == 0).all()
         assert (gradient[1] != 0).any()
 
 
+def of_member_1(regularizer: Regularizer) -> Regularizer:
+    given = {field.name: getattr(regularizer, field.name) for field in dataclasses.fields(regularizer) if field.init}
+    values = {name: value[1:2] for name, value in given.items() if isinstance(value, Tensor)}
+    if "terms" in given:
+        values["terms"] = {name: of_member_1(term) for name, term in given["terms"].items()}
+    return dataclasses.replace(regularizer, **values)
+
+
 def test_a_member_is_penalised_as_it_would_be_alone(regularizer: Regularizer) -> None:
     layers = layers_of()
     gates = gates_of(regularizer, layers)
-    values = {
-        field.name: getattr(regularizer, field.name)[1:2]
-        for field in dataclasses.fields(regularizer)
-        if isinstance(getattr(regularizer, field.name), Tensor)
-    }
-    alone = dataclasses.replace(regularizer, **values).bind(STRUCTURE)
+    alone = of_member_1(regularizer).bind(STRUCTURE)
     own_layers, own_gates = {n: t[1:2] for n, t in layers.items()}, {n: t[1:2] for n, t in gates.items()}
-    assert torch.equal(alone.penalty(own_layers, own_gates), regularizer.penalty(layers, gates)[1:2])
+    together = {name: penalty[1:2] for name, penalty in penalties(regularizer, layers, gates).items()}
+    assert equal(penalties(alone, own_layers, own_gates), together)
     hardened = hardened_of(regularizer, layers, gates)
     assert equal(hardened_of(alone, own_layers, own_gates), {name: tensor[1:2] for name, tensor in hardened.items()})
 

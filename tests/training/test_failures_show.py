@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parts import environment_for, immediately, make_learner, modules, random_batches
+from parts import environment_for, immediately, make_learner, modules, overrides_of, random_batches
 
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
@@ -59,9 +59,9 @@ keys_of = cache(lambda regularizer: compose(f"regularizer={regularizer}")["regul
 )
 def test_a_layer_of_which_nothing_is_left_is_said_of_every_regularizer(regularizer: str, algorithm: str) -> None:
     keys = keys_of(regularizer)
-    key, value = next((key, value) for key, value in EMPTIES if keys.get(key) is not None)
+    empties = next(found for key, value in EMPTIES if (found := overrides_of(keys, {key: value})))
     # gates that do not move, and masks that do
-    begins = [f"regularizer.{key}={value}", *(["regularizer.end_step=20", "regularizer.start_step=0"] * ("end_step" in keys))]
+    begins = [*empties, *(["regularizer.end_step=20", "regularizer.start_step=0"] * ("end_step" in keys))]
     first, *_ = said(after_two_updates(regularizer, algorithm, *begins))
     assert first.startswith("every weight of layer policy.")
     assert "is zero" in first

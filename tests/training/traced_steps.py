@@ -119,7 +119,7 @@ def test_a_step_that_would_be_stale_is_not_compiled(as_traced: list[Trace], caps
 # ---------------------------------------------------------------- programs as they were traced
 
 
-@pytest.mark.parametrize("regularizer", ["none", "l0"])
+@pytest.mark.parametrize("regularizer", ["none", "l0", pytest.param("l0_group_lasso", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "algorithm",
     [
@@ -140,7 +140,7 @@ def test_a_traced_step_is_the_eager_one(algorithm: str, regularizer: str, as_tra
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("regularizer", ["none", "l0"])
+@pytest.mark.parametrize("regularizer", ["none", "l0", "l0_group_lasso"])
 def test_a_member_equals_its_solo_run_bit_for_bit(regularizer: str, cache: Path) -> None:
     """Compiled for real: alone, among eight, and at another place among three; and from a state in the middle on."""
     batches = random_batches(40, 8, 32)

@@ -9,7 +9,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-import collect_recipes  # noqa: E402
+import collect_recipes
 
 
 def test_a_recipe_is_counted_by_its_last_policies_and_its_late_evaluations() -> None:

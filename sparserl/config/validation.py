@@ -363,9 +363,9 @@ def check(config: Config) -> None:
     objective, chosen = config["objective"], config["names"]["environment"]
     if objective in MEASURES and objective not in parts["environment"].measures:
         raise ConfigError(f"objective is {objective!r}, which environment={chosen} does not give; choose another objective")
+    _check_goals(config, parts["environment"], spec, parts["experience"])
     with errors_of("experience", config):
         parts["experience"].check(spec)
-    _check_goals(config, parts["environment"], spec, parts["experience"])
 
 
 def _check_regularizer(regularizer: Regularizer, algorithm: Algorithm) -> None:

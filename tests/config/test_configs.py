@@ -49,6 +49,7 @@ NEEDED = {
     ("experience", "frames"): IMAGES,
     ("environment", "surrol"): ["environment.task=ECMReach"],
     ("network", "small_dense"): ["network.weights=1000"],
+    ("experience", "rollout"): ["algorithm=ppo"],
     ("experience", "hindsight"): ["environment=gymnasium", "environment.id=goals:Line-v0"],
     ("network", "cnn"): [*IMAGES, "network.kernel_sizes=[2,2,2]", "network.strides=[1,1,1]"],
 }
@@ -83,7 +84,7 @@ def test_the_groups_are_found() -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_keys_are_the_fields_of_the_target(group: str, option: str) -> None:
-    node = OmegaConf.to_container(composed(f"{group}={option}")[group])
+    node = OmegaConf.to_container(composed(f"{group}={option}", *NEEDED.get((group, option), []))[group])
     found = dict(parts(group, node))
     assert group in found, f"{group}={option} has no _target_"
     for path, part in found.items():

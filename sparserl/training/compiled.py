@@ -46,6 +46,9 @@ no other axis has."""
 MOST_MEMBERS = 65_536
 """A bound that the compiler asks for."""
 
+COMPILER = {"cpp.threads": 1, "aot_inductor.precompile_headers": False}
+"""Its settings. Precompiled headers would stay in /tmp, some 70 MB for each program, and need openssl."""
+
 TIME = ("step", "previous_step", "update")
 
 
@@ -341,19 +344,18 @@ class Trace:
             exported = torch.export.export(
                 _Module(self.graph), self._examples, dynamic_shapes={"tensors": (*shapes, None)}, strict=False
             )
-            aoti_compile_and_package(exported, package_path=str(library), inductor_configs={"cpp.threads": 1})
+            aoti_compile_and_package(exported, package_path=str(library), inductor_configs=COMPILER)
 
 
 class _Module(torch.nn.Module):
-    def __init__(self, graph: torch.nn.Module) -> None:
+    """What export asks for. It turns this into a GraphModule, whose own ``graph`` an attribute of that name would hide."""
+
+    def __init__(self, traced: torch.nn.Module) -> None:
         super().__init__()
-        for name, constant in [(name, its) for name, its in vars(graph).items() if isinstance(its, Tensor)]:
-            delattr(graph, name)
-            graph.register_buffer(name, constant)  # what is no buffer, export forgets
-        self.graph = graph
+        self.traced = traced
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.graph(*tensors))
+        return tuple(self.traced(*tensors))
 
 
 @contextmanager

@@ -55,6 +55,7 @@ docs: $(INSTALLED) ## the generated parts of README.md and docs/
 bench: $(BENCH_INSTALLED) ## speed, beside that of Stable-Baselines3
 	$(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/bench_algorithms.py
+	$(BIN)/python scripts/bench_compiled.py
 	$(BIN)/python scripts/bench_sweeps.py
 
 # torch comes first and at its pinned version: left to a resolver, it may bring gigabytes of CUDA or be fetched twice

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parts import environment_for, immediately, make_learner
+from torch import Tensor
 
 from sparserl.population.members import Population
 from sparserl.training.learner import Learner
@@ -12,14 +13,22 @@ from sparserl.types import Batch
 
 MEMBERS = 3
 
+STEPS = 30
+"""Gradient steps that learners here are compared after."""
+
+ROUNDING = 2e-5
+"""More than rounding makes of a weight or gate in STEPS steps, in which it moves by a hundred times as much. What another noise
+or another scalar makes of it is more: ``traced_steps.py`` has the controls."""
+
 
 def learner_with(
     seeds: Sequence[int], regularizer: str, algorithm: str = "dqn", is_compiled: bool = True, *more: str
 ) -> Learner:
-    """A member for each seed, with gates, if any, that are active, and a small network."""
+    """A member for each seed, with a small network. Gates, if any, are active, and all that follows a schedule changes in each
+    of STEPS steps: rates, and the coefficient of the penalty."""
     chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}", f"regularizer={regularizer}"
-    overrides = (*chosen, *immediately(regularizer), "network.hidden=[13,7]", *more)
-    made = make_learner(*overrides, members=len(seeds))
+    changing = *immediately(regularizer, ramp_steps=10 * STEPS), f"trainer.total_steps={20 * STEPS}"
+    made = make_learner(*chosen, *changing, "network.hidden=[13,7]", *more, members=len(seeds))
     return Learner(made.algorithm, made.regularizer, Population(tuple(seeds)), is_compiled)
 
 
@@ -41,3 +50,11 @@ def difference(one: Learner, other: Learner) -> float:
     pairs = [(one.weights[c][name], its) for c, layers in other.weights.items() for name, its in layers.items()]
     pairs += [(one.gates[c][name], its) for c, gates in other.gates.items() for name, its in gates.items()]
     return max(float((mine.double() - its.double()).abs().max()) for mine, its in pairs)
+
+
+def tensors_of(learner: Learner, place: int) -> list[Tensor]:
+    """All that learning has made of the member at a place: weights, gates and moments."""
+    groups = (learner.state.weights, learner.state.gates)
+    moments = [its.moments for group in groups for its in group.values()]
+    layers = (*learner.weights.values(), *learner.gates.values(), *moments)
+    return [tensor[place] if tensor.dim() else tensor for its in layers for tensor in its.values()]

@@ -46,6 +46,9 @@ no other axis has."""
 MOST_MEMBERS = 65_536
 """A bound that the compiler asks for."""
 
+COMPILER = {"cpp.threads": 1, "aot_inductor.precompile_headers": False}
+"""Its settings. Precompiled headers would leave 300 MB in /tmp, and need openssl; without them a program takes 4 s longer."""
+
 TIME = ("step", "previous_step", "update")
 
 
@@ -111,7 +114,7 @@ class CompiledStep:
             program = self._program(arguments, numbers)
             known.append(program)
         members = len(state.learns)
-        draws = [getattr(rng, distribution)(*shape) for distribution, shape in program.description.draws]
+        draws = [getattr(rng, distribution)(*shape).contiguous() for distribution, shape in program.description.draws]
         values = [schedule(scalars.time.step) for schedule in self._schedules]
         (rows,) = program.run([*arguments.tensors(members), *draws, arguments.numbers(values)])
         return dict(zip(program.description.metrics, rows.unbind(0), strict=True))
@@ -183,7 +186,10 @@ def _with(part: T, values: Mapping[str, Any]) -> T:
 
 
 class _Arguments:
-    """What a step is given, as a list of tensors, and back. In the list a tensor has the member axis first, or no axis."""
+    """What a step is given, as a list of tensors, and back. In the list a tensor has the member axis first, or no axis.
+
+    All are contiguous: a program takes that for granted, and would read other numbers where they are not.
+    """
 
     def __init__(
         self,
@@ -201,25 +207,28 @@ class _Arguments:
 
     def tensors(self, members: int) -> list[Tensor]:
         """All but random numbers and scalars."""
-        others = [*self.batch.values(), *(its for noise in self.noise.values() for its in noise.values())]
-        own = [
+        read = [*self.batch.values(), *(its for noise in self.noise.values() for its in noise.values())]
+        read += [
             _over_members(its, members)
             for part in (self.step.algorithm, self.step.regularizer)
             for its in _per_member(part).values()
         ]
-        own += [its for its in self.scalars.penalty.values() if isinstance(its, Tensor)]
-        return [*self._of_state(), *(tensor.contiguous() for tensor in (*others, *own))]
+        read += [its for its in self.scalars.penalty.values() if isinstance(its, Tensor)]
+        fixed = [its for each in self.state.fixed_gates.values() for its in (*each.multipliers.values(), each.penalty)]
+        return [*self._changed(), *(tensor.contiguous() for tensor in (*fixed, *read))]
 
-    def _of_state(self) -> list[Tensor]:
+    def _changed(self) -> list[Tensor]:
+        """What the program changes in place."""
         state = self.state
         found: list[Tensor] = [state.learns]
         for group in (state.weights, state.gates):
             for its in group.values():
                 found += [its.buffer, *its.moments.values()]
         found += [its.buffer for its in state.targets.values()]
-        found += [tensor for layers in state.statistics.values() for tensor in layers.values()]
-        for fixed in state.fixed_gates.values():
-            found += [*fixed.multipliers.values(), fixed.penalty]
+        for layers in state.statistics.values():
+            for name, tensor in layers.items():
+                layers[name] = tensor.contiguous()  # another tensor only where an algorithm has made it so
+                found.append(layers[name])
         return found
 
     def numbers(self, schedules: Sequence[float]) -> Tensor:
@@ -365,19 +374,18 @@ class Trace:
             exported = torch.export.export(
                 _Module(self.graph), self._examples, dynamic_shapes={"tensors": (*shapes, None)}, strict=False
             )
-            aoti_compile_and_package(exported, package_path=str(library), inductor_configs={"cpp.threads": 1})
+            aoti_compile_and_package(exported, package_path=str(library), inductor_configs=COMPILER)
 
 
 class _Module(torch.nn.Module):
-    def __init__(self, graph: torch.nn.Module) -> None:
+    """What export asks for. It turns this into a GraphModule, whose own ``graph`` an attribute of that name would hide."""
+
+    def __init__(self, traced: torch.nn.Module) -> None:
         super().__init__()
-        for name, constant in [(name, its) for name, its in vars(graph).items() if isinstance(its, Tensor)]:
-            delattr(graph, name)
-            graph.register_buffer(name, constant)  # what is no buffer, export forgets
-        self.graph = graph
+        self.traced = traced
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.graph(*tensors))
+        return tuple(self.traced(*tensors))
 
 
 @contextmanager

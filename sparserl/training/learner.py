@@ -80,8 +80,10 @@ class Learner:
     def _draw_noise(self, env_step: int) -> None:
         """Whether gates are active, and the noise under which they run; or what they are fixed at."""
         regularizer, state = self.regularizer, self.state
+        if not state.gates:
+            return
         self._schedule_gates(env_step)
-        self._gates_active = bool(state.gates) and regularizer.gates_active(env_step)
+        self._gates_active = regularizer.gates_active(env_step)
         self._noise, self._computed = {}, {}
         if self._gates_active:
             state.fixed_gates = {}

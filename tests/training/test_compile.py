@@ -1,4 +1,5 @@
-"""Programs on disk, and what happens where there is none; what is in a program, ``traced_steps.py`` tests."""
+"""Programs on disk, and what happens where there is none; what is in a program, ``traced_steps.py`` and
+``compiled_steps.py`` test."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from compiling import MEMBERS, difference, learner_of, train
-from parts import random_batches
+from parts import modules, random_batches
 
 from sparserl.training import compiled, programs
 from sparserl.training.programs import CacheError, Description
@@ -105,9 +106,9 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
 # ---------------------------------------------------------------- what is in a program
 
 
-def run_traced_steps(*arguments: str) -> None:
-    """In a process of their own: what checks annotations in these tests cannot be traced."""
-    file = Path(__file__).with_name("traced_steps.py")
+def run_in_a_process(name: str, *arguments: str) -> None:
+    """In one of its own: what checks annotations in these tests cannot be traced."""
+    file = Path(__file__).with_name(name)
     environment = os.environ | {"PYTHONPATH": f"{file.parents[2]}:{file.parents[1]}"}
     command = [sys.executable, "-m", "pytest", "--noconftest", "-q", "-n", "0", *arguments, str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -115,9 +116,16 @@ def run_traced_steps(*arguments: str) -> None:
 
 
 def test_traced_steps() -> None:
-    run_traced_steps("-m", "not slow")
+    run_in_a_process("traced_steps.py", "-m", "not slow")
 
 
 @pytest.mark.slow
 def test_more_traced_steps() -> None:
-    run_traced_steps("-m", "slow")
+    run_in_a_process("traced_steps.py", "-m", "slow")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regularizer", ["none", "l0"])
+@pytest.mark.parametrize("algorithm", modules("algorithms"))
+def test_compiled_steps(algorithm: str, regularizer: str) -> None:
+    run_in_a_process("compiled_steps.py", "-k", f"[{algorithm}-{regularizer}]")

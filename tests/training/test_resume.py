@@ -79,12 +79,18 @@ loop.run([compose(*overrides, f"seed={seed}", f"regularizer.lambda_c={1 + int(se
 """
 
 
-def killed(root: Path, seeds: str, name: str, calls: int) -> str:
-    """Train these seeds in a process that is killed right before this call; what it said."""
-    command = [sys.executable, "-c", PROGRAM, str(int(signal.SIGKILL)), name, str(calls), str(root), seeds, *SETTINGS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    return done.stderr
+def in_a_process(root: Path, seeds: str, name: str, calls: int, *more: str) -> tuple[int, str]:
+    """Train these seeds in a process that is killed right before this call, 0 for none: its exit status, and what it said."""
+    command = [sys.executable, "-c", PROGRAM, str(int(signal.SIGKILL)), name, str(calls), str(root), seeds, *SETTINGS, *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
+    return done.returncode, done.stderr
+
+
+def killed(root: Path, seeds: str, name: str, calls: int, *more: str) -> str:
+    """The same where it must have been killed."""
+    status, said = in_a_process(root, seeds, name, calls, *more)
+    assert status == -signal.SIGKILL, said
+    return said
 
 
 def outcome(folder: Path) -> tuple[bytes, bytes]:
@@ -123,6 +129,24 @@ def test_killed_at_random_moments_it_ends_as_if_untouched(
     finish(tmp_path, seeds)
     for seed in seeds.split(","):
         assert outcome(tmp_path / seed) == outcome(whole(seeds) / seed)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_that_is_killed_ends_as_if_untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between two checkpoints, twice. Gates are random all the time, so there is one program, which takes a while."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    compiled = "trainer.compile=true", "regularizer=l0", "regularizer.delay_steps=0", "regularizer.freeze_at_step=null"
+    seeds, stopped, whole = "1,2", tmp_path / "stopped", tmp_path / "whole"
+    said = [killed(stopped, seeds, "update", 250, *compiled), killed(stopped, seeds, "update", 100, *compiled)]
+    for root in (stopped, whole):
+        status, last = in_a_process(root, seeds, "update", 0, *compiled)
+        assert status == 0, last
+        said.append(last)
+    assert ["compiled the gradient step" in each for each in said] == [True, False, False, False]
+    assert ["going on from step" in each for each in said] == [False, True, True, False]
+    for seed in seeds.split(","):
+        assert outcome(stopped / seed) == outcome(whole / seed)
+        assert read_json(stopped / seed / "result.json")["backend"] == "compiled"
 
 
 def test_a_kill_between_two_members_files_leaves_a_step_that_all_have(

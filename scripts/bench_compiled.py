@@ -121,7 +121,7 @@ def slices(algorithm: str, regularizer: str, members: int, compiled: bool) -> It
     )
     trainer, parts = build([compose(*overrides, f"seed={seed}") for seed in range(members)])
     started, learned = cpu(), False
-    for event in trainer.events(parts):
+    for event in trainer.run(parts):
         if isinstance(event, Row):
             learned = learned or any(name.startswith("loss/") for name in event.metrics[0])
             if learned:  # all before the first gradient steps is part of the first slice

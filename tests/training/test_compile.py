@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from compiling import MEMBERS, difference, learner_of, train
-from parts import modules, random_batches
+from parts import random_batches
 
 from sparserl.training import compiled, programs
 from sparserl.training.programs import CacheError, Description
@@ -125,7 +125,5 @@ def test_more_traced_steps() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("regularizer", ["none", "l0"])
-@pytest.mark.parametrize("algorithm", modules("algorithms"))
-def test_compiled_steps(algorithm: str, regularizer: str) -> None:
-    run_in_a_process("compiled_steps.py", "-k", f"[{algorithm}-{regularizer}]")
+def test_compiled_steps() -> None:
+    run_in_a_process("compiled_steps.py", "-m", "slow")

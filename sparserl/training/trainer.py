@@ -118,6 +118,8 @@ class Trainer:
         """Whether gradient steps are to run compiled: under ``auto`` on a CPU with a compiler, if there are enough of them."""
         if self.compile != "auto":
             return self.compile
+        if not parts.algorithm.gains_by_compiling:
+            return False
         if parts.members.device.type != "cpu" or parts.members.size > MOST_TO_COMPILE or not has_compiler():
             return False
         return parts.experience.gradient_steps(self.total_steps, self.num_envs) >= WORTH_COMPILING

@@ -303,6 +303,14 @@ def test_auto_compiles_what_is_worth_it(
     assert trainer.compiles(parts) is expected
 
 
+def test_auto_leaves_what_is_slower_when_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "has_compiler", lambda: True)
+    long = "trainer.compile=auto", "trainer.total_steps=1_000_000", "algorithm=td3", "environment=pendulum"
+    trainer, parts = build([compose(*long)])
+    assert parts.experience.gradient_steps(trainer.total_steps, trainer.num_envs) > trainer_module.WORTH_COMPILING
+    assert not trainer.compiles(parts)
+
+
 @pytest.mark.parametrize(("asked", "before", "refused"), [("true", False, True), ("false", True, True), ("auto", True, False)])
 def test_a_run_does_not_go_on_under_another_compile(asked: str, before: bool, refused: bool) -> None:
     trainer, _ = build([compose(f"trainer.compile={asked}")])

@@ -54,7 +54,7 @@ class Algorithm(ABC):
     actions: ClassVar[tuple[Literal["discrete", "continuous"], ...]]
     """The action spaces it is made for."""
     gains_by_compiling: ClassVar[bool] = True
-    """Whether compiled gradient steps were measured to be faster: then ``trainer.compile=auto`` may compile them."""
+    """False where compiled gradient steps, of it or its like, were measured to be slower: ``compile=auto`` makes none."""
     gate_noise: ClassVar[Literal["gradient_step", "rollout"]] = "gradient_step"
     """When a new sample of the gates is drawn while they are active. ``gradient_step``: at each, and acting goes without noise.
     ``rollout``: one sample acts, and learns in all epochs of its rollout, so that the policy that is improved is the one that

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from cells import Cell, Table, reproduce
 
 STRENGTHS = {
-    # the losses of PPO are about 1, those of DQN hundreds, and those of SAC as large as action values
-    "l0": {"dqn": (250.0, 500.0), "ppo": (0.1, 1.0), "sac": (1.0, 10.0)},
-    "l1": {"dqn": (1e-3, 1e-2), "ppo": (1e-5, 1e-4), "sac": (1e-4, 1e-3)},
-    "l2": {"dqn": (1e-3, 1e-2), "ppo": (1e-5, 1e-4), "sac": (1e-4, 1e-3)},
+    # the losses of PPO are about 1, those of SAC as large as action values
+    "l0": {"ppo": (0.1, 1.0), "sac": (1.0, 10.0)},
+    "l1": {"ppo": (1e-5, 1e-4), "sac": (1e-4, 1e-3)},
+    "l2": {"ppo": (1e-5, 1e-4), "sac": (1e-4, 1e-3)},
 }
 """Two values of lambda_c for each regulariser and algorithm, none of them tuned yet; the penalties of l1 and l2 are sums."""
 

@@ -30,13 +30,13 @@ def test_the_first_steps_are_factored_at_ranks_1_to_10(name: str) -> None:
 
 def test_settings_of_a_pair_give_way_to_experiments_and_those_to_the_command_line(tmp_path: Path) -> None:
     for name, text in {
-        "tuned/dqn-acrobot-l0": "device: cpu\nseed: 1\nobjective: sparsity",  # train.yaml: auto, 0, return_mean
+        "tuned/dqn-mountain_car-l0": "device: cpu\nseed: 1\nobjective: sparsity",  # train.yaml: auto, 0, return_mean
         "experiment/mine": "seed: 2\nobjective: sparsity",
     }.items():
         path = tmp_path / f"{name}.yaml"
         path.parent.mkdir()
         path.write_text(f"# @package _global_\n{text}\n")
-    config = compose(f"hydra.searchpath=[file://{tmp_path}]", "environment=acrobot", "experiment=mine", "objective=return_std")
+    config = compose(f"hydra.searchpath=[file://{tmp_path}]", "environment=mountain_car", "experiment=mine", "objective=return_std")
     assert (config["device"], config["seed"], config["objective"]) == ("cpu", 2, "return_std")
 
 

@@ -52,6 +52,8 @@ def measure_ours(
         "experience.learning_starts=1000",
         "algorithm.epsilon=0.05",
         "algorithm.learning_rate=2.5e-4",
+        "experience.n_step=1",  # as on the other side, and so are observations
+        "algorithm.normalize_observation=false",
         *(moving if regularizer == "l0" else ()),
     )
     return population(overrides, members, WARM_STEPS, seconds)

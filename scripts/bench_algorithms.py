@@ -2,8 +2,8 @@
 
 Both sides have the same network, minibatch, number of environments and gradient steps for each environment step. Every
 measurement is a process of its own with one thread, and begins after learning has begun; Stable-Baselines3 is measured before
-and after ours. Environment steps of all members count. Rows and the command go to results/DATE-speed-algorithms/. Needs the
-extra `bench`.
+and after ours. Environment steps of all members count. Rows with their command, and a table for
+docs/benchmarks.md, go to results/DATE-speed-algorithms/. Needs the extra `bench`.
 
     python scripts/bench_algorithms.py                     # everything: minutes
     python scripts/bench_algorithms.py --only ppo sac
@@ -20,8 +20,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from bench import in_a_process, keep, peer, population
-from rich.table import Table
+from bench import in_a_process, peer, population
+from measurements import Measurements
 
 from sparserl.sweeps.executors.processes import usable_cores
 
@@ -52,7 +52,11 @@ _THEIRS = {"learning_starts": 300, "batch_size": 256, "train_freq": 1, "gradient
 
 TASKS = {
     "dqn": Task(
-        "cartpole", "CartPole-v1", 16, 3000, ("experience.learning_starts=1000", "algorithm.epsilon=0.05"), 10, (120, 84),
+        "cartpole", "CartPole-v1", 16, 3000,
+        # one step and observations as they are, as on the other side
+        ("experience.learning_starts=1000", "algorithm.epsilon=0.05", "experience.n_step=1",
+         "algorithm.normalize_observation=false"),
+        10, (120, 84),
         {"learning_starts": 1000, "batch_size": 128, "train_freq": 1, "gradient_steps": 1, "target_update_interval": 10,
          "tau": 0.01, "exploration_initial_eps": 0.05, "exploration_final_eps": 0.05},
     ),
@@ -88,6 +92,53 @@ def measure_sb3(name: str, seconds: float) -> dict[str, Any]:
     return peer(model, task.warm_steps, seconds)
 
 
+MEASUREMENTS = Measurements(
+    {
+        "algorithm": "algorithm",
+        "environment": "environment",
+        "sb3": "Stable-Baselines3, steps/s",
+        "solo": "solo, steps/s",
+        "solo_times": "times Stable-Baselines3",
+        "members": "members",
+        "together": "all members, steps/s",
+        "together_times": "times Stable-Baselines3",
+        "update": "update's share of time",
+        "mib_per_member": "MiB a member",
+    },
+    key=("algorithm",),
+    readable=lambda row: {
+        **{name: f"{float(row[name]):,.0f}" for name in ("sb3", "solo", "together", "mib_per_member")},
+        **{name: f"{float(row[name]):.2f}" for name in ("solo_times", "together_times")},
+        "update": f"{float(row['update']):.0%}",
+    },
+    order=lambda row: [*TASKS].index(row["algorithm"]),
+)
+
+
+def measure(name: str, core: int, seconds: float) -> dict[str, Any]:
+    """The row of an algorithm; Stable-Baselines3's rate is the mean of those before and after ours."""
+    task = TASKS[name]
+    common = {"core": core, "script": __file__, "name": name, "seconds": seconds}
+    first = in_a_process(kind="sb3", **common)["steps_per_second"]
+    solo, together = (in_a_process(kind="ours", members=members, **common) for members in (1, task.members))
+    last = in_a_process(kind="sb3", **common)["steps_per_second"]
+    theirs = (first + last) / 2
+    return {
+        "algorithm": name,
+        "environment": task.environment,
+        "members": task.members,
+        "sb3": theirs,
+        "sb3_first": first,
+        "sb3_last": last,
+        "solo": solo["steps_per_second"],
+        "solo_times": solo["steps_per_second"] / theirs,
+        "together": together["steps_per_second"],
+        "together_times": together["steps_per_second"] / theirs,
+        "update": together["share_update"],
+        "mib_per_member": together["mib_per_member"],
+    }
+
+
 def main() -> None:
     """Measure, print the table, keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,30 +150,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         arguments = json.loads(options.measure)
-        measure = {"ours": measure_ours, "sb3": measure_sb3}[arguments.pop("kind")]
-        print(json.dumps(measure(**arguments)))
+        kinds = {"ours": measure_ours, "sb3": measure_sb3}
+        print(json.dumps(kinds[arguments.pop("kind")](**arguments)))
         return
-    title = "environment steps/s on one core"
-    table = Table("algorithm", "environment", "SB3", "solo", "times SB3", "members", "all members", "times SB3", title=title)
-    rows: list[dict[str, Any]] = []
-    seconds = 0.1 if options.smoke else options.seconds
+    folder = Path("outputs/smoke-results" if options.smoke else "results") / f"{date.today()}-speed-algorithms"
     for name in options.only:
-        task = TASKS[name]
-        common = {"core": options.core, "script": __file__, "name": name, "seconds": seconds}
-        first = in_a_process(kind="sb3", **common)
-        solo, together = (in_a_process(kind="ours", members=members, **common) for members in (1, task.members))
-        last = in_a_process(kind="sb3", **common)
-        rate = (first["steps_per_second"] + last["steps_per_second"]) / 2
-        for row in (solo, together):
-            row["times_sb3"] = row["steps_per_second"] / rate
-        rows += [first, solo, together, last]
-        shown = [f"{solo['steps_per_second']:.0f}", f"{solo['times_sb3']:.2f}", str(task.members)]
-        shown += [f"{together['steps_per_second']:.0f}", f"{together['times_sb3']:.2f}"]
-        table.add_row(name, task.environment, f"{rate:.0f}", *shown)
-    chosen = "" if options.only == [*TASKS] else f" --only {' '.join(options.only)}"
-    command = f"command: python scripts/bench_algorithms.py --seconds {seconds:g}{chosen}"
-    root = Path("outputs/smoke-results" if options.smoke else "results")
-    keep(root / f"{date.today()}-speed-algorithms", {"versus_sb3": rows}, [command, table])
+        print(MEASUREMENTS.add(folder, [measure(name, options.core, 0.1 if options.smoke else options.seconds)]))
+    print(f"rows and table: {folder}")
 
 
 if __name__ == "__main__":

@@ -14,20 +14,19 @@ Rows and a table for docs/benchmarks.md go to results/DATE-compiled-speed/.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import resource
 import statistics
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bench import PHASES, in_a_process
+from measurements import Measurements, Row
 
 from sparserl.sweeps.executors.processes import usable_cores
 
@@ -135,56 +134,35 @@ def cpu() -> float:
     return sum(its.ru_utime + its.ru_stime for its in used)
 
 
-SHOWN = {
-    "algorithm": "algorithm",
-    "environment": "environment",
-    "regularizer": "regularizer",
-    "members": "members",
-    "eager_steps_per_second": "eager, steps/s",
-    "compiled_steps_per_second": "compiled, steps/s",
-    "times": "times (quartiles of pairs)",
-    "eager_share_update": "update, eager",
-    "compiled_share_update": "update, compiled",
-    "programs": "programs",
-    "compile_seconds": "compiling, s",
-}
-
-
-def save(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write what is measured so far, with what was measured today by other commands."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "rows.csv"
-    command = " ".join(["python", *sys.argv])
-    measured = {_key(row): {**row, "command": command} for row in rows}
-    if path.exists():
-        with path.open(newline="") as file:
-            measured = {_key(row): row for row in csv.DictReader(file)} | measured
-    ordered = [
-        measured[key] for key in sorted(measured, key=lambda key: ([*TASKS].index(key[0]), key[1] != "none", int(key[2])))
-    ]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(ordered[-1]))
-        writer.writeheader()
-        writer.writerows(ordered)
-    lines = [list(SHOWN.values()), ["---"] * len(SHOWN), *map(_shown, ordered)]
-    (folder / "table.md").write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines))
-
-
-def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("algorithm", "regularizer", "members"))
-
-
-def _shown(row: Mapping[str, Any]) -> list[str]:
-    number = {name: float(row[name]) for name in (*SHOWN, "times_25", "times_75") if name not in _TEXT}
-    readable = {
-        **{name: f"{number[name]:,.0f}" for name in ("eager_steps_per_second", "compiled_steps_per_second", "compile_seconds")},
-        **{name: f"{number[name]:.0%}" for name in ("eager_share_update", "compiled_share_update")},
-        "times": f"{number['times']:.2f} ({number['times_25']:.2f} to {number['times_75']:.2f})",
+def readable(row: Row) -> dict[str, str]:
+    """The numbers of a row as the table has them."""
+    rates, shares = ("eager_steps_per_second", "compiled_steps_per_second"), ("eager_share_update", "compiled_share_update")
+    times, low, high = (float(row[name]) for name in ("times", "times_25", "times_75"))
+    return {
+        **{name: f"{float(row[name]):,.0f}" for name in (*rates, "compile_seconds")},
+        **{name: f"{float(row[name]):.0%}" for name in shares},
+        "times": f"{times:.2f} ({low:.2f} to {high:.2f})",
     }
-    return [str({**row, **readable}[name]) for name in SHOWN]
 
 
-_TEXT = "algorithm", "environment", "regularizer"
+MEASUREMENTS = Measurements(
+    {
+        "algorithm": "algorithm",
+        "environment": "environment",
+        "regularizer": "regularizer",
+        "members": "members",
+        "eager_steps_per_second": "eager, steps/s",
+        "compiled_steps_per_second": "compiled, steps/s",
+        "times": "times (quartiles of pairs)",
+        "eager_share_update": "update, eager",
+        "compiled_share_update": "update, compiled",
+        "programs": "programs",
+        "compile_seconds": "compiling, s",
+    },
+    key=("algorithm", "regularizer", "members"),
+    readable=readable,
+    order=lambda row: ([*TASKS].index(row["algorithm"]), row["regularizer"] != "none", int(row["members"])),
+)
 
 
 def main() -> None:
@@ -205,8 +183,8 @@ def main() -> None:
         for regularizer in options.regularizer:
             pair = {"algorithm": algorithm, "regularizer": regularizer, "pairs": 2 if options.smoke else options.pairs}
             rows = in_a_process(options.core, script=__file__, **pair)["rows"]
-            save(folder, [pair | {"environment": TASKS[algorithm].environment} | row for row in rows])
-    print((folder / "table.md").read_text())
+            table = MEASUREMENTS.add(folder, [pair | {"environment": TASKS[algorithm].environment} | row for row in rows])
+    print(table)
     print(f"rows and table: {folder}")
 
 

@@ -16,21 +16,19 @@ the command. Rows with their command, and a table for docs/benchmarks.md, go to 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from bench import pin
-from rich.console import Console
-from rich.table import Table
+from measurements import Measurements
 
 from sparserl.sweeps.executors.processes import usable_cores
 
@@ -146,50 +144,23 @@ def one_population(folder: Path, cores: list[int], steps: int, envs: int) -> lis
     ]
 
 
-SHOWN = {
-    "what": "what",
-    "by": "by",
-    "steps": "steps each",
-    "envs": "environments each",
-    "seconds": "seconds",
-    "times": "times as long as ours",
-    "returns": "returns",
-}
-
-
-def save(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write and print what is measured so far, with what was measured today by other commands."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "rows.csv"
-    command = " ".join(["python", *sys.argv])
-    measured = {_key(row): {**row, "command": command} for row in rows}
-    if path.exists():
-        with path.open(newline="") as file:
-            measured = {_key(row): row for row in csv.DictReader(file)} | measured
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*SHOWN, "command"])
-        writer.writeheader()
-        writer.writerows(measured.values())
-    shown = [_shown(row) for row in measured.values()]
-    table = Table(*SHOWN.values())
-    for cells in shown:
-        table.add_row(*cells)
-    Console(width=170).print(table)
-    lines = [list(SHOWN.values()), ["---"] * len(SHOWN), *shown]
-    (folder / "table.md").write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines))
-
-
-def _shown(row: Mapping[str, Any]) -> list[str]:
-    readable = {
+MEASUREMENTS = Measurements(
+    {
+        "what": "what",
+        "by": "by",
+        "steps": "steps each",
+        "envs": "environments each",
+        "seconds": "seconds",
+        "times": "times as long as ours",
+        "returns": "returns",
+    },
+    key=("what", "by", "steps", "envs"),
+    readable=lambda row: {
         "steps": f"{int(row['steps']):,}",
         "seconds": f"{float(row['seconds']):,.0f}",
         "times": f"{float(row['times']):.2f}",
-    }
-    return [str({**row, **readable}[name]) for name in SHOWN]
-
-
-def _key(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("what", "by", "steps", "envs"))
+    },
+)
 
 
 def main() -> None:
@@ -213,9 +184,13 @@ def main() -> None:
     for envs in options.envs:
         with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
             if options.steps:
-                save(folder, many_jobs(Path(root), cores, options.steps, envs, options.one_rank, options.joblib))
+                print(
+                    MEASUREMENTS.add(
+                        folder, many_jobs(Path(root), cores, options.steps, envs, options.one_rank, options.joblib)
+                    )
+                )
             if options.dense_steps:
-                save(folder, one_population(Path(root), cores, options.dense_steps, envs))
+                print(MEASUREMENTS.add(folder, one_population(Path(root), cores, options.dense_steps, envs)))
     print(f"rows and table: {folder}")
 
 

@@ -38,8 +38,7 @@ STRENGTHS: dict[str, dict[str, float]] = {
     # the losses of actors are as large as action values
     "ddpg": {"l0": 10.0, "l0_units": 10.0, "l0_combined": 10.0, "l0_rank": 40.0, "l1": 1e-3, "l2": 1e-3},
 }
-"""lambda_c of the regularisers that are not trained at the shipped one; the penalties of l1 and l2 are sums over the weights. They
-come from the size of the loss."""
+"""lambda_c where it is not the shipped one, from the size of the loss; the penalties of l1 and l2 are sums over the weights."""
 
 STRENGTHS |= {"double_dqn": STRENGTHS["dqn"], "a2c": STRENGTHS["ppo"], "td3": STRENGTHS["ddpg"], "sac": STRENGTHS["ddpg"]}
 

@@ -201,12 +201,12 @@ def test_every_algorithm_is_measured_beside_stable_baselines3(name: str, tmp_pat
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     measured = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=3600)
     assert measured.returncode == 0, measured.stderr
-    (path,) = tmp_path.glob("outputs/smoke-results/*-speed-algorithms/versus_sb3.csv")
+    (path,) = tmp_path.glob("outputs/smoke-results/*-speed-algorithms/rows.csv")
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["kind"], row["members"]) for row in rows[:2]] == [("sb3", ""), ("ours", "1")]
-    assert [row["kind"] for row in rows] == ["sb3", "ours", "ours", "sb3"]
-    assert all(float(row["steps_per_second"]) > 0 for row in rows)
+        (row,) = csv.DictReader(file)
+    assert row["algorithm"] == name
+    assert all(float(row[rate]) > 0 for rate in ("sb3_first", "sb3_last", "solo", "together"))
+    assert float(row["together_times"]) == pytest.approx(float(row["together"]) / float(row["sb3"]))
 
 
 # ---------------------------------------------------------------- the smoke form

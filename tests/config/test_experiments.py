@@ -36,7 +36,9 @@ def test_settings_of_a_pair_give_way_to_experiments_and_those_to_the_command_lin
         path = tmp_path / f"{name}.yaml"
         path.parent.mkdir()
         path.write_text(f"# @package _global_\n{text}\n")
-    config = compose(f"hydra.searchpath=[file://{tmp_path}]", "environment=mountain_car", "experiment=mine", "objective=return_std")
+    config = compose(
+        f"hydra.searchpath=[file://{tmp_path}]", "environment=mountain_car", "experiment=mine", "objective=return_std"
+    )
     assert (config["device"], config["seed"], config["objective"]) == ("cpu", 2, "return_std")
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sparserl.deployment.card import Deployed, card
+from sparserl.deployment.card import Deployed, card, evaluated_return
 from sparserl.deployment.formats import FORMATS, Exported, default_path, nonzero_weights, stored_numbers
 from sparserl.loading import load_policy
+from sparserl.lowrank.truncation import is_positive, ranks, text_of
 from sparserl.runs import provenance, reader
 from sparserl.runs.files import DiskError, read_policy, read_record, replace, write_masks, write_text
 from sparserl.runs.schema import Result
@@ -48,7 +49,12 @@ def _arguments() -> argparse.Namespace:
         help="onnx (needs the extra 'export'); torch, for torch.export.load; mask, which weights are not zero, for "
         "regularizer=fixed_mask (onnx)",
     )
-    parser.add_argument("--rank", type=int, metavar="K", help="the policy with its layers truncated at this rank")
+    parser.add_argument(
+        "--rank",
+        type=ranks,
+        metavar="K[,K...]",
+        help="the policy with its layers truncated at this rank, or each at its own, a number or 'full'",
+    )
     parser.add_argument("--shrink", action="store_true", help="without the hidden units that nothing enters or leaves")
     parser.add_argument(
         "--stochastic", action="store_true", help="with sampled actions: random numbers are then a second input, 'noise'"
@@ -67,8 +73,8 @@ def _arguments() -> argparse.Namespace:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raises ValueError, before anything is loaded, where the arguments do not go together."""
-    if arguments.rank is not None and arguments.rank < 1:
-        raise ValueError(f"--rank is {arguments.rank}; it must be 1 or more")
+    if arguments.rank is not None and not is_positive(arguments.rank):
+        raise ValueError(f"--rank is {text_of(arguments.rank)}; it must be 1 or more")
     if arguments.format == MASK:
         for name in ("rank", "shrink", "stochastic"):
             if getattr(arguments, name):
@@ -107,7 +113,8 @@ def _policy(arguments: argparse.Namespace) -> list[str]:
         difference=made.difference,
         interface=made.interface,
     )
-    text = card(result, reader.read(run).lowrank, deployed, provenance.command(), provenance.commit())
+    measured = evaluated_return(reader.read(run), deployed)
+    text = card(result, measured, deployed, provenance.command(), provenance.commit())
     replace(path, lambda file: file.write(made.content))
     write_text(card_path, text)
     return [

@@ -12,7 +12,7 @@ from torch import nn
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.lowrank import shrinking
-from sparserl.lowrank.truncation import factored
+from sparserl.lowrank.truncation import Ranks, factored, is_positive, text_of
 from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.files import components, joined, misfit, read_policy
@@ -22,22 +22,23 @@ from sparserl.types import Spec, Weights
 
 @own_defaults()
 def load_policy(
-    folder: str | Path, rank: int | None = None, shrink: bool = False, trust: bool = False, stochastic: bool = False
+    folder: str | Path, rank: Ranks | None = None, shrink: bool = False, trust: bool = False, stochastic: bool = False
 ) -> nn.Module:
     """The policy of a finished run without noise: its zeros are zeros.
 
     Called with observations ``[batch, *obs]`` it returns what the algorithm acts by: a value or logit for each discrete action,
     or the action itself. Weights live in ``nn.Linear`` and ``nn.Conv2d`` only. With a ``rank`` the policy is cut at it, as in
     ``lowrank.csv``: there are two layers, without an activation between them, in the place of each one that becomes smaller so.
-    With ``shrink`` hidden units that nothing enters or leaves are removed first, so that layers are smaller. With
-    ``stochastic`` it gives sampled actions, and is called with random numbers too (``policies.sampling.Sampling``).
+    ``rank=(4, 16, None)`` gives each layer its own, as in ``layer_ranks.csv``; one that is None stays whole. With ``shrink``
+    hidden units that nothing enters or leaves are removed first, so that layers are smaller. With ``stochastic`` it gives
+    sampled actions, and is called with random numbers too (``policies.sampling.Sampling``).
 
-    Raises FileNotFoundError where the run left no policy and ValueError where the rank is below 1, or the file is damaged or
-    names a class that is not sparserl's: a file from a stranger runs no code. With ``trust`` such a class is built too, which
-    runs the code of whoever wrote it.
+    Raises FileNotFoundError where the run left no policy and ValueError where a rank is below 1, or not each layer has one, or
+    the file is damaged or names a class that is not sparserl's: a file from a stranger runs no code. With ``trust`` such a
+    class is built too, which runs the code of whoever wrote it.
     """
-    if rank is not None and rank < 1:
-        raise ValueError(f"rank is {rank}; it must be 1 or more, or None for the whole policy")
+    if rank is not None and not is_positive(rank):
+        raise ValueError(f"rank is {text_of(rank)}; it must be 1 or more, or None for the whole policy")
     path, description, tensors = read_policy(folder)
     module = policy_module(path, description, components(tensors), trust, shrink, stochastic)
     return (module if rank is None else factored(module, rank)).eval()

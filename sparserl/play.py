@@ -27,6 +27,7 @@ from sparserl.environments.base import Environment
 from sparserl.environments.gymnasium import spec_of
 from sparserl.films import FORMATS, Picture, Show, captioned, film, side_by_side
 from sparserl.loading import described, load_policy, policy_module
+from sparserl.lowrank.truncation import is_positive, ranks, text_of
 from sparserl.runs import checkpoint
 from sparserl.runs.files import components, read_policy, read_record
 from sparserl.runs.schema import Rank, Result
@@ -83,7 +84,12 @@ def _arguments() -> argparse.Namespace:
         action="store_true",
         help="film the dense, the hardened and the truncated policy (at --rank K, or the selected rank) side by side",
     )
-    parser.add_argument("--rank", type=int, metavar="K", help="the hardened policy with its layers truncated at this rank")
+    parser.add_argument(
+        "--rank",
+        type=ranks,
+        metavar="K[,K...]",
+        help="the hardened policy with its layers truncated at this rank, or each at its own, a number or 'full'",
+    )
     parser.add_argument(
         "--shrink", action="store_true", help="remove the units that do nothing first; with --beside, before truncating"
     )
@@ -98,9 +104,11 @@ def _arguments() -> argparse.Namespace:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raises ValueError or ModuleNotFoundError, before anything is loaded, where a film or a window cannot be."""
-    for name, lowest in (("rank", 1), ("episodes", 1), ("seed", 0)):
+    if arguments.rank is not None and not is_positive(arguments.rank):
+        raise ValueError(f"--rank is {text_of(arguments.rank)}; it must be 1 or more")
+    for name, lowest in (("episodes", 1), ("seed", 0)):
         value = getattr(arguments, name)
-        if value is not None and value < lowest:
+        if value < lowest:
             raise ValueError(f"--{name} is {value}; it must be {lowest} or more")
     video = arguments.video
     if arguments.dense and (arguments.rank or arguments.shrink):
@@ -132,13 +140,13 @@ def load_policies(arguments: argparse.Namespace) -> dict[str, nn.Module]:
         return {"dense": load_dense(run, trust)}
     if not arguments.beside:
         return {"": load_policy(run, rank=rank, shrink=shrink, trust=trust)}
-    rank = rank or selected_rank(run, shrink)
-    cut = f"rank {rank}, shrunken" if shrink else f"rank {rank}"
-    whole = None if rank == "full" else rank
+    if rank is None and (selected := selected_rank(run, shrink)) != "full":
+        rank = selected
+    cut = f"rank {'full' if rank is None else text_of(rank)}{', shrunken' if shrink else ''}"
     return {
         "dense": load_dense(run, trust),
         "sparse": load_policy(run, trust=trust),
-        cut: load_policy(run, rank=whole, shrink=shrink, trust=trust),
+        cut: load_policy(run, rank=rank, shrink=shrink, trust=trust),
     }
 
 

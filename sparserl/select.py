@@ -18,9 +18,9 @@ from typing import Any, get_args, get_type_hints
 
 from sparserl.environments.base import Environment
 from sparserl.loading import bound_algorithm, described
-from sparserl.lowrank.accounting import RankAssignment
 from sparserl.lowrank.allocation import most_evaluations, smallest
-from sparserl.lowrank.selection import Selection, Wanted, cut_of
+from sparserl.lowrank.selection import Selection, Wanted
+from sparserl.lowrank.truncation import RankAssignment, cut_of
 from sparserl.report import writer
 from sparserl.report.groups import grouped
 from sparserl.runs import provenance, reader

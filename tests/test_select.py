@@ -14,7 +14,7 @@ from folders import made_up, unfinished
 from sparserl import load_policy, select
 from sparserl.config.validation import compose
 from sparserl.lowrank import selection
-from sparserl.lowrank.accounting import RankAssignment
+from sparserl.lowrank.truncation import RankAssignment
 from sparserl.runs.files import LAYER_RANKS, read_policy
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import WAYS

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sparserl.deployment.formats import OPSET, TOLERANCE
+from sparserl.lowrank.truncation import Ranks, text_of
 from sparserl.report.markup import code, escaped
-from sparserl.runs.schema import Rank, Result
+from sparserl.runs.reader import Run
+from sparserl.runs.schema import Result
 from sparserl.terminal import number, plain
 
 
@@ -20,7 +21,7 @@ class Deployed:
 
     file: str
     format: str
-    rank: int | None
+    rank: Ranks | None
     """What it is cut at, or None for whole."""
     shrunken: bool
     stochastic: bool
@@ -31,32 +32,36 @@ class Deployed:
     interface: Mapping[str, str]
 
 
-def card(result: Result, lowrank: Sequence[Mapping[str, Any]], deployed: Deployed, command: str, commit: str | None) -> str:
-    """The card of a file made of a finished run. ``lowrank`` are the rows of its lowrank.csv.
+def card(result: Result, measured: float | None, deployed: Deployed, command: str, commit: str | None) -> str:
+    """The card of a file made of a finished run.
 
+    ``measured`` is the mean return of just this policy, None where it is not known.
     ``command`` and ``commit`` are those that made the file; those that trained the run are in its result.
     """
-    return f"{front_matter(result, lowrank, deployed)}\n{_body(result, lowrank, deployed, command, commit)}"
+    return f"{front_matter(result, measured, deployed)}\n{_body(result, measured, deployed, command, commit)}"
 
 
-def evaluated_return(result: Result, lowrank: Sequence[Mapping[str, Any]], deployed: Deployed) -> float | None:
-    """The mean return that was measured of just this policy; None where none was.
+def evaluated_return(run: Run, deployed: Deployed) -> float | None:
+    """The mean return that a run's files have of just this policy; None where it was not measured.
 
     A policy that samples was not evaluated.
     """
+    rank = deployed.rank
     if deployed.stochastic:
         return None
-    rank: Rank = "full" if deployed.rank is None else deployed.rank
-    if rank == "full":  # shrinking keeps the function, but for rounding
-        return result.return_mean
-    key = "shrunken_return_mean" if deployed.shrunken else "return_mean"
-    found = next((row[key] for row in lowrank if row["rank"] == rank), None)
-    return None if found is None or found != found else float(found)
+    if rank is None:  # shrinking keeps the function, but for rounding
+        found = [run.result["return_mean"]]
+    elif isinstance(rank, int):
+        key = "shrunken_return_mean" if deployed.shrunken else "return_mean"
+        found = [row[key] for row in run.lowrank if row["rank"] == rank]
+    else:
+        wanted = "shrunken" if deployed.shrunken else "plain", text_of(rank)
+        found = [row["return_mean"] for row in run.layer_ranks if (row["form"], row["ranks"]) == wanted]
+    return None if not found or found[0] is None or found[0] != found[0] else float(found[0])
 
 
-def front_matter(result: Result, lowrank: Sequence[Mapping[str, Any]], deployed: Deployed) -> str:
+def front_matter(result: Result, measured: float | None, deployed: Deployed) -> str:
     """YAML between lines of dashes, with the keys of the Hugging Face Hub's model cards. Every text is between quotes."""
-    measured = evaluated_return(result, lowrank, deployed)
     tags = ["reinforcement-learning", "sparse", result.environment, result.algorithm, result.regularizer, deployed.format]
     lines = [
         "---",
@@ -101,12 +106,12 @@ def _title(result: Result) -> str:
     return f"{result.algorithm}-{result.environment}-{result.regularizer}"
 
 
-def _body(result: Result, lowrank: Sequence[Mapping[str, Any]], deployed: Deployed, command: str, commit: str | None) -> str:
-    measured = evaluated_return(result, lowrank, deployed)
+def _body(result: Result, measured: float | None, deployed: Deployed, command: str, commit: str | None) -> str:
+    cut = None if deployed.rank is None else text_of(deployed.rank)
     form = [
         "hardened: without gate noise",
         "shrunken: without the hidden units that nothing enters or leaves" if deployed.shrunken else "",
-        f"factored at rank {deployed.rank}" if deployed.rank is not None else "",
+        f"factored at rank {cut}" if cut else "",
         "actions are sampled" if deployed.stochastic else "actions are deterministic",
     ]
     unmeasured = "not measured of this form"
@@ -123,7 +128,7 @@ def _body(result: Result, lowrank: Sequence[Mapping[str, Any]], deployed: Deploy
         f"{result.episodes} episodes)",
         "return of a random policy": number(result.return_random, ".2f"),
         "sparsity of the whole policy": f"{result.sparsity:.2%} of {result.policy_weights} weights are zero",
-        "rank": "whole" if deployed.rank is None else str(deployed.rank),
+        "rank": cut or "whole",
         "stored numbers": f"{deployed.stored_numbers}, {deployed.nonzero_weights} of them not zero; biases are not counted",
         "file": f"{deployed.file}, {deployed.bytes} bytes",
     }

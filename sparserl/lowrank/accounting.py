@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparserl.lowrank.shrinking import Shrunken
-from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, break_even
+from sparserl.lowrank.truncation import Decomposition, RankAssignment, as_matrix, as_weight, break_even
 from sparserl.runs.schema import Rank, SingularValue
 from sparserl.types import Layers
-
-RankAssignment: TypeAlias = tuple[int | None, ...]
-"""The rank of each layer, None where it stays whole: equal cuts of a policy are the same network."""
 
 VALUE_BYTES = 4
 """A float32."""

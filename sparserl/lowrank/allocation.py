@@ -12,8 +12,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sparserl.lowrank.accounting import RankAssignment, stored
-from sparserl.lowrank.truncation import Decomposition, break_even, ladder
+from sparserl.lowrank.accounting import stored
+from sparserl.lowrank.truncation import Decomposition, RankAssignment, break_even, ladder
 
 FINENESS = 16
 """Greedy by return lowers a layer by one direction, or by this fraction of its directions where that is more."""

@@ -14,10 +14,11 @@ from typing import TypeAlias
 from sparserl.algorithms.base import Algorithm
 from sparserl.environments.base import Environment
 from sparserl.lowrank import allocation
-from sparserl.lowrank.accounting import DecomposedPolicy, RankAssignment
+from sparserl.lowrank.accounting import DecomposedPolicy
 from sparserl.lowrank.allocation import Choices
 from sparserl.lowrank.shrinking import shrink
 from sparserl.lowrank.sweep import Played, RankEvaluator, decomposed
+from sparserl.lowrank.truncation import RankAssignment, text_of
 from sparserl.population.state import stack
 from sparserl.runs.files import joined
 from sparserl.runs.schema import MEASURES, Form, LayerRanks, Way
@@ -117,13 +118,3 @@ class Selection:
     def _evaluator(self) -> RankEvaluator:
         one = stack([self.weights])
         return RankEvaluator(self.environment, self.algorithm, one, [self.policies], self.episodes, self.check_interrupt)
-
-
-def text_of(cut: RankAssignment) -> str:
-    """``4 16 full``."""
-    return " ".join("full" if rank is None else str(rank) for rank in cut)
-
-
-def cut_of(text: str) -> RankAssignment:
-    """The inverse of ``text_of``."""
-    return tuple(None if rank == "full" else int(rank) for rank in text.split())

@@ -18,9 +18,9 @@ from torch import Tensor
 from sparserl.algorithms.base import Algorithm
 from sparserl.environments.base import Environment
 from sparserl.fields import Count, OpenFraction
-from sparserl.lowrank.accounting import VALUE_BYTES, DecomposedPolicy, RankAssignment
+from sparserl.lowrank.accounting import VALUE_BYTES, DecomposedPolicy
 from sparserl.lowrank.shrinking import Shrunken, shrink
-from sparserl.lowrank.truncation import as_matrix, break_even, ladder
+from sparserl.lowrank.truncation import RankAssignment, as_matrix, break_even, ladder
 from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.files import joined

@@ -7,15 +7,49 @@ make a matrix m x n smaller; then it stays whole. Eckart and Young 1936: no matr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparserl.networks.base import Matrix
+
+RankAssignment: TypeAlias = tuple[int | None, ...]
+"""The rank of each layer, None where it stays whole: equal cuts of a policy are the same network."""
+
+Ranks: TypeAlias = int | Sequence[int | None]
+"""One k for all layers, or the rank of each."""
+
+
+def text_of(ranks: Ranks) -> str:
+    """``4``, or ``4 16 full`` where each layer has its own."""
+    return " ".join("full" if rank is None else str(rank) for rank in _each(ranks))
+
+
+def cut_of(text: str) -> RankAssignment:
+    """The inverse of ``text_of`` where each layer has its own."""
+    return tuple(None if rank == "full" else int(rank) for rank in text.split())
+
+
+def ranks(text: str) -> Ranks:
+    """``4`` or ``4,16,full`` of a command line, also with spaces. Raises ValueError where it is neither."""
+    found = cut_of(text.replace(",", " "))
+    if found == (None,) or not found:
+        raise ValueError(f"{text!r} names no rank")
+    return found[0] if len(found) == 1 and found[0] is not None else found
+
+
+def is_positive(ranks: Ranks) -> bool:
+    """Whether no rank is below 1."""
+    return all(rank is None or rank >= 1 for rank in _each(ranks))
+
+
+def _each(ranks: Ranks) -> Sequence[int | None]:
+    return ranks if isinstance(ranks, Sequence) else [ranks]
 
 
 def as_matrix(weight: Tensor, structure: Matrix) -> Float[Tensor, "out inputs"]:
@@ -89,15 +123,30 @@ class Decomposition:
         return (self.left[:, :rank] * root).float(), (root.unsqueeze(1) * self.right[:rank]).float()
 
 
-def factored(module: nn.Module, k: int) -> nn.Module:
-    """``module`` with ``nn.Sequential`` of two layers in the place of each linear or convolutional one that is cut at ``k``.
+def layers_of(module: nn.Module) -> list[nn.Linear | nn.Conv2d]:
+    """The layers that can be cut, in the order of spectrum.csv."""
+    return [its for its in module.modules() if isinstance(its, nn.Linear | nn.Conv2d)]
+
+
+def factored(module: nn.Module, ranks: Ranks) -> nn.Module:
+    """``module`` with ``nn.Sequential`` of two layers in the place of each linear or convolutional one that is cut.
 
     The first of the two has no bias. The module's own children are replaced.
+
+    Raises ValueError where ``ranks`` are more or fewer than the layers.
     """
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        return _pair(module, k)
+    layers = layers_of(module)
+    each = ranks if isinstance(ranks, Sequence) else [ranks] * len(layers)
+    if len(each) != len(layers):
+        raise ValueError(f"{len(each)} ranks are given ({text_of(ranks)}), and the policy has {len(layers)} layers")
+    return _replaced(module, {layer: _pair(layer, k) for layer, k in zip(layers, each, strict=True) if k is not None})
+
+
+def _replaced(module: nn.Module, pairs: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    if module in pairs:
+        return pairs[module]
     for name, child in module.named_children():
-        module.register_module(name, factored(child, k))
+        module.register_module(name, _replaced(child, pairs))
     return module
 
 

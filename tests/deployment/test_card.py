@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from folders import NASTY, result
 
 from sparserl.deployment.card import Deployed, card, evaluated_return
+from sparserl.runs.reader import Run
 from sparserl.terminal import plain
 
 DEPLOYED = Deployed(
@@ -29,6 +31,11 @@ LOWRANK: list[dict[str, Any]] = [
     {"rank": 4.0, "return_mean": 99.0, "shrunken_return_mean": float("nan")},
     {"rank": float("inf"), "return_mean": 100.0, "shrunken_return_mean": 100.0},
 ]
+LAYER_RANKS: list[dict[str, Any]] = [
+    {"form": "plain", "ranks": "4 full", "return_mean": 98.0},
+    {"form": "shrunken", "ranks": "4 full", "return_mean": 97.0},
+]
+MEASURED = 100.0
 
 
 def front_matter(text: str) -> dict[str, Any]:
@@ -39,7 +46,7 @@ def front_matter(text: str) -> dict[str, Any]:
 
 
 def of(deployed: Deployed = DEPLOYED, **given: Any) -> str:
-    return card(result(**given), LOWRANK, deployed, "python -m sparserl.export RUN", "def")
+    return card(result(**given), MEASURED, deployed, "python -m sparserl.export RUN", "def")
 
 
 def test_the_front_matter_has_what_hubs_read() -> None:
@@ -56,7 +63,7 @@ def test_the_front_matter_has_what_hubs_read() -> None:
 
 
 def test_the_body_says_environment_returns_sparsity_rank_stored_numbers_commands_and_commits() -> None:
-    text = of(dataclasses.replace(DEPLOYED, rank=2))
+    text = card(result(), 96.0, dataclasses.replace(DEPLOYED, rank=2), "python -m sparserl.export RUN", "def")
     for said in (
         "| environment | cartpole |",
         "| return of this form | 96.00 |",
@@ -81,13 +88,20 @@ def test_the_body_says_environment_returns_sparsity_rank_stored_numbers_commands
         ({"rank": 2, "shrunken": True}, 95.0),
         ({"rank": 4, "shrunken": True}, None),
         ({"rank": 3}, None),
+        ({"rank": (4, None)}, 98.0),
+        ({"rank": (4, None), "shrunken": True}, 97.0),
+        ({"rank": (2, None)}, None),
         ({"stochastic": True}, None),
     ],
 )
 def test_a_return_is_of_just_this_form_or_not_known(changes: dict[str, Any], expected: float | None) -> None:
     deployed = dataclasses.replace(DEPLOYED, **changes)
-    assert evaluated_return(result(), LOWRANK, deployed) == expected
-    assert ("not measured of this form" in of(deployed)) == (expected is None)
+    row = dataclasses.asdict(result())
+    run = Run(Path("somewhere"), {}, {}, row, [], lowrank=LOWRANK, spectrum=[], layer_ranks=LAYER_RANKS, problems=[])
+    measured = evaluated_return(run, deployed)
+    assert measured == expected
+    text = card(result(), measured, deployed, "python -m sparserl.export RUN", "def")
+    assert ("not measured of this form" in text) == (expected is None)
 
 
 HOSTILE = NASTY | {

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserl.lowrank.accounting import DecomposedPolicy, RankAssignment, stored
+from sparserl.lowrank.accounting import DecomposedPolicy, stored
 from sparserl.lowrank.allocation import (
     Choices,
     by_budget,
@@ -24,7 +24,7 @@ from sparserl.lowrank.allocation import (
     uniform,
 )
 from sparserl.lowrank.shrinking import Shrunken
-from sparserl.lowrank.truncation import Decomposition
+from sparserl.lowrank.truncation import Decomposition, RankAssignment
 from sparserl.networks.base import Matrix
 
 SPECTRAL: list[Callable[[list[Choices], int], RankAssignment]] = [uniform, by_energy, by_budget]

@@ -12,16 +12,18 @@ import torch
 from folders import only_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parts import environment_for, make_learner, modules
 from torch import Tensor, nn
 
 from sparserl import load_policy
 from sparserl.lowrank.accounting import VALUE_BYTES, DecomposedPolicy, csr_bytes, sparse_bytes, stored
 from sparserl.lowrank.shrinking import Shrunken
-from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, break_even, factored
+from sparserl.lowrank.truncation import Decomposition, as_matrix, as_weight, break_even, factored, layers_of, ranks
 from sparserl.networks.base import Matrix, Structure
 from sparserl.networks.mlp import MLP
 from sparserl.population.members import Population
 from sparserl.population.state import split
+from sparserl.runs.files import joined
 from sparserl.runs.schema import Rank
 from sparserl.types import Layers, Spec
 
@@ -183,6 +185,47 @@ def test_a_loaded_policy_is_cut_as_it_was_evaluated(k: int, tmp_path: Path) -> N
     observation = normal(1, 50, 4)
     torch.testing.assert_close(module(observation[0]), network(evaluated, observation)[0], atol=1e-6, rtol=1e-5)
     assert not any(part.training for part in module.modules())
+
+
+@pytest.mark.parametrize("ranks", [(1, 4, None), (None, 2, 1), (2, 5, 1)])
+def test_a_policy_is_loaded_with_a_rank_for_each_layer(ranks: tuple[int | None, ...], tmp_path: Path) -> None:
+    layers = mlp(4, 12, 10, 2)
+    module = load_policy(saved(tmp_path, layers), rank=ranks)
+    linear = [part for part in module if isinstance(part, nn.Linear | nn.Sequential)]
+    assert tuple(part[0].out_features if isinstance(part, nn.Sequential) else None for part in linear) == ranks
+    evaluated = {name: tensor.unsqueeze(0) for name, tensor in decomposed(layers).layers(ranks).items()}
+    observation = normal(1, 50, 4)
+    network = MLP(hidden=(12, 10), activation="relu")
+    torch.testing.assert_close(module(observation[0]), network(evaluated, observation)[0], atol=1e-6, rtol=1e-5)
+
+
+def test_ranks_that_are_more_or_fewer_than_the_layers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^2 ranks are given \(4 full\), and the policy has 3 layers$"):
+        load_policy(saved(tmp_path, mlp(4, 12, 10, 2)), rank=(4, None))
+
+
+@pytest.mark.parametrize("name", modules("algorithms"))
+def test_layers_of_every_policy_come_in_the_order_of_its_spectrum(name: str) -> None:
+    """What a rank by layer is given by, in files and to ``load_policy``: the same layers, told apart by their sizes."""
+    algorithm = make_learner(f"algorithm={name}", f"environment={environment_for(name)}", "network.hidden=[7,9]").algorithm
+    weights = split(algorithm.init(Population((0,))), 0)
+    structure, layers = algorithm.policy_structure(), joined(weights, algorithm.policy)
+    shapes = [tuple(as_matrix(layers[layer], its).shape) for layer, its in structure.items()]
+    assert [tuple(layer.weight.shape) for layer in layers_of(algorithm.policy_module(weights))] == shapes
+    assert len({*shapes}) == len(shapes) >= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4", 4), ("4,16,full", (4, 16, None)), ("4 16 full", (4, 16, None)), ("full,2", (None, 2))]
+)
+def test_ranks_are_read_from_a_command_line(text: str, expected: object) -> None:
+    assert ranks(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "full", "half", "4,x"])
+def test_what_names_no_rank_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"names no rank|invalid literal"):
+        ranks(text)
 
 
 def test_a_rank_above_all_break_evens_is_the_whole_policy(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from test_sweep import ENVIRONMENT, EPISODES, POLICIES, algorithm, by_rank, swept
 
-from sparserl.lowrank.selection import Selection, cut_of, text_of
+from sparserl.lowrank.selection import Selection
+from sparserl.lowrank.truncation import cut_of, text_of
 from sparserl.population.state import split
 from sparserl.runs.schema import WAYS, Form, LayerRanks, Way
 from sparserl.training.evaluation import EVALUATION, SELECTION

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from cells import Cell, Table, reproduce
 from reproduce_sparsity import AS_SUM, FIRST_SEED, LEVEL, SMALL
 from reproduce_surgical import FORMS as SURGICAL
+from reproduce_surgical import SHORT as SURGICAL_STEPS
 
 SEEDS = {
     "cartpole": 8,
@@ -65,11 +66,11 @@ PAIRS = [
 
 MAIN = [
     *(cell for pair in PAIRS for cell in cells("table_main", *pair, "none,l0,l0_units,l1,l2")),
-    *cells("table_main", "ddpg", "surrol_ecm_reach", ["none"]),
+    *cells("table_main", "ddpg", "surrol_ecm_reach", ["none"], SURGICAL_STEPS),
     *(
         Cell(
             "ddpg", "surrol_ecm_reach", form, 5,
-            (f"regularizer.lambda_c={','.join(map(str, values))}", *([AS_SUM] if form in ("l1", "l2") else [])),
+            (SURGICAL_STEPS, f"regularizer.lambda_c={','.join(map(str, values))}", *([AS_SUM] if form in ("l1", "l2") else [])),
             FIRST_SEED, "table_main",
         )
         for form, values in SURGICAL.items()

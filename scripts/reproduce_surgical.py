@@ -18,7 +18,7 @@ from reproduce_sparsity import at
 FORMS = {"l0": (1.0, 10.0), "l0_units": (1.0, 10.0), "l1": (1e-4, 1e-3), "l2": (1e-4, 1e-3)}
 
 SHORT = "trainer.total_steps=15_000"
-"""On ECMReach: in runs of 50,000 steps, dense policies of five seeds reached the target in nearly every episode from 5,000 on."""
+"""On ECMReach: dense policies of five seeds reached the target in nearly every episode from 5,000 steps on."""
 
 CELLS = [
     *at("ddpg", "surrol_ecm_reach", 5, FORMS, SHORT),

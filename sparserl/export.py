@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from torch import Tensor
@@ -15,7 +14,7 @@ from sparserl.lowrank.truncation import is_positive, ranks, text_of
 from sparserl.runs import provenance, reader
 from sparserl.runs.files import DiskError, read_policy, read_record, replace, write_masks, write_text
 from sparserl.runs.schema import Result
-from sparserl.terminal import print_line
+from sparserl.terminal import one_sentence, print_line
 from sparserl.training import interrupts
 from sparserl.types import Spec, is_weight
 
@@ -27,16 +26,10 @@ def main() -> None:
     """The console script. Errors of the user's end with one sentence."""
     interrupts.prepare()
     arguments = _arguments()
-    try:
+    with one_sentence(ValueError, FileNotFoundError, ModuleNotFoundError, DiskError):
         _check(arguments)
         for line in _masks(arguments) if arguments.format == MASK else _policy(arguments):
             print_line(line)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError, DiskError) as error:
-        sys.exit(f"sparserl: {' '.join(str(error).split())}")
-    except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
 
 
 def _arguments() -> argparse.Namespace:

@@ -31,7 +31,7 @@ from sparserl.lowrank.truncation import is_positive, ranks, text_of
 from sparserl.runs import checkpoint
 from sparserl.runs.files import components, read_policy, read_record
 from sparserl.runs.schema import Rank, Result
-from sparserl.terminal import print_line
+from sparserl.terminal import one_sentence, print_line
 from sparserl.training import interrupts
 from sparserl.training.evaluation import EVALUATION, EVALUATION_SEED, episode_generators
 from sparserl.types import Spec
@@ -45,15 +45,13 @@ def main() -> None:
     arguments = _arguments()
     run, trust, video = arguments.run, arguments.trust, arguments.video
     with ExitStack() as opened:
-        try:
+        with one_sentence(ValueError, FileNotFoundError, ModuleNotFoundError):
             read_policy(run)  # first: without a run, no other remedy helps
             _check(arguments)
             policies = load_policies(arguments)
             mode = "rgb_array" if video else "human"
             recipe = load_recipe(run, trust)
             envs = [opened.enter_context(closing(recipe.single(starts(arguments.seed), mode))) for _ in policies]
-        except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-            sys.exit(f"sparserl: {' '.join(str(error).split())}")
         returns: dict[str, list[float]] = {name: [] for name in policies}
         try:
             with film(video, envs[0].metadata.get("render_fps", 30)) as show:

@@ -27,7 +27,7 @@ from sparserl.runs import provenance, reader
 from sparserl.runs.files import LAYER_RANKS, DiskError, components, read_policy, write_table
 from sparserl.runs.reader import Row, Run
 from sparserl.runs.schema import FORMS, WAYS, Form, LayerRanks, Way
-from sparserl.terminal import print_line, print_table, say
+from sparserl.terminal import one_sentence, print_line, print_table, say
 from sparserl.training import interrupts
 
 TABLE = "rank_selection"
@@ -38,25 +38,25 @@ def main() -> None:
     interrupts.prepare()
     arguments = _arguments()
     try:
-        runs = _runs(arguments.folders)
-        with interrupts.Interrupts() as received:
-            for run in runs:
-                try:
-                    print_line(f"{run.folder}: {_select(run, arguments, received.check_interrupt)}")
-                except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-                    say(f"sparserl: {run.folder} is left out: {' '.join(str(error).split())}")
-        to = arguments.to or arguments.folders[0]
-        to.mkdir(parents=True, exist_ok=True)
-        _report([reader.read(run.folder) for run in runs], to)
+        with one_sentence(DiskError):
+            _select_all(arguments)
     except KeyboardInterrupt as interrupt:
         say("sparserl: stopped; the same command again goes on")
         sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
-    except DiskError as error:
-        sys.exit(f"sparserl: {error}")
-    except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
+
+
+def _select_all(arguments: argparse.Namespace) -> None:
+    """Complete the rows of every run, then report all."""
+    runs = _runs(arguments.folders)
+    with interrupts.Interrupts() as received:
+        for run in runs:
+            try:
+                print_line(f"{run.folder}: {_select(run, arguments, received.check_interrupt)}")
+            except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+                say(f"sparserl: {run.folder} is left out: {' '.join(str(error).split())}")
+    to = arguments.to or arguments.folders[0]
+    to.mkdir(parents=True, exist_ok=True)
+    _report([reader.read(run.folder) for run in runs], to)
 
 
 def _arguments() -> argparse.Namespace:

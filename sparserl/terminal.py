@@ -34,6 +34,19 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+@contextmanager
+def one_sentence(*expected: type[Exception]) -> Iterator[None]:
+    """End the program with a sentence where an error of these kinds is raised, or a file cannot be used."""
+    try:
+        yield
+    except expected as error:
+        sys.exit(f"sparserl: {' '.join(str(error).split())}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
+
+
 class Output:
     """A stream that raises nothing: characters it cannot encode become escapes; once it cannot be written it is silent."""
 

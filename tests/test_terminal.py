@@ -14,7 +14,7 @@ import pytest
 from folders import NASTY, made_up, result, unfinished
 
 from sparserl import terminal
-from sparserl.terminal import describe, number, optional, plain, print_line, print_table, say
+from sparserl.terminal import describe, number, one_sentence, optional, plain, print_line, print_table, say
 from sparserl.tracking.console import Display, print_jobs, print_results
 
 ROOT = Path(__file__).parents[1]
@@ -227,3 +227,19 @@ def test_what_is_said_once_is_said_once(capsys: pytest.CaptureFixture[str]) -> N
     for _ in range(2):
         terminal.say_once("this")
     assert capsys.readouterr().err == "this\n"
+
+
+# ---------------------------------------------------------------- errors
+
+
+def test_an_error_of_the_users_ends_a_command_with_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^sparserl: two lines$"), one_sentence(ValueError):
+        raise ValueError("two\n  lines")
+    with pytest.raises(SystemExit, match=r"^sparserl: .*absent cannot be used: No such file or directory$"), one_sentence():
+        (tmp_path / "absent").open()
+
+
+@pytest.mark.parametrize("error", [TypeError("of ours"), OSError("of no file")])
+def test_other_errors_keep_their_traceback(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)), one_sentence(ValueError):
+        raise error

@@ -14,7 +14,7 @@ from sparserl.report.groups import grouped
 from sparserl.report.rows import rows
 from sparserl.runs import provenance, reader
 from sparserl.runs.files import DiskError, write_text
-from sparserl.terminal import print_line, print_table, say
+from sparserl.terminal import one_sentence, print_line, print_table, say
 
 PACKAGES = "matplotlib", "pandas", "scipy"
 """What else decides how a report looks and what its intervals are."""
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--table", choices=writer.NAMES, metavar="NAME", help=f"one table only: {', '.join(writer.NAMES)}")
     parser.add_argument("--to", type=Path, metavar="DIR", help="where the files go; by default the first folder")
     arguments = parser.parse_args()
-    try:
+    with one_sentence(DiskError):
         found = sources.read(arguments.folders)
         for problem in found.problems:
             say(f"sparserl: {problem}")
@@ -37,12 +37,6 @@ def main() -> None:
             sys.exit(f"sparserl: there is no run in {', '.join(map(str, arguments.folders))}")
         first = arguments.folders[0]
         _report(found, arguments.to or (first if first.is_dir() else first.parent), arguments.table)
-    except DiskError as error:
-        sys.exit(f"sparserl: {error}")
-    except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
 
 
 def _report(found: sources.Found, to: Path, only: str | None) -> None:

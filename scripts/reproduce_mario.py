@@ -54,7 +54,7 @@ def from_dense(which: tuple[str, str], seeds: int, steps: int, *regularizers: st
 def at_the_level(which: tuple[str, str], seeds: int, steps: int) -> list[Cell]:
     """All that can be asked for a share of zeros at that of the paper, and the control of the steps.
 
-    lambda_c is where the multiplier begins; the level decides what becomes of it. From 10 on gates closed too fast in shorter runs.
+    lambda_c is where the multiplier begins; the level decides what becomes of it. At 10 gates close too fast.
     """
     environment, threads = which
     shared = (

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from sparserl.report.figures.style import GREY, finish
 from sparserl.report.figures.tasks import per_task
@@ -84,6 +84,9 @@ def _by_numbers(
         _points(axes, [forms_of(run).get(form) for run in group.done], looks[group], number)
     _dense_line(axes, here, groups)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     finish(axes, form.capitalize(), "numbers stored (4 bytes each)", "return", legend=False)
 
 

@@ -67,9 +67,10 @@ class Cell:
         ]
         (seeds,) = ([int(each.removeprefix("seed=")) for each in its] for its in values if its[0].startswith("seed="))
         for chosen in product(*(its for its in values if not its[0].startswith("seed="))):
-            config = compose(*chosen, f"seed={seeds[0]}")
-            for seed in seeds:  # composing each takes a tenth of a second, and nothing else in it changes
-                run = config | {"seed": seed}
+            first = compose(*chosen, f"seed={seeds[0]}")
+            for seed in seeds:
+                # composing takes a tenth of a second, and only what a run begins from may be named by its seed
+                run = compose(*chosen, f"seed={seed}") if first["init_from"] else first | {"seed": seed}
                 yield Path("outputs") / run["sweep_name"] / job_name(run), run
 
 

@@ -327,6 +327,8 @@ def results(name: str, columns: str = "", where: str = "") -> str:
         if line.startswith("|")
     ]
     header, body = rows[0], rows[2:]
+    if len({*header}) < len(header):
+        raise ValueError(f"{source} has two columns of one name: {header}")
     for condition in filter(None, (part.strip() for part in where.split(","))):
         column, _, value = condition.partition("=")
         if column in header:

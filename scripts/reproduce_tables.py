@@ -17,9 +17,10 @@ stands, so it is trained once; runs.txt names a table's own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from cells import Cell, Table, reproduce
-from reproduce_sparsity import AS_SUM, FIRST_SEED, LEVEL, SMALL
+from reproduce_sparsity import AS_SUM, FIRST_SEED, at_the_level
 from reproduce_surgical import FORMS as SURGICAL
 from reproduce_surgical import SHORT as SURGICAL_STEPS
 
@@ -93,7 +94,7 @@ THIRD, TWO_THIRDS = 1 / 3, 2 / 3
 LAMBDAS = {
     ("dqn", "cartpole"): (600.0, 2000.0, 6000.0, 12000.0),
     ("ppo", "cartpole"): (0.3, 1.0, 3.0, 10.0),
-    ("dqn", "acrobot"): (3.0, 10.0, 30.0, 100.0),
+    ("dqn", "acrobot"): (0.3, 1.0, 3.0, 10.0),
     ("ppo", "lunar_lander"): (0.3, 1.0, 3.0, 10.0),
     ("td3", "pendulum"): (1.0, 3.0, 10.0, 30.0),
 }
@@ -150,11 +151,9 @@ ALGORITHMS = [
 
 
 def controls() -> Iterator[Cell]:
-    """What has as many zeros, or stores as many numbers, as gates of units; on CartPole as in reproduce_sparsity.py."""
-    yield from cells("table_main", "dqn", "cartpole", "none,l0_units")
-    for form in ("magnitude", "random", "l0", "l0_combined", "l0_rank"):
-        yield Cell("dqn", "cartpole", form, 8, (LEVEL,), FIRST_SEED, "table_controls")
-    yield from cells("table_main", "dqn", "cartpole", "none", *SMALL)
+    """What has as many zeros, or stores as many numbers, as gates; on CartPole as in reproduce_sparsity.py."""
+    yield from cells("table_main", "dqn", "cartpole", "none,l0_units,l0_combined")
+    yield from (replace(cell, experiment="table_controls") for cell in at_the_level())
     # a tenth of the weights of each
     tenths = {("ppo", "cartpole"): 448, ("dqn", "lunar_lander"): 6_860, ("td3", "pendulum"): 12_150}
     for (algorithm, environment), tenth in tenths.items():

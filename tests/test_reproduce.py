@@ -23,6 +23,7 @@ import reproduce_surgical  # noqa: E402
 import reproduce_tables  # noqa: E402
 from cells import Cell, Left, Plan, Rates, Table  # noqa: E402
 
+from sparserl.config import validation  # noqa: E402
 from sparserl.config.schema import ConfigError  # noqa: E402
 from sparserl.config.validation import compose  # noqa: E402
 from sparserl.runs.reader import RUNS_FILE, find  # noqa: E402
@@ -60,6 +61,14 @@ def test_the_ablation_is_four_lambda_c_by_three_beta_by_four_seeds() -> None:
         for pair in ("dqn-cartpole", "ppo-cartpole", "dqn-acrobot", "ppo-lunar_lander", "td3-pendulum")
         for regularizer in ("none", "l0")
     }
+
+
+def test_each_seed_begins_from_the_policy_of_its_own_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the command's jobs do, or their folders would be others: what a run begins from is part of its name."""
+    monkeypatch.setattr(validation, "check_start", lambda config: None)  # there are no policies to begin from
+    (cell,) = (cell for cell in TABLES["first_steps"].cells if cell.experiment == "first_steps_from_dense")
+    begins = {config["init_from"] for _, config in cell.jobs("x", *SMALL) if config["seed"] in (0, 1)}
+    assert begins == {f"outputs/x/dqn-cartpole-none-seed{seed}-*" for seed in (0, 1)}
 
 
 def test_a_run_has_one_folder_in_whichever_table_it_is() -> None:

@@ -251,10 +251,10 @@ def stored(groups: Sequence[Group]) -> Table:
     columns = {form: (f"stored: {form}", ".0f") for form in FORMS}
     columns |= {f"within_{budget:g}": (f"return within {budget:.0%}", ".1f") for budget in BUDGETS}
     caption = (
-        INTERVALS + "Stored: numbers of 4 bytes, means over seeds. Sparse: values and indices of compressed rows "
-        "(csr_bytes / 4); shrunken: without the hidden units that nothing enters or leaves; factored: at the selected rank. "
-        "Return within a share of the dense policy's numbers: IQM in the form, named in parentheses, that is best for the "
-        "group, each run at the largest rank that fits; where not all runs fit, it is said how many do."
+        INTERVALS + "Stored: numbers of 4 bytes, means over seeds. Sparse: values, and where they stand in the form that takes "
+        "the fewest bytes (sparse_bytes / 4); shrunken: without the hidden units that nothing enters or leaves; factored: at the "
+        "selected rank. Return within a share of the dense policy's numbers: IQM in the form, named in parentheses, that is best "
+        "for the group, each run at the largest rank that fits; where not all runs fit, it is said how many do."
     )
     return _table("stored", "Return at equal stored numbers", kept, rows, columns, caption)
 
@@ -265,8 +265,9 @@ FORMS = ("sparse", "shrunken", "factored", "shrunken and factored")
 def forms_of(run: Run) -> dict[str, tuple[float, float]]:
     """How many numbers each form of a run's policy stores, and its return; forms that are not known are left out."""
     row = run.result
+    sparse = row["csr_bytes"] if row["sparse_bytes"] is None else row["sparse_bytes"]  # rows of before have the first only
     sizes = {
-        "sparse": (row["csr_bytes"] and row["csr_bytes"] / 4, row["return_mean"]),
+        "sparse": (sparse and sparse / 4, row["return_mean"]),
         "shrunken": (row["shrunken_weights"], row["return_mean"]),
         "factored": (_left(row, "compression"), row["return_lowrank"]),
         "shrunken and factored": (_left(row, "shrunken_compression"), row["shrunken_return_mean"]),

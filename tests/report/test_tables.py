@@ -102,8 +102,10 @@ def test_forms_are_compared_at_equal_numbers(tmp_path: Path) -> None:
 
     Within a half all three fit, and the highest return counts; within a quarter only the two numbers of the shrunken factors.
     """
-    dense(tmp_path, [100.0, 100.0], csr_bytes=96, shrunken_weights=12, rank=None, compression=None, return_lowrank=None)
-    of_sparse = {"csr_bytes": 16, "shrunken_weights": 6, "shrunken_compression": 10 / 12, "shrunken_return_mean": 33.0}
+    unswept = {"rank": None, "compression": None, "return_lowrank": None}
+    dense(tmp_path, [100.0, 100.0], sparse_bytes=96, shrunken_weights=12, **unswept)
+    of_sparse = {"csr_bytes": 40, "sparse_bytes": 16, "shrunken_weights": 6}
+    of_sparse |= {"shrunken_compression": 10 / 12, "shrunken_return_mean": 33.0}
     seeds(tmp_path, "l0", [80.0, 80.0], sweep=False, **of_sparse)
     none, l0 = tables.stored(groups(tmp_path)).frame.to_dict("records")
     assert (none["sparse"], none["shrunken"]) == (24, 12)
@@ -115,8 +117,8 @@ def test_forms_are_compared_at_equal_numbers(tmp_path: Path) -> None:
 
 def test_what_not_all_runs_fit_into_says_how_many_do(tmp_path: Path) -> None:
     dense(tmp_path, [100.0])
-    made_up(tmp_path / "a", seed=0, raw=None, sweep=False, csr_bytes=16, compression=None)
-    made_up(tmp_path / "b", seed=1, raw=None, sweep=False, csr_bytes=96, compression=None)
+    made_up(tmp_path / "a", seed=0, raw=None, sweep=False, sparse_bytes=16, compression=None)
+    made_up(tmp_path / "b", seed=1, raw=None, sweep=False, csr_bytes=96, sparse_bytes=None, compression=None)
     cells = tables.stored(groups(tmp_path)).cells
     assert cells[1]["return within 50%"] == "100.0 (sparse, 1 of 2)"
 

@@ -252,9 +252,9 @@ def stored(groups: Sequence[Group]) -> Table:
     columns |= {f"within_{budget:g}": (f"return within {budget:.0%}", ".1f") for budget in BUDGETS}
     caption = (
         INTERVALS + "Stored: numbers of 4 bytes, means over seeds. Sparse: values, and where they stand in the form that takes "
-        "the fewest bytes (sparse_bytes / 4); shrunken: without the hidden units that nothing enters or leaves; factored: at the "
-        "selected rank. Return within a share of the dense policy's numbers: IQM in the form, named in parentheses, that is best "
-        "for the group, each run at the largest rank that fits; where not all runs fit, it is said how many do."
+        "the fewest bytes (sparse_bytes / 4); shrunken: without the hidden units that nothing enters or leaves; factored: at "
+        "the selected rank. Return within a share of the dense policy's numbers: IQM in the form, named in parentheses, that "
+        "is best for the group, each run at the largest rank that fits; where not all runs fit, it is said how many do."
     )
     return _table("stored", "Return at equal stored numbers", kept, rows, columns, caption)
 

@@ -366,14 +366,3 @@ def _iqm(rows: Sequence[Row], key: str) -> Estimate | None:
 
 def _mean(rows: Sequence[Row], key: str) -> float | None:
     return float(values.mean()) if len(values := _known(rows, key)) else None
-
-
-TABLES: dict[str, Builder] = {
-    "main": main,
-    "ranks": ranks,
-    "rank_sweep": rank_sweep,
-    "rank_selection": rank_selection,
-    "stored": stored,
-    "surgical": surgical,
-    "mario": mario,
-}

@@ -6,19 +6,28 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparserl.report import exports, markup, overview
+from sparserl.report import exports, markup, overview, strengths, tables
 from sparserl.report.figures import style
 from sparserl.report.figures.catalogue import FIGURES
 from sparserl.report.groups import Group
 from sparserl.report.page import Drawing, page
 from sparserl.report.rows import MADE_BY
 from sparserl.report.table import NothingToShowError, Table
-from sparserl.report.tables import TABLES
 from sparserl.runs.files import write_text
 from sparserl.runs.reader import Run
 from sparserl.terminal import optional
 
 OVERVIEW = "table"
+TABLES: dict[str, tables.Builder] = {
+    "main": tables.main,
+    "ranks": tables.ranks,
+    "rank_sweep": tables.rank_sweep,
+    "rank_selection": tables.rank_selection,
+    "stored": tables.stored,
+    "strengths": strengths.strengths,
+    "surgical": tables.surgical,
+    "mario": tables.mario,
+}
 NAMES = (OVERVIEW, *TABLES)
 FIGURE_FOLDER = "figures"
 FORMATS = (".png", ".svg")

@@ -2,205 +2,103 @@
 
 Writes results/claims.md.
 
-    python scripts/answer_claims.py                    # from every table of runs below results/
-    python scripts/answer_claims.py results/sparsity   # from some
+    python scripts/answer_claims.py                    # from the tables of today's settings below results/
+    python scripts/answer_claims.py results/sparsity   # from some: of a setting that several have, the first that is named
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sparserl.report import sources
-from sparserl.report.groups import DENSE, Group, by_task, grouped, reference
-from sparserl.report.markup import markdown
-from sparserl.report.statistics import CONFIDENCE, Estimate, Scores, estimate, pooled_mean
-from sparserl.report.table import shown
-from sparserl.report.tables import gained, scores_of
-from sparserl.runs import reader
+from claims_by_setting import CLAIMS, table
+from claims_headlines import HEADLINES
+from claims_settings import RESULTS, VERDICTS, Setting, read, tables_of_today
+
+from sparserl.report.sources import ROWS
+from sparserl.report.statistics import CONFIDENCE
 from sparserl.runs.files import write_text
-
-RESULTS = Path("results")
-NO_LOSS = 0.95
-"""The share of what dense policies gained over random ones that has to be kept for a return to count as not lost."""
-
-MARIO = "super_mario_bros"
-SURGICAL = "surrol"
-
-Groups = Sequence[Group]
 
 
 def main() -> None:
     """Write results/claims.md."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folders", nargs="*", type=Path, help="folders with a rows.csv; by default all below results/")
-    folders = parser.parse_args().folders or sorted(path.parent for path in RESULTS.glob("*/rows.csv"))
-    found = {folder: groups for folder in folders if (groups := _groups(folder))}
-    text = "\n".join([INTRODUCTION, *(line for part in PARTS for line in (*part(found), "")), LEFT_OPEN])
-    write_text(RESULTS / "claims.md", text)
+    told = "folders with a rows.csv; by default all below results/ whose names do not begin with a date"
+    parser.add_argument("folders", nargs="*", type=Path, help=told)
+    named = parser.parse_args().folders
+    if absent := [str(folder) for folder in named if not (folder / ROWS).is_file()]:
+        parser.error(f"there is no {ROWS} in {', '.join(absent)}")
+    settings = read(named or tables_of_today())
+    parts = introduction, summary, *(each.part for each in (*CLAIMS, *HEADLINES))
+    write_text(RESULTS / "claims.md", "\n".join([*(line for part in parts for line in (*part(settings), "")), LEFT_OPEN]))
 
 
-def _groups(folder: Path) -> list[Group]:
-    """The settings of one table; each table is answered by itself, since its dense policies are those of its own settings."""
-    kept, _ = reader.without_repeats(sources.read([folder]).runs)
-    return [group for group in grouped(kept) if group.done] if kept else []
+def introduction(settings: Sequence[Setting]) -> Iterator[str]:
+    """What the page is made of."""
+    yield INTRODUCTION
+    yield "Tables share runs. A setting is counted once, in the first of these tables that has it, beside the dense policies of"
+    yield f"that table: {', '.join(dict.fromkeys(setting.folder.name for setting in settings)) or 'there is none yet'}."
 
 
-def verdict(found: Estimate | None, line: float) -> str:
-    """Whether an interval is above a line, below it, or on both sides of it."""
-    if found is None or found.low is None or found.high is None:
-        return "not decided: too few runs"
-    return "held" if found.low >= line else "did not hold" if found.high < line else "not decided"
+# ---------------------------------------------------------------- the summary
+
+Answers = dict[str, list[tuple[Setting, str]]]
+"""By what the summary calls a claim: the settings that it was asked for, with the verdict in one of ``VERDICTS``."""
 
 
-def difference(first: Scores, second: Scores) -> Estimate | None:
-    """How much higher the mean of the first is."""
-    return estimate([first, second], lambda tasks: pooled_mean(tasks[:1]) - pooled_mean(tasks[1:]))
+def summary(settings: Sequence[Setting]) -> Iterator[str]:
+    """A sentence for each claim, then how many settings of each form it held for."""
+    found: Answers = {
+        name: [(setting, cells[column].partition(":")[0]) for setting, cells in claim.answers(settings)]
+        for claim in CLAIMS
+        for column, name in claim.asked.items()
+    }
+    yield from ("## Summary", "")
+    yield from (f"* {sentence(name, answers)}" for name, answers in found.items())
+    yield from ("", f"Numbers of settings, each of a form at one strength: {' / '.join(VERDICTS)}.", "")
+    rows = sorted({(*setting.group.task, setting.form) for answers in found.values() for setting, _ in answers})
+    yield table([_row(*row, found) for row in rows])
 
 
-def named(group: Group, folder: Path) -> dict[str, str]:
-    """The cells that every row begins with."""
-    environment, algorithm = group.task
-    strength = {"form": group.label if group.label != group.task[1] else group.form}
-    return {"table": folder.name, "environment": environment, "algorithm": algorithm} | strength | {"seeds": group.how_many}
+def _row(environment: str, algorithm: str, form: str, found: Answers) -> dict[str, str]:
+    cells = {"environment": environment, "algorithm": algorithm, "form": form}
+    its = {
+        name: [(setting, said) for setting, said in answers if (*setting.group.task, setting.form) == (*cells.values(),)]
+        for name, answers in found.items()
+    }
+    seeds = sorted({len(setting.group.done) for answers in its.values() for setting, _ in answers})
+    counts = {name: " / ".join(map(str, counted(answers))) if answers else "-" for name, answers in its.items()}
+    return cells | {"seeds": "-".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} | counts
 
 
-def sparse(groups: Groups) -> list[Group]:
-    """The settings that have dense policies to be compared with."""
-    return [group for group in groups if group.settings["regularizer"] != DENSE and reference(group, groups)]
+def sentence(name: str, answers: Sequence[tuple[Setting, str]]) -> str:
+    """How many settings a claim held for: of those with gates, which it is of, and of the others."""
+    told = []
+    for kind, gates in (("gates", True), ("other forms", False)):
+        if here := [(setting, said) for setting, said in answers if setting.has_gates == gates]:
+            held, did_not_hold, open_ = counted(here)
+            forms = ", ".join(sorted({setting.form for setting, _ in here}))
+            of = f"of {len(here)} setting{'s' * (len(here) > 1)} of {kind} ({forms})"
+            told.append(f"{of} it held in {held}, did not hold in {did_not_hold}, and is not decided in {open_}")
+    return f"**{name}**: {'; '.join(told) or 'no setting says anything of it yet'}."
 
 
-Found = dict[Path, list[Group]]
+def counted(answers: Sequence[tuple[Setting, str]]) -> list[int]:
+    """How many answers are each of ``VERDICTS``."""
+    counts = Counter(said for _, said in answers)
+    return [counts[said] for said in VERDICTS]
 
-
-def rows(found: Found, line: Callable[[Group, Groups], dict[str, str] | None]) -> list[dict[str, str]]:
-    """A row for each setting that ``line`` says something of."""
-    settings = [(folder, group, groups) for folder, groups in found.items() for group in sparse(groups)]
-    return [named(group, folder) | told for folder, group, groups in settings if (told := line(group, groups))]
-
-
-def table(lines: list[dict[str, str]]) -> str:
-    """The rows, or a sentence where there are none."""
-    return markdown(lines) if lines else "Nothing in results/ says anything of it yet."
-
-
-# ---------------------------------------------------------------- claim by claim
-
-
-def without_loss(found: Found) -> Iterator[str]:
-    """Claim 1."""
-
-    def line(group: Group, groups: Groups) -> dict[str, str]:
-        kept, sparsity = gained(group, groups), group.mean("sparsity")
-        return {"sparsity": shown(sparsity, ".1%"), "gain / dense gain": shown(kept, ".3f"), "no loss": verdict(kept, NO_LOSS)}
-
-    yield "## 1. Policies become sparse in training without loss of return"
-    yield ""
-    yield f"Held where the interval of the IQM of the gain over random, divided by that of dense policies, is at {NO_LOSS} or"
-    yield "above."
-    yield ""
-    yield table(rows(found, line))
-
-
-def lower_rank(found: Found) -> Iterator[str]:
-    """Claim 2."""
-
-    def line(group: Group, groups: Groups) -> dict[str, str] | None:
-        dense = reference(group, groups)
-        if not len(group.scores("compression")) or not len(scores_of(dense, "compression")):
-            return None
-        told = {}
-        for said, field in (("SVD alone", "compression"), ("shrunken", "shrunken_compression")):
-            ours = group.scores(field)
-            more = difference(ours, scores_of(dense, field)) if len(ours) else None
-            told |= {said: shown(float(ours.mean()) if len(ours) else None, ".1%"), f"{said}: beyond dense": shown(more, ".1%")}
-            told |= {f"{said}: lower rank": verdict(more, 0.0)}
-        return told
-
-    yield "## 2. Sparse policies decompose to a lower rank than dense ones"
-    yield ""
-    yield "Compression at the selected rank, of runs that learned, beside dense policies of the same table: by the SVD of the"
-    yield "whole matrices, as in the paper, and by that of the network without its dead units. Held where the interval of the"
-    yield "difference of means is above 0."
-    yield ""
-    yield table(rows(found, line))
-
-
-def beats(found: Found) -> Iterator[str]:
-    """Claim 3."""
-    yield "## 3. L0 beats L1 and L2 in sparsity and in return"
-    yield ""
-    yield "Every strength of L0 beside every strength of L1 and L2 of the same table: better in both means more zeros in the"
-    yield "mean and an IQM of the return that is not lower."
-    yield ""
-    lines = []
-    for folder, groups in found.items():
-        for (environment, algorithm), here in by_task(groups).items():
-            ours, others = ([g for g in here if g.settings["regularizer"] in names] for names in (("l0",), ("l1", "l2")))
-            pairs = [(_better(a, b), _better(b, a)) for a in ours for b in others]
-            if pairs:
-                first, second = sum(a for a, _ in pairs), sum(b for _, b in pairs)
-                told = {"table": folder.name, "environment": environment, "algorithm": algorithm, "pairs": str(len(pairs))}
-                lines.append(told | {"L0 better in both": str(first), "the other better in both": str(second)})
-    yield table(lines)
-
-
-def _better(a: Group, b: Group) -> bool:
-    zeros, returns = [group.mean("sparsity") or 0.0 for group in (a, b)], [estimate([g.scores("return_mean")]) for g in (a, b)]
-    return zeros[0] > zeros[1] and None not in returns and returns[0].value >= returns[1].value  # type: ignore[union-attr]
-
-
-def beta(found: Found) -> Iterator[str]:
-    """Claim 4."""
-    yield "## 4. beta: too high closes nearly all gates, too low opens nearly all"
-    yield ""
-    yield "By the formula of the gate, P(z != 0) at the same log_alpha rises with beta: the opposite. What training does:"
-    yield ""
-    lines = []
-    for folder, groups in found.items():
-        for here in by_task(groups).values():
-            gates = [g for g in here if g.settings.get("beta") is not None and g.settings["regularizer"].startswith("l0")]
-            if len({group.settings["beta"] for group in gates}) > 1:
-                lines += [named(group, folder) | {"sparsity": shown(group.mean("sparsity"), ".1%")} for group in gates]
-    yield table(lines)
-
-
-def headline(where: str, title: str, said: str) -> Callable[[Found], Iterator[str]]:
-    """What the paper says of one environment beside all settings of it here."""
-
-    def part(found: Found) -> Iterator[str]:
-        measures = ("return_mean", ".1f"), ("x_pos", ".0f"), ("flag_rate", ".1%"), ("success_rate", ".1%"), ("sparsity", ".1%")
-        stored = ("compression", ".1%"), ("shrunken_compression", ".1%")
-        lines = []
-        for folder, groups in found.items():
-            for group in (group for group in groups if group.task[0].startswith(where)):
-                told = {name.replace("_", " "): shown(group.mean(name), form) for name, form in (*measures, *stored)}
-                lines.append(named(group, folder) | told)
-        yield f"## {title}"
-        yield ""
-        yield said
-        yield ""
-        yield table(lines)
-
-    return part
-
-
-PARTS = (
-    without_loss,
-    lower_rank,
-    beats,
-    beta,
-    headline(MARIO, "Super Mario Bros 7-1", "The paper: 93 % sparsity, 70 % compression, a better policy than the dense one."),
-    headline(SURGICAL, "Surgical robot learning", 'The paper: 36 % sparsity, 46 % compression, "while being performant".'),
-)
 
 INTRODUCTION = f"""# The paper's claims, answered by the tables in results/
 
-Made by `python scripts/answer_claims.py` from every `results/*/rows.csv`; no number is typed by hand. The claims are those
-of arXiv 2403.06313 as its abstract and summaries state them. The paper gives neither its settings nor how it counts: a claim
-that does not hold here does not hold for the settings and definitions of this repository. Each row has the seeds that it is
-of. In brackets are {CONFIDENCE:.0%} bootstrap intervals over seeds; of fewer than eight seeds they are too narrow.
+Made by `python scripts/answer_claims.py` from `results/*/rows.csv`; no number is typed by hand. Only tables of today's
+settings answer: folders whose names begin with a date hold benchmarks and settings of earlier versions, and are left out
+unless the command names them. The claims are those of arXiv 2403.06313 as its abstract and summaries state them. The paper
+gives neither its settings nor how it counts: a claim that does not hold here does not hold for the settings and definitions
+of this repository. Each row has the seeds that it is of. In brackets are {CONFIDENCE:.0%} bootstrap intervals over seeds; of
+fewer than eight seeds they are too narrow.
 """
 
 LEFT_OPEN = """## Open questions of the paper

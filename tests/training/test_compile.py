@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from compiling import MEMBERS, difference, learner_of, train
-from parts import as_kind, random_batches
+from parts import as_kind, modules, random_batches
 
 from sparserl.algorithms.dqn import DQN
 from sparserl.population.members import Population
@@ -223,5 +223,6 @@ def test_more_traced_steps() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_steps() -> None:
-    run_in_a_process("compiled_steps.py", "-m", "slow")
+@pytest.mark.parametrize("algorithm", modules("algorithms"))
+def test_compiled_steps(algorithm: str) -> None:
+    run_in_a_process("compiled_steps.py", "-m", "slow", "-k", f"[{algorithm}-")

@@ -122,6 +122,8 @@ class CompiledStep:
 
     def _program(self, arguments: _Arguments, numbers: Mapping[str, int]) -> Program:
         try:
+            if (device := arguments.state.learns.device).type != "cpu":  # where a run that began on a CPU goes on elsewhere
+                raise CompileError(f"they are compiled for a CPU only, and this run is on {device.type}")
             if not has_compiler():
                 raise CompileError("no C++ compiler is found: install g++ (clang++ on macOS), or name another in CXX")
             key = programs.key_of(arguments.key(), *_surroundings(), *_compiler())

@@ -19,9 +19,11 @@ from parts import as_kind, modules, random_batches
 from sparserl.algorithms.dqn import DQN
 from sparserl.population.members import Population
 from sparserl.training import compiled, programs
-from sparserl.training.compiled import CompileError
+from sparserl.training.compiled import CompiledStep, CompileError
 from sparserl.training.learner import Learner
 from sparserl.training.programs import CacheError, Description
+from sparserl.training.step import Scalars
+from sparserl.types import Time
 
 
 @pytest.fixture
@@ -199,6 +201,15 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
     assert difference(asked, eager) == 0
     assert asked.backend == eager.backend == "eager"
     assert capsys.readouterr().err.count("run eagerly, since they cannot be compiled") == 1
+
+
+def test_a_step_that_is_not_on_a_cpu_is_not_compiled(cache: Path) -> None:
+    """As that of a run which began compiled on a CPU, and goes on where ``device=auto`` takes a GPU."""
+    learner = learner_of("dqn", "none")
+    learner.state.learns = learner.state.learns.to("meta")
+    scalars = Scalars(Time(0, 0, 0), False, {}, {}, 0.0)
+    with pytest.raises(CompileError, match="for a CPU only, and this run is on meta"):
+        CompiledStep(learner._step)(learner.state, {}, scalars, {}, False, learner._rng)
 
 
 # ---------------------------------------------------------------- what is in a program

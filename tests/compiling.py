@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
-from parts import environment_for, immediately, make_learner
+from parts import environment_for, immediately, make_learner, modules
 from torch import Tensor
 
 from sparserl.population.members import Population
@@ -20,6 +21,22 @@ ROUNDING = 2e-5
 """More than rounding makes of a weight or gate in STEPS steps, in which it moves by a hundred times as much. What another noise
 or another scalar makes of it is more: ``traced_steps.py`` has the controls."""
 
+VARIANTS = (
+    ("dqn", "l0", "regularizer.target_sparsity=0.5"),
+    ("dqn", "l0_rank", "regularizer.factors=trained"),
+    ("dqn", "l1", "regularizer.proximal=true"),
+    ("ppo", "l0_units", "algorithm.target_kl=0.16", "algorithm.share_trunk=true"),
+    ("sac", "l0_units"),
+)
+"""Steps with something that those of the options alone do not have."""
+
+CASES = (
+    *product(modules("algorithms"), ("none", "l0", "l0_group_lasso")),
+    *product(("dqn",), sorted({*modules("regularizers")} - {"none", "l0", "l0_group_lasso"})),
+    *VARIANTS,
+)
+"""Algorithm, regulariser and further overrides of steps that are compared: DQN has every regulariser."""
+
 
 def learner_with(
     seeds: Sequence[int], regularizer: str, algorithm: str = "dqn", is_compiled: bool = True, *more: str
@@ -27,7 +44,7 @@ def learner_with(
     """A member for each seed, with a small network. Gates, if any, are active, and all that follows a schedule changes in each
     of STEPS steps: rates, and the coefficient of the penalty."""
     chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}", f"regularizer={regularizer}"
-    changing = *immediately(regularizer, ramp_steps=10 * STEPS), f"trainer.total_steps={20 * STEPS}"
+    changing = *immediately(regularizer, ramp_steps=10 * STEPS, smallest_side=2), f"trainer.total_steps={20 * STEPS}"
     made = make_learner(*chosen, *changing, "network.hidden=[13,7]", *more, members=len(seeds))
     return Learner(made.algorithm, made.regularizer, Population(tuple(seeds)), is_compiled)
 

@@ -134,8 +134,8 @@ def stopping_at_checkpoints(patch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Within, training is interrupted right after each checkpoint; gives the steps of those that were made."""
     save, steps = checkpoint.save, []
 
-    def save_and_stop(folders: Sequence[Path], step: int, states: Sequence[State]) -> None:
-        save(folders, step, states)
+    def save_and_stop(folders: Sequence[Path], step: int, states: Sequence[State], run_by: Sequence[Any]) -> None:
+        save(folders, step, states, run_by)
         steps.append(step)
         raise KeyboardInterrupt
 

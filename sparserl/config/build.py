@@ -37,7 +37,7 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, LoopParts]:
             "these configs differ in more than their regulariser, seeds and per-member values, so they cannot train in one loop"
         )
     first = configs[0]
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if first["device"] == "auto" else first["device"])
+    device = device_of(first)
     parts = LoopParts(
         _members(configs, device),
         build_part("environment", [first], device),
@@ -53,6 +53,12 @@ def build(configs: Sequence[Config]) -> tuple[Trainer, LoopParts]:
         ],
     )
     return build_part("trainer", [first], device), parts
+
+
+def device_of(config: Config) -> torch.device:
+    """Where the tensors of a run are to be, on this machine."""
+    chosen = config["device"]
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if chosen == "auto" else chosen)
 
 
 def _members(configs: Sequence[Config], device: torch.device) -> Population:

@@ -31,7 +31,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from sparserl.algorithms.base import Algorithm
-from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, errors_of, errors_within
+from sparserl.config.build import CPU, bound_algorithm, build_part, build_start, device_of, errors_of, errors_within
 from sparserl.config.schema import CONF, Config, ConfigError, PartError, Schema
 from sparserl.environments.base import Environment
 from sparserl.experience.base import Experience
@@ -340,6 +340,10 @@ def check(config: Config) -> None:
     """Check what no single key shows: combinations that cannot work, and what this machine lacks. Raises ConfigError."""
     if config["device"] == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda', but torch sees no CUDA device here; use device=auto or device=cpu")
+    if config["trainer"]["compile"] is True and device_of(config) != CPU:
+        where = "device is 'cuda'" if config["device"] == "cuda" else "device=auto takes the CUDA device here"
+        remedy = "set trainer.compile=auto, or device=cpu"
+        raise ConfigError(f"trainer.compile is true, which is for a CPU only, but {where}; {remedy}")
     numeric = [f.name for f in dataclasses.fields(Result) if f.type in ("float", "int", "float | None", "int | None")]
     if config["objective"] not in numeric:
         raise ConfigError(f"objective is {config['objective']!r}; it must be one of {', '.join(numeric)}")

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,14 @@ MANIFEST = "checkpoint.json"
 Segment = tuple[str, int, int]
 """The name of a file, and the rows in it: from a number to before another."""
 
+
+class Generation(NamedTuple):
+    """What a manifest says of one step."""
+
+    segments: list[Segment]
+    run_by: Any
+
+
 LOG = "segments of a log"
 """The key of what stands for a Log in a file."""
 
@@ -39,21 +47,25 @@ SEGMENT_BYTES = 2**25
 """About how much is in a segment at most: so much of a Log is copied to be written."""
 
 
-def save(folders: Sequence[Path], step: int, states: Sequence[State]) -> None:
-    """Write one generation: the state of each member, in its folder."""
+def save(folders: Sequence[Path], step: int, states: Sequence[State], run_by: Sequence[Any] = ()) -> None:
+    """Write one generation: the state of each member, in its folder.
+
+    ``run_by`` says of each member, as JSON, in which loops it can go on: in those of members of which it is the same.
+    """
     manifests = []
-    for folder, state in zip(folders, states, strict=True):
-        earlier = {older: segments for older, segments in _generations(folder).items() if older < step}
-        segments = [*_write_log(folder, step, state, [*earlier.values()][-1] if earlier else [])]
+    for folder, state, its in zip(folders, states, run_by or [None] * len(folders), strict=True):
+        earlier = {older: found for older, found in _generations(folder).items() if older < step}
+        segments = [*_write_log(folder, step, state, [*earlier.values()][-1].segments if earlier else [])]
         plain = _replaced(state, lambda part: isinstance(part, Log), partial(_named, segments))
         replace(_file(folder, step), lambda file, plain=plain: torch.save(plain, file))  # type: ignore[misc]
-        manifests.append(dict([*earlier.items(), (step, segments)][-GENERATIONS:]))
+        manifests.append(dict([*earlier.items(), (step, Generation(segments, its))][-GENERATIONS:]))
     for folder, generations in zip(folders, manifests, strict=True):
-        write_json(folder / MANIFEST, {"steps": [*generations], "segments": [*generations.values()]})
+        columns = {name: [getattr(its, name) for its in generations.values()] for name in Generation._fields}
+        write_json(folder / MANIFEST, {"steps": [*generations], **columns})
     for folder in folders:
         for old in {*_files(folder)} - {*steps(folder)}:
             _file(folder, old).unlink()
-        needed = {name for segments in _generations(folder).values() for name, _, _ in segments}
+        needed = {name for its in _generations(folder).values() for name, _, _ in its.segments}
         for path in folder.glob("segment-*.pt"):
             if path.name not in needed:
                 path.unlink()
@@ -94,10 +106,17 @@ def newest(folder: Path) -> int:
     Raises ValueError where there were checkpoints and none of them is whole.
     """
     for step in reversed(steps(folder) or _files(folder)):
-        if all(map(_is_whole, [_file(folder, step), *_paths(folder, _generations(folder).get(step, []))])):
+        known = _generations(folder).get(step)
+        if all(map(_is_whole, [_file(folder, step), *_paths(folder, known.segments if known else [])])):
             return step
     _refuse_damaged([folder])
     return 0
+
+
+def run_by(folder: Path, step: int) -> Any:
+    """What ``save`` was given under this name; None where nothing is known of that."""
+    known = _generations(folder).get(step)
+    return known.run_by if known else None
 
 
 def raw_weights(folder: Path) -> Weights | None:
@@ -115,13 +134,15 @@ def steps(folder: Path) -> list[int]:
     return [*_generations(folder)]
 
 
-def _generations(folder: Path) -> dict[int, list[Segment]]:
-    """The steps that a folder's manifest names, oldest first, with the segments of each; none where it is not whole."""
+def _generations(folder: Path) -> dict[int, Generation]:
+    """The steps that a folder's manifest names, oldest first, with what it says of each; none where it is not whole."""
     try:
         manifest = read_json(folder / MANIFEST)
         found = [step + 0 for step in manifest["steps"]]
         segments = manifest.get("segments", [[]] * len(found))
-        return {step: _segments(named) for step, named in sorted(zip(found, segments, strict=True))}
+        loops = manifest.get("run_by", [None] * len(found))
+        each = zip(found, map(_segments, segments), loops, strict=True)
+        return {step: Generation(named, its) for step, named, its in sorted(each, key=lambda one: one[0])}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

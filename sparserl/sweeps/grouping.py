@@ -14,16 +14,18 @@ from sparserl.sweeps.jobs import Job
 def group_jobs(jobs: Sequence[Job], max_members: int, workers: int | None) -> list[list[Job]]:
     """The jobs in groups that train in one loop each, in the order in which a group's first job comes.
 
-    In one loop go jobs whose configs differ in the values of members and in their regulariser only and whose checkpoints are
-    of one step; at most ``max_members`` of them. Those of one regulariser are neighbours there, and a population. The largest
-    groups are halved until every one of ``workers`` has the same number of groups, or no group is left to be halved. With no
-    limit to the workers, None, each population has a loop of its own. What a job gives does not depend on the others.
+    In one loop go jobs whose configs differ in the values of members and in their regulariser only, whose checkpoints are of
+    one step and whose gradient steps were run in the same way, compiled or eagerly; at most ``max_members`` of them. Those of
+    one regulariser are neighbours there, and a population. The largest groups are halved until every one of ``workers`` has the
+    same number of groups, or no group is left to be halved. With no limit to the workers, None, each population has a loop of
+    its own. What a job gives does not depend on the others.
     """
     alike: dict[str, dict[str, list[Job]]] = {}
     for job in jobs:
         population = canonical(structure(job.config))
         common = population if workers is None else canonical(shared(job.config))
-        loop = alike.setdefault(f"{checkpoint.newest(job.folder)} {common}", {})
+        step = checkpoint.newest(job.folder)
+        loop = alike.setdefault(f"{step} {checkpoint.run_by(job.folder, step)} {common}", {})
         loop.setdefault(population, []).append(job)
     whole = [[job for population in loop.values() for job in population] for loop in alike.values()]
     groups = [part for group in whole for part in _parts(group, -(-len(group) // max_members))]

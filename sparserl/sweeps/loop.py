@@ -125,7 +125,12 @@ def _train(
                     case Snapshot():
                         records = [recorder.state_dict() for recorder in recorders]
                         members = zip(event.states, records, strict=True)
-                        checkpoint.save(paths, event.env_step, [{"trainer": own, "records": its} for own, its in members])
+                        checkpoint.save(
+                            paths,
+                            event.env_step,
+                            [{"trainer": own, "records": its} for own, its in members],
+                            event.run_by(),
+                        )
                         event.states.clear()  # they are large, and the event stays until the next one
                     case Finished():
                         return _finish(event, trainer, parts, paths, recorders, sweep, display, interrupts)

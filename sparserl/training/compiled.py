@@ -7,13 +7,14 @@ values of schedules. Whatever else a step decides by is part of the key of the p
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import hashlib
-import inspect
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 import warnings
@@ -120,12 +121,14 @@ class CompiledStep:
         return dict(zip(program.description.metrics, rows.unbind(0), strict=True))
 
     def _program(self, arguments: _Arguments, numbers: Mapping[str, int]) -> Program:
-        key = programs.key_of(arguments.key(), *_surroundings())
         try:
+            if (device := arguments.state.learns.device).type != "cpu":  # where a run that began on a CPU goes on elsewhere
+                raise CompileError(f"they are compiled for a CPU only, and this run is on {device.type}")
+            if not has_compiler():
+                raise CompileError("no C++ compiler is found: install g++ (clang++ on macOS), or name another in CXX")
+            key = programs.key_of(arguments.key(), *_surroundings(), *_compiler())
             if (found := programs.find(key, numbers)) is not None:
                 return found
-            if not has_compiler():
-                raise CompileError("no C++ compiler (g++ or clang++, or $CXX) is found")
             with programs.locked(programs.folder()):
                 if (found := programs.find(key, numbers)) is not None:  # another process has made it
                     return found
@@ -401,7 +404,23 @@ def _quiet() -> Iterator[None]:
 
 def has_compiler() -> bool:
     """Whether there is a C++ compiler."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+    return _compiler_path() is not None
+
+
+def _compiler_path() -> str | None:
+    """Of the compiler that torch would take."""
+    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))
+
+
+def _compiler() -> tuple[str, ...]:
+    """The path of the C++ compiler and the line with its version: another one makes other code of the same trace."""
+    path = _compiler_path()
+    return () if path is None else (path, _version(path))
+
+
+@cache
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout.partition("\n")[0]
 
 
 @cache
@@ -430,18 +449,63 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-def _code_of(*parts: Algorithm | Regularizer) -> list[str]:
-    """The sources of the classes of parts, and of what they hold, that are not this package's own."""
-    seen: dict[str, None] = {}
-    waiting: list[Any] = list(parts)
+def _code_of(*parts: Algorithm | Regularizer) -> list[tuple[str, str]]:
+    """The modules that are not this package's own and from which parts, and what they hold, have code: names and digests.
+
+    Of a package outside site-packages they are all that are loaded, and those of the packages that it imports: a class may
+    call a function of any of them. Of an installed package it is the module of the class. Raises CompileError where the
+    source of a class is in no file, since a change of it would not be seen.
+    """
+    owners = {cls.__module__ for part in _held(parts) for cls in type(part).__mro__}
+    found: dict[str, bytes] = {}
+    packages: set[str] = set()
+    waiting = sorted(owner for owner in owners if _package(owner) not in KNOWN_PACKAGES)
+    for owner in waiting:
+        path = _file_of(owner)
+        if path is None:
+            raise CompileError(f"the source of {owner} is in no file")
+        found[owner] = path.read_bytes()
     while waiting:
-        part = waiting.pop()
-        for cls in type(part).__mro__:
-            module = sys.modules.get(cls.__module__)
-            if module is not None and cls.__module__.split(".")[0] not in ("sparserl", "builtins", "abc", "typing"):
-                file = inspect.getsourcefile(module)
-                seen[Path(file).read_text() if file else cls.__module__] = None
+        package = _package(waiting.pop())
+        if package in packages or package in KNOWN_PACKAGES:
+            continue
+        packages.add(package)
+        for name in [name for name in tuple(sys.modules) if _package(name) == package]:  # which another thread may add to
+            path = _file_of(name)
+            if path is not None and not INSTALLED & set(path.parts):
+                found[name] = path.read_bytes()
+                waiting += _imports(found[name]) if path.suffix == ".py" else []
+    return [(name, hashlib.sha256(source).hexdigest()) for name, source in sorted(found.items())]
+
+
+KNOWN_PACKAGES = {"sparserl", "torch", *sys.stdlib_module_names} - {"__main__"}
+"""Packages whose code the rest of a key stands for, or Python does."""
+
+INSTALLED = {"site-packages", "dist-packages"}
+
+
+def _held(parts: Sequence[Any]) -> Iterator[Any]:
+    """Parts, what they hold, and what that holds."""
+    for part in parts:
+        yield part
         if dataclasses.is_dataclass(part):
-            waiting += [getattr(part, field.name) for field in dataclasses.fields(part) if hasattr(part, field.name)]
-            waiting += _parts_in(part)
-    return list(seen)
+            fields = [getattr(part, field.name) for field in dataclasses.fields(part) if hasattr(part, field.name)]
+            yield from _held([*fields, *_parts_in(part)])
+
+
+def _package(module: str) -> str:
+    """The top-level package of a module."""
+    return module.partition(".")[0]
+
+
+def _file_of(module: str) -> Path | None:
+    """The file that a module was loaded from, if it is loaded and was from one."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file else None
+
+
+def _imports(source: bytes) -> list[str]:
+    """The modules that a source imports by their whole names, wherever in it."""
+    nodes = list(ast.walk(ast.parse(source)))
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return plain + [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]

@@ -92,6 +92,11 @@ class Snapshot:
     states: list[State]
     """Of each member: tensors without the member axis."""
 
+    def run_by(self) -> list[dict[str, bool | int]]:
+        """Of each member how its gradient steps were run and will be: members that go on in one loop have it in common."""
+        names = "compiled", "compiled_updates"
+        return [{"compile": state["compile"]} | {name: state["learner"][name] for name in names} for state in self.states]
+
 
 @dataclass(frozen=True)
 class Finished:

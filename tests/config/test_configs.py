@@ -21,6 +21,7 @@ from typing import Any
 
 import hydra
 import pytest
+import torch
 import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -341,6 +342,21 @@ def test_what_is_wrong_is_said_before_training(overrides: list[str], words: list
     assert [word for word in words if word not in sentence] == [], sentence
     if isinstance(caught.value, ConfigError):  # what Hydra says in many lines, the command says in one: see below
         assert len(sentence.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "refused"),
+    [("cuda", "true", True), ("auto", "true", True), ("cpu", "true", False), ("cuda", "auto", False), ("cuda", "false", False)],
+)
+def test_compiled_steps_are_for_a_cpu(device: str, asked: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    given = f"trainer.compile={asked}", f"device={device}"
+    if not refused:
+        assert compose(*given)["device"] == device
+        return
+    with pytest.raises(ConfigError, match=rf"^trainer.compile is true, .*{device}.*set trainer.compile=auto, or device=cpu$"):
+        compose(*given)
 
 
 @dataclass(frozen=True)

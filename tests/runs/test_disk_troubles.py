@@ -77,10 +77,10 @@ def whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _halfway(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, save = tmp_path_factory.mktemp("halfway"), checkpoint.save
 
-    def stop(folders: Sequence[Path], step: int, states: Sequence[Any]) -> None:
+    def stop(folders: Sequence[Path], step: int, states: Sequence[Any], run_by: Sequence[Any]) -> None:
         if step == 300:
             raise KeyboardInterrupt
-        save(folders, step, states)
+        save(folders, step, states, run_by)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", stop)

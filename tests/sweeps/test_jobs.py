@@ -88,6 +88,23 @@ def test_jobs_at_different_steps_do_not_train_together(tmp_path: Path) -> None:
     assert sizes(group_jobs(both, 64, 1)) == [2]
 
 
+@pytest.mark.parametrize("compiled_updates", [0, 3, 20])
+def test_jobs_whose_steps_were_run_in_another_way_do_not_train_together(compiled_updates: int, tmp_path: Path) -> None:
+    """One was compiled where the other was not, or from some step on could not be. Workers have room for both in one loop."""
+    both = [Job(config() | {"seed": seed}, tmp_path / str(seed)) for seed in (0, 1)]
+    for job, updates in zip(both, (20, compiled_updates), strict=True):
+        job.folder.mkdir()
+        for step in (100, 200):
+            way = {"compile": True, "compiled": updates > 0, "compiled_updates": updates if step == 200 else 0}
+            checkpoint.save([job.folder], step, [{"tensor": torch.ones(1)}], [way])
+    alike = compiled_updates == 20
+    assert sizes(group_jobs(both, 64, 1)) == ([2] if alike else [1, 1])
+    for job in both:  # at the step before nothing was compiled yet
+        (newest,) = job.folder.glob("checkpoint-*200.pt")
+        newest.unlink()
+    assert sizes(group_jobs(both, 64, 1)) == ([1, 1] if compiled_updates == 0 else [2])
+
+
 # ---------------------------------------------------------------- names
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from folders import stopping_at_checkpoints
 
 from sparserl import load_policy, status
 from sparserl.config.schema import Config
@@ -23,10 +25,13 @@ from sparserl.lowrank.sweep import RankSweep
 from sparserl.runs import checkpoint, reader
 from sparserl.runs.files import DiskError, read_json
 from sparserl.sweeps import loop
+from sparserl.sweeps.grouping import group_jobs
+from sparserl.sweeps.jobs import Job
 from sparserl.sweeps.loop import run
+from sparserl.training import compiled
 from sparserl.training.evaluation import Evaluator
 from sparserl.training.learner import Learner
-from sparserl.training.trainer import TRAINING_PHASES
+from sparserl.training.trainer import TRAINING_PHASES, Trainer
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -143,6 +148,33 @@ def test_while_ranks_are_evaluated_the_status_says_so(tmp_path: Path, monkeypatc
         ("running", 400, "the ranks are evaluated", result.return_mean)
     ]
     assert [(job.status, job.note) for job in status.look(tmp_path)] == [("done", None)]
+
+
+# ---------------------------------------------------------------- in which loop a run goes on
+
+
+def test_what_began_in_unlike_loops_goes_on_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``trainer.compile=auto`` was to compile the first run, and neither of the others; all have a checkpoint of one step."""
+    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    jobs = [
+        Job(compose(*SETTINGS, "trainer.compile=auto", f"seed={seed}"), tmp_path / "stopped" / str(seed)) for seed in range(3)
+    ]
+
+    def trained(some: list[Job]) -> list[str]:
+        return [result.status for result in run([job.config for job in some], [job.folder for job in some], live=False)]
+
+    for compiles, some in ((True, jobs[:1]), (False, jobs[1:])):
+        with monkeypatch.context() as patch, stopping_at_checkpoints(patch) as steps:
+            patch.setattr(Trainer, "compiles", lambda trainer, parts, compiles=compiles: compiles)
+            with pytest.raises(KeyboardInterrupt):
+                trained(some)
+        assert steps == [200]
+    shutil.copytree(tmp_path / "stopped", tmp_path / "together")
+    with pytest.raises(ValueError, match="members of one population disagree"):
+        trained([Job(job.config, tmp_path / "together" / job.folder.name) for job in jobs])
+    groups = group_jobs(jobs, 64, 1)
+    assert groups == [jobs[:1], jobs[1:]]
+    assert [trained(group) for group in groups] == [["done"], ["done"] * 2]
 
 
 # ---------------------------------------------------------------- where the time goes

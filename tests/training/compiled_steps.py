@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import copy
-from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from compiling import ROUNDING, STEPS, difference, learner_with, tensors_of, train
-from parts import modules, random_batches
+from compiling import CASES, ROUNDING, STEPS, difference, learner_with, tensors_of, train
+from parts import random_batches
 from torch import Tensor
 
 from sparserl.training.interrupts import prepare
@@ -24,21 +23,23 @@ EIGHT = list(range(8))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("algorithm", "regularizer"), [*product(modules("algorithms"), ["none", "l0"]), ("dqn", "l0_group_lasso")]
-)
+@pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_a_compiled_step_is_the_eager_one_and_a_member_equals_its_solo_run(
-    algorithm: str, regularizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first within rounding; the second bit for bit: alone, at another place among three, and from the middle on.
 
     One test of both, since what takes the time is to compile.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    algorithm, regularizer, *more = case
     batches = random_batches(STEPS, 8, 32, algorithm)
 
+    def fresh(seeds: list[int], is_compiled: bool = True) -> Learner:
+        return learner_with(seeds, regularizer, algorithm, is_compiled, *more)
+
     def trained(seeds: list[int], is_compiled: bool = True, first: Learner | None = None) -> Learner:
-        learner = first or learner_with(seeds, regularizer, algorithm, is_compiled)
+        learner = first or fresh(seeds, is_compiled)
         start = learner._updates
         train(learner, [{name: rows[seeds] for name, rows in batch.items()} for batch in batches[start:]], start)
         assert learner.backend == ("compiled" if is_compiled else "eager")
@@ -49,13 +50,13 @@ def test_a_compiled_step_is_the_eager_one_and_a_member_equals_its_solo_run(
 
     eight, eager = trained(EIGHT), trained(EIGHT, is_compiled=False)
     assert difference(eight, eager) < ROUNDING
-    assert difference(learner_with(EIGHT, regularizer, algorithm, is_compiled=False), eager) > 100 * ROUNDING
+    assert difference(fresh(EIGHT, is_compiled=False), eager) > 100 * ROUNDING
     for member in (0, 3, 7):
         assert same(tensors_of(eight, member), tensors_of(trained([member]), 0)), member
     assert same(tensors_of(eight, 3), tensors_of(trained([5, 3, 6]), 1))
-    half = learner_with(EIGHT, regularizer, algorithm)
+    half = fresh(EIGHT)
     train(half, batches[:17])
-    again = learner_with(EIGHT, regularizer, algorithm)
+    again = fresh(EIGHT)
     again.load_state_dict(copy.deepcopy(half.state_dict()))
     assert same(tensors_of(trained(EIGHT, first=again), 5), tensors_of(eight, 5))
     assert not same(tensors_of(eight, 0), tensors_of(eight, 1)), "members with other seeds differ, or this test sees nothing"

@@ -3,19 +3,27 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from compiling import MEMBERS, difference, learner_of, train
-from parts import random_batches
+from parts import as_kind, modules, random_batches
 
+from sparserl.algorithms.dqn import DQN
+from sparserl.population.members import Population
 from sparserl.training import compiled, programs
+from sparserl.training.compiled import CompiledStep, CompileError
+from sparserl.training.learner import Learner
 from sparserl.training.programs import CacheError, Description
+from sparserl.training.step import Scalars
+from sparserl.types import Time
 
 
 @pytest.fixture
@@ -77,6 +85,98 @@ def test_what_another_user_owns_is_not_loaded(cache: Path, monkeypatch: pytest.M
         programs.find("k", {})
 
 
+# ---------------------------------------------------------------- what a program is found by
+
+MINE = {
+    "mine/__init__.py": "",
+    "mine/algorithm.py": """
+from mine.losses import halved
+from sparserl.algorithms.dqn import DQN
+
+class Mine(DQN):
+    def losses(self, *given):
+        return halved(super().losses(*given))
+""",
+    "mine/losses.py": """
+from constants_of_mine import FACTOR
+
+def halved(objectives):
+    return objectives
+""",
+    "constants_of_mine.py": "FACTOR = 0.5",
+    "mine/report.py": "",
+}
+"""An algorithm of a user's own: it imports a module beside it, which imports one outside. The last is not imported."""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of that package, which can be imported."""
+    (tmp_path / "mine").mkdir()
+    for name, source in MINE.items():
+        (tmp_path / name).write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("mine", "constants_of_mine")]:
+        del sys.modules[name]
+
+
+def looked_for(kind: type[DQN], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The key under which the program of a step of an algorithm is looked for."""
+    keys: list[str] = []
+
+    def find(key: str, numbers: Any) -> None:
+        keys.append(key)
+        raise CompileError("the key is all that is wanted")
+
+    learner = learner_of("dqn", "none")
+    algorithm = as_kind(kind, learner.algorithm).bind(learner.algorithm.spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(programs, "find", find)
+        patch.setattr(compiled, "has_compiler", lambda: True)
+        train(Learner(algorithm, learner.regularizer, Population(tuple(range(MEMBERS))), True), random_batches(1, MEMBERS, 8))
+    (key,) = keys
+    return key
+
+
+def test_a_program_is_of_all_modules_that_its_code_may_come_from(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that only helps the module of the class was left out, and its old program ran on."""
+    kind = importlib.import_module("mine.algorithm").Mine
+    before = looked_for(kind, monkeypatch)
+    assert looked_for(kind, monkeypatch) == before
+    for name, source in MINE.items():
+        (mine / name).write_text(source + "\n# changed\n")
+        is_another = looked_for(kind, monkeypatch) != before
+        assert is_another == (name != "mine/report.py"), name
+        (mine / name).write_text(source)
+    assert looked_for(kind, monkeypatch) == before
+
+
+def test_a_class_whose_source_is_in_no_file_is_not_compiled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one that was typed into an interpreter: typed again it may be another, under the same name."""
+    typed = type("Typed", (DQN,), {"__module__": "typed"})
+    with pytest.raises(ValueError, match="not enough values"):
+        looked_for(typed, monkeypatch)
+    assert "the source of typed is in no file" in capsys.readouterr().err
+
+
+def test_a_program_is_of_one_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(folder: str, version: str) -> str:
+        compiler = tmp_path / folder / "g++"
+        compiler.parent.mkdir(exist_ok=True)
+        compiler.write_text(f"#!/bin/sh\necho '{version}'\necho 'This is free software.'")
+        compiler.chmod(0o700)
+        monkeypatch.setenv("CXX", str(compiler))
+        compiled._version.cache_clear()
+        return looked_for(DQN, monkeypatch)
+
+    keys = [key("one", "g++ 12"), key("one", "g++ 13"), key("other", "g++ 13"), key("one", "g++ 12")]
+    assert keys[3] == keys[0]
+    assert len(set(keys)) == 3
+
+
 # ---------------------------------------------------------------- where there is no program
 
 
@@ -103,6 +203,15 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
     assert capsys.readouterr().err.count("run eagerly, since they cannot be compiled") == 1
 
 
+def test_a_step_that_is_not_on_a_cpu_is_not_compiled(cache: Path) -> None:
+    """As that of a run which began compiled on a CPU, and goes on where ``device=auto`` takes a GPU."""
+    learner = learner_of("dqn", "none")
+    learner.state.learns = learner.state.learns.to("meta")
+    scalars = Scalars(Time(0, 0, 0), False, {}, {}, 0.0)
+    with pytest.raises(CompileError, match="for a CPU only, and this run is on meta"):
+        CompiledStep(learner._step)(learner.state, {}, scalars, {}, False, learner._rng)
+
+
 # ---------------------------------------------------------------- what is in a program
 
 
@@ -125,5 +234,6 @@ def test_more_traced_steps() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_steps() -> None:
-    run_in_a_process("compiled_steps.py", "-m", "slow")
+@pytest.mark.parametrize("algorithm", modules("algorithms"))
+def test_compiled_steps(algorithm: str) -> None:
+    run_in_a_process("compiled_steps.py", "-m", "slow", "-k", f"[{algorithm}-")

@@ -151,8 +151,8 @@ def test_a_run_that_is_interrupted_after_a_member_was_stopped_ends_as_if_untouch
     step = int(read_json(whole[1] / "status.json")["error"].split()[-1])
     save = checkpoint.save
 
-    def save_and_stop(folders: Sequence[Path], at: int, states: Sequence[Any]) -> None:
-        save(folders, at, states)
+    def save_and_stop(folders: Sequence[Path], at: int, states: Sequence[Any], run_by: Sequence[Any]) -> None:
+        save(folders, at, states, run_by)
         if at >= step:
             raise KeyboardInterrupt
 

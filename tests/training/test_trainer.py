@@ -311,6 +311,14 @@ def test_auto_leaves_what_is_slower_when_compiled(monkeypatch: pytest.MonkeyPatc
     assert not trainer.compiles(parts)
 
 
+def test_auto_leaves_what_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "has_compiler", lambda: True)
+    trainer, parts = build([compose("trainer.compile=auto", "trainer.total_steps=1_000_000")])
+    assert trainer.compiles(parts)
+    on_a_gpu = dataclasses.replace(parts, members=Population((0,), torch.device("cuda")))
+    assert not trainer.compiles(on_a_gpu)
+
+
 @pytest.mark.parametrize(("asked", "before", "refused"), [("true", False, True), ("false", True, True), ("auto", True, False)])
 def test_a_run_does_not_go_on_under_another_compile(asked: str, before: bool, refused: bool) -> None:
     trainer, _ = build([compose(f"trainer.compile={asked}")])

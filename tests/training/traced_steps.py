@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
-from compiling import MEMBERS, ROUNDING, STEPS, difference, learner_of, train
+from compiling import CASES, MEMBERS, ROUNDING, STEPS, difference, learner_of, train
 from hypothesis import given
 from hypothesis import strategies as st
-from parts import as_kind, modules, random_batches
+from parts import as_kind, random_batches
 from torch import Tensor
 
 from sparserl.algorithms.base import Objective
@@ -125,22 +125,20 @@ def test_a_step_that_would_be_stale_is_not_compiled(as_traced: list[Trace], caps
 
 # ---------------------------------------------------------------- programs as they were traced
 
+QUICK = ("dqn", "none"), ("dqn", "l0")
 
-@pytest.mark.parametrize("regularizer", ["none", "l0", pytest.param("l0_group_lasso", marks=pytest.mark.slow)])
+
 @pytest.mark.parametrize(
-    "algorithm",
-    [
-        algorithm if algorithm == "dqn" else pytest.param(algorithm, marks=pytest.mark.slow)
-        for algorithm in modules("algorithms")
-    ],
+    "case", [pytest.param(case, id="-".join(case), marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
 )
-def test_a_traced_step_is_the_eager_one(algorithm: str, regularizer: str, as_traced: list[Trace]) -> None:
+def test_a_traced_step_is_the_eager_one(case: tuple[str, ...], as_traced: list[Trace]) -> None:
     """Within rounding."""
-    both = [learner_of(algorithm, regularizer, MEMBERS, is_compiled) for is_compiled in (True, False)]
-    start = learner_of(algorithm, regularizer, MEMBERS, is_compiled=False)
-    for learner in both:
+    algorithm, regularizer, *more = case
+    start, eager, asked = (
+        learner_of(algorithm, regularizer, MEMBERS, is_compiled, *more) for is_compiled in (False, False, True)
+    )
+    for learner in (eager, asked):
         train(learner, random_batches(STEPS, MEMBERS, 64, algorithm))
-    asked, eager = both
     assert asked.backend == "compiled"
     assert difference(asked, eager) < ROUNDING
     assert difference(start, eager) > 100 * ROUNDING

@@ -34,7 +34,14 @@ columns if it is wide, and the rows if it is not, as when one observation is act
 
 @dataclass(frozen=True)
 class MLP(Network):
-    """Linear layers with an activation between them; the keys are described in ``conf/network/mlp.yaml``."""
+    """Linear layers with an activation between them.
+
+    Keys (``make docs`` copies them from ``conf/network/mlp.yaml``):
+        hidden (list of: integer, at least 1): Units of each hidden layer, from the input to the output.
+        activation (``relu``, ``tanh``): Between the layers: relu or tanh.
+        initialization (``uniform``, ``orthogonal``): How weights start: uniform (within 1/sqrt(inputs), as torch.nn.Linear
+            draws them) or orthogonal (of norm sqrt(2), and of the algorithm's choice in the last layer; biases are 0).
+    """
 
     hidden: Sequence[Count]
     activation: Literal["relu", "tanh"]

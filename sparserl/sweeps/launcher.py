@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """The keys of ``conf/hydra/launcher/population.yaml``."""
+    """The keys of the launcher, as ``PopulationLauncher`` describes them."""
 
     executor: str
     workers: int | None

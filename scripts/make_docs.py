@@ -50,8 +50,8 @@ def updated(page: str) -> str:
 
 def content(directive: str) -> str:
     """What belongs to a mark, without the mark."""
-    kind, _, rest = directive.partition(" ")
-    return GENERATORS[kind](*(part.strip() for part in rest.split("|") if part.strip()))
+    generator, _, rest = directive.partition(" ")
+    return GENERATORS[generator](*(part.strip() for part in rest.split("|") if part.strip()))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -184,7 +184,7 @@ def value_of(key: Key, option: Option) -> str:
     return "<br>".join(f"`{each.path.removeprefix(key.path)[1:]}: {cell(each.value or '')}`" for each in inner)
 
 
-def kind_of(cls: type | None, key: Key, option: Option, options: dict[str, Option]) -> str:
+def type_of(cls: type | None, key: Key, option: Option, options: dict[str, Option]) -> str:
     """What a key may hold, from the dataclass that it belongs to."""
     part, _, name = key.path.rpartition(".")
     if part in option.targets and part != option.group:
@@ -195,8 +195,8 @@ def kind_of(cls: type | None, key: Key, option: Option, options: dict[str, Optio
         return ""
     (field,) = (field for field in dataclasses.fields(cls) if field.name == name)
     if "per_member" in field.metadata:
-        return f"{kind(field.metadata['per_member'])}; per member"
-    return kind(get_type_hints(cls, include_extras=True)[name])
+        return f"{in_words(field.metadata['per_member'])}; per member"
+    return in_words(get_type_hints(cls, include_extras=True)[name])
 
 
 NAMES = {
@@ -211,17 +211,17 @@ NAMES = {
 }
 
 
-def kind(hint: Any) -> str:
+def in_words(hint: Any) -> str:
     """A type of the config in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return f"{kind(arguments[0])}{_range(arguments[1:])}"
+        return f"{in_words(arguments[0])}{_range(arguments[1:])}"
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(map(kind, arguments))
+        return " or ".join(map(in_words, arguments))
     if origin is not None and getattr(origin, "__name__", "") in ("Sequence", "list", "tuple"):
-        return f"list of: {kind(arguments[0])}"
+        return f"list of: {in_words(arguments[0])}"
     name = getattr(origin or hint, "__name__", str(hint))
     return NAMES.get(name, f"`{name}`")
 
@@ -258,7 +258,7 @@ def describe(option: Option, options: dict[str, Option]) -> Iterator[str]:
     if told:
         yield " ".join(told)
     if option.own:
-        rows = [[f"`{k.path}`", value_of(k, option), kind_of(cls, k, option, options), cell(k.comment)] for k in option.own]
+        rows = [[f"`{k.path}`", value_of(k, option), type_of(cls, k, option, options), cell(k.comment)] for k in option.own]
         yield table(["key", "default", "type", "meaning"], rows)
 
 
@@ -271,7 +271,9 @@ def options(group: str) -> str:
 def top() -> str:
     """The keys of conf/train.yaml that choose no option."""
     hints = get_type_hints(_schema(), include_extras=True)
-    rows = [[f"`{key.path}`", f"`{key.value}`", kind(hints[key.path]), cell(key.comment)] for key in _top_keys() if key.value]
+    rows = [
+        [f"`{key.path}`", f"`{key.value}`", in_words(hints[key.path]), cell(key.comment)] for key in _top_keys() if key.value
+    ]
     return table(["key", "default", "type", "meaning"], rows)
 
 
@@ -333,7 +335,7 @@ def _section(file: str, keys: Sequence[Key], option: Option, options: dict[str, 
     lines = [f"    Keys beside {others} {origin}:" if others else f"    Keys {origin}:"]
     for key in keys:
         names = ", ".join(short(each, option) for each in (key, *_alike(key, option, cls)))
-        type_ = kind_of(cls, key, option, options)
+        type_ = type_of(cls, key, option, options)
         entry = f"{names}{f' ({type_})' if type_ else ''}: {key.comment}".replace("`", "``")
         lines.append(textwrap.fill(entry, 128, initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False))
     return "\n".join(lines)
@@ -389,7 +391,7 @@ def fields(target: str) -> str:
     hints = get_type_hints(cls)
     told = docstrings(cls)
     rows = [
-        [f"`{field.name}`", kind(hints[field.name]).replace("|", r"\|"), cell(told.get(field.name, "")).replace("``", "`")]
+        [f"`{field.name}`", in_words(hints[field.name]).replace("|", r"\|"), cell(told.get(field.name, "")).replace("``", "`")]
         for field in dataclasses.fields(cls)
     ]
     return table(["field", "type", "meaning"], rows)

@@ -27,9 +27,9 @@ _GRADIENTS: dict[str, Callable[..., Tensor]] = {
 }
 
 _WIDE = 48
-"""From so many rows in a batch on, arrays ``[member, batch, units]`` lie on their side in memory, one unit's numbers together.
-MKL takes long for a product of few columns, such as the one that gives the values of two actions; so the batch is better the
-columns if it is wide, and the rows if it is not, as when one observation is acted on."""
+"""Batches of this many rows or more are computed as ``(W^T x^T)^T``, with arrays ``[member, batch, units]`` transposed in
+memory. MKL is slow for matrices of few columns, such as the values of two actions, so a large batch should be the columns. A
+small batch, such as one observation to act on, is better as the rows."""
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,9 @@ def summary(pairs: Sequence[tuple[Seconds, Seconds]], steps: int) -> dict[str, A
     times = [eager["total"] / compiled["total"] for eager, compiled in pairs]
     low, _, high = statistics.quantiles(times, n=4)
     row: dict[str, Any] = {"pairs": len(pairs), "times": statistics.median(times), "times_25": low, "times_75": high}
-    for name, kind in zip(("eager", "compiled"), zip(*pairs, strict=True), strict=True):
-        row[f"{name}_steps_per_second"] = steps / statistics.median(its["total"] for its in kind)
-        spent = {phase: sum(its[phase] for its in kind) for phase in PHASES}
+    for name, slices in zip(("eager", "compiled"), zip(*pairs, strict=True), strict=True):
+        row[f"{name}_steps_per_second"] = steps / statistics.median(its["total"] for its in slices)
+        spent = {phase: sum(its[phase] for its in slices) for phase in PHASES}
         row |= {f"{name}_share_{phase}": value / sum(spent.values()) for phase, value in spent.items()}
     return row
 

@@ -165,8 +165,8 @@ class Rates:
         found = []
         for seconds, members in loops.items():
             steps = sum(row["env_steps"] for row in members)
-            kinds = {(row["algorithm"], row["environment"], row["regularizer"]) for row in members}
-            found += [(names, (steps, seconds)) for names in sorted(kinds)]
+            regularized = {(row["algorithm"], row["environment"], row["regularizer"]) for row in members}
+            found += [(names, (steps, seconds)) for names in sorted(regularized)]
         return found
 
 

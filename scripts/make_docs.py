@@ -1,4 +1,6 @@
-"""Writes the generated parts of README.md and docs/: keys of the config, fields of the files of a run, and results.
+"""Writes the generated parts of README.md, docs/ and docstrings: keys of the config, fields of the files of a run, and results.
+
+The docstring of a class that an option builds ends with the keys that the option's YAML file describes: see ``documented``.
 
 A page marks each part with a comment that names what belongs there; everything up to the next ``<!-- end -->`` is replaced.
 
@@ -9,7 +11,7 @@ A page marks each part with a comment that names what belongs there; everything 
     generated: results sparsity | COLUMNS | COLUMN=VALUE    columns and rows of results/sparsity/table.md; of another
                                                             table as results sparsity/main
 
-Usage: ``python scripts/make_docs.py`` writes the pages; with ``--check`` it only says which of them are out of date.
+Usage: ``python scripts/make_docs.py`` writes pages and docstrings; with ``--check`` it only says which files are out of date.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -48,8 +50,8 @@ def updated(page: str) -> str:
 
 def content(directive: str) -> str:
     """What belongs to a mark, without the mark."""
-    kind, _, rest = directive.partition(" ")
-    return GENERATORS[kind](*(part.strip() for part in rest.split("|") if part.strip()))
+    generator, _, rest = directive.partition(" ")
+    return GENERATORS[generator](*(part.strip() for part in rest.split("|") if part.strip()))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -93,7 +95,7 @@ class Option:
 
     @property
     def target(self) -> str | None:
-        return self.targets.get(self.group)
+        return self.targets.get(self.group.replace("/", "."))
 
     @property
     def own(self) -> list[Key]:
@@ -156,14 +158,15 @@ def options_of(group: str) -> dict[str, Option]:
 
 
 def class_of(options: dict[str, Option], name: str) -> type | None:
-    """The class that an option builds; for what several options share, the class of one of them."""
+    """The class that an option builds; for what several options share, the nearest class that theirs have in common."""
     option = options[name]
     if option.target:
         return load(option.target)
     for parent in option.parents:
         if parent in options and (found := class_of(options, parent)):
             return found
-    return next((class_of(options, each.name) for each in options.values() if name in each.parents and each.target), None)
+    heirs = [load(each.target) for each in options.values() if name in each.parents and each.target]
+    return next((cls for cls in heirs[0].__mro__ if all(issubclass(each, cls) for each in heirs)), None) if heirs else None
 
 
 def load(target: str) -> type:
@@ -181,7 +184,7 @@ def value_of(key: Key, option: Option) -> str:
     return "<br>".join(f"`{each.path.removeprefix(key.path)[1:]}: {cell(each.value or '')}`" for each in inner)
 
 
-def kind_of(cls: type | None, key: Key, option: Option, options: dict[str, Option]) -> str:
+def type_of(cls: type | None, key: Key, option: Option, options: dict[str, Option]) -> str:
     """What a key may hold, from the dataclass that it belongs to."""
     part, _, name = key.path.rpartition(".")
     if part in option.targets and part != option.group:
@@ -192,8 +195,8 @@ def kind_of(cls: type | None, key: Key, option: Option, options: dict[str, Optio
         return ""
     (field,) = (field for field in dataclasses.fields(cls) if field.name == name)
     if "per_member" in field.metadata:
-        return f"{kind(field.metadata['per_member'])}; per member"
-    return kind(get_type_hints(cls, include_extras=True)[name])
+        return f"{in_words(field.metadata['per_member'])}; per member"
+    return in_words(get_type_hints(cls, include_extras=True)[name])
 
 
 NAMES = {
@@ -208,17 +211,17 @@ NAMES = {
 }
 
 
-def kind(hint: Any) -> str:
+def in_words(hint: Any) -> str:
     """A type of the config in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return f"{kind(arguments[0])}{_range(arguments[1:])}"
+        return f"{in_words(arguments[0])}{_range(arguments[1:])}"
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(map(kind, arguments))
+        return " or ".join(map(in_words, arguments))
     if origin is not None and getattr(origin, "__name__", "") in ("Sequence", "list", "tuple"):
-        return f"list of: {kind(arguments[0])}"
+        return f"list of: {in_words(arguments[0])}"
     name = getattr(origin or hint, "__name__", str(hint))
     return NAMES.get(name, f"`{name}`")
 
@@ -255,7 +258,7 @@ def describe(option: Option, options: dict[str, Option]) -> Iterator[str]:
     if told:
         yield " ".join(told)
     if option.own:
-        rows = [[f"`{k.path}`", value_of(k, option), kind_of(cls, k, option, options), cell(k.comment)] for k in option.own]
+        rows = [[f"`{k.path}`", value_of(k, option), type_of(cls, k, option, options), cell(k.comment)] for k in option.own]
         yield table(["key", "default", "type", "meaning"], rows)
 
 
@@ -267,12 +270,21 @@ def options(group: str) -> str:
 
 def top() -> str:
     """The keys of conf/train.yaml that choose no option."""
+    hints = get_type_hints(_schema(), include_extras=True)
+    rows = [
+        [f"`{key.path}`", f"`{key.value}`", in_words(hints[key.path]), cell(key.comment)] for key in _top_keys() if key.value
+    ]
+    return table(["key", "default", "type", "meaning"], rows)
+
+
+def _top_keys() -> list[Key]:
+    return [key for key in read(CONF / "train.yaml", "").own if key.path in _schema().__dataclass_fields__]
+
+
+def _schema() -> Any:
     from sparserl.config.schema import Schema
 
-    hints = get_type_hints(Schema, include_extras=True)
-    keys = [key for key in read(CONF / "train.yaml", "").keys if key.comment and "." not in key.path and key.path in hints]
-    rows = [[f"`{key.path}`", f"`{key.value}`", kind(hints[key.path]), cell(key.comment)] for key in keys if key.value]
-    return table(["key", "default", "type", "meaning"], rows)
+    return Schema
 
 
 def tuned() -> str:
@@ -285,6 +297,91 @@ def tuned() -> str:
     return table(["environment", *(f"`{name}`" for name in algorithms)], rows)
 
 
+# ---------------------------------------------------------------- docstrings of the classes that options build
+
+KEYS = re.compile(r"\s*\n +Keys[^(]*\(``make docs``\s.*", re.DOTALL)
+"""The generated end of a docstring."""
+
+
+def groups() -> list[str]:
+    """The groups whose options build something."""
+    folders = {str(path.parent.relative_to(CONF)) for path in CONF.glob("*/**/*.yaml") if path.parent.name != "shared"}
+    return sorted(group for group in folders if any(option.target for option in options_of(group).values()))
+
+
+def sections() -> dict[type, list[str]]:
+    """What ends the docstring of each class: the keys of the option that names it, or of the file that its options share.
+
+    An option that names no class sets values; what it says of them holds for itself only.
+    """
+    found: dict[type, list[str]] = {_schema(): [_section("train", _top_keys(), read(CONF / "train.yaml", ""), {}, _schema())]}
+    for group in groups():
+        options = options_of(group)
+        for option in options.values():
+            cls = class_of(options, option.name)
+            if cls and (option.target or "/" in option.name) and (option.own or option.parents):
+                file = f"{group}/{option.name}"
+                found.setdefault(cls, []).append(_section(file, option.own, option, options, cls))
+    return found
+
+
+def _section(file: str, keys: Sequence[Key], option: Option, options: dict[str, Option], cls: type) -> str:
+    """The keys that a file describes, each with its type and its comment; and whose keys come beside them."""
+    parents = [_class.__name__ for name in option.parents if name in options and (_class := class_of(options, name))]
+    others = f"those of {' and '.join(f'``{name}``' for name in parents)}" if parents else ""
+    origin = f"(``make docs`` copies them from ``conf/{file}.yaml``)"
+    if not keys:
+        return f"    Keys {origin}: {others}."
+    lines = [f"    Keys beside {others} {origin}:" if others else f"    Keys {origin}:"]
+    for key in keys:
+        names = ", ".join(short(each, option) for each in (key, *_alike(key, option, cls)))
+        type_ = type_of(cls, key, option, options)
+        entry = f"{names}{f' ({type_})' if type_ else ''}: {key.comment}".replace("`", "``")
+        lines.append(textwrap.fill(entry, 128, initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False))
+    return "\n".join(lines)
+
+
+def short(key: Key, option: Option) -> str:
+    """A key's name within its group."""
+    return key.path.removeprefix(f"{option.group.replace('/', '.')}.")
+
+
+def _alike(key: Key, option: Option, cls: type) -> Iterator[Key]:
+    """The keys below one that its comment is about too: those that the option does not use."""
+    known = getattr(cls, "__dataclass_fields__", {})
+    for each in option.keys[option.keys.index(key) + 1 :] if key.value == "null" else []:
+        name = short(each, option)
+        if each.comment or name not in known or "unused" not in known[name].metadata:
+            return
+        yield each
+
+
+def documented(path: Path) -> str:
+    """The text of a module in which the docstrings of classes end with their keys."""
+    text = path.read_text()
+    lines = text.splitlines()
+    ends = {cls.__name__: parts for cls, parts in sections().items() if source(cls) == path}
+    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name in ends]
+    for node in reversed(classes):
+        told = node.body[0]
+        assert isinstance(told, ast.Expr), f"{node.name} has no docstring"
+        assert told.end_lineno is not None
+        own = "\n".join(lines[told.lineno - 1 : told.end_lineno]).rstrip().removesuffix('"""')
+        whole = "\n\n".join([KEYS.sub("", own).rstrip(), *ends[node.name]])
+        lines[told.lineno - 1 : told.end_lineno] = [*whole.split("\n"), '    """']
+    return "\n".join(lines) + "\n"
+
+
+def source(cls: type) -> Path:
+    """The file of a class."""
+    return Path(inspect.getfile(cls))
+
+
+def sources() -> list[Path]:
+    """The modules that have such classes."""
+    return sorted({source(cls) for cls in sections()})
+
+
 # ---------------------------------------------------------------- files of a run
 
 
@@ -294,7 +391,7 @@ def fields(target: str) -> str:
     hints = get_type_hints(cls)
     told = docstrings(cls)
     rows = [
-        [f"`{field.name}`", kind(hints[field.name]).replace("|", r"\|"), cell(told.get(field.name, "")).replace("``", "`")]
+        [f"`{field.name}`", in_words(hints[field.name]).replace("|", r"\|"), cell(told.get(field.name, "")).replace("``", "`")]
         for field in dataclasses.fields(cls)
     ]
     return table(["field", "type", "meaning"], rows)
@@ -347,15 +444,16 @@ GENERATORS: dict[str, Callable[..., str]] = {
 
 
 def main() -> None:
-    """Write the pages, or with ``--check`` exit with 1 where one is out of date."""
+    """Write pages and docstrings, or with ``--check`` exit with 1 where one is out of date."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file is out of date")
     check = parser.parse_args().check
-    stale = [page for page in pages() if updated(page.read_text()) != page.read_text()]
-    for page in stale:
+    texts = {page: updated(page.read_text()) for page in pages()} | {module: documented(module) for module in sources()}
+    stale = {path: text for path, text in texts.items() if text != path.read_text()}
+    for path, text in stale.items():
         if not check:
-            page.write_text(updated(page.read_text()))
-        sys.stdout.write(f"{page.relative_to(ROOT)} {'is out of date: run make docs' if check else 'written'}\n")
+            path.write_text(text)
+        sys.stdout.write(f"{path.relative_to(ROOT)} {'is out of date: run make docs' if check else 'written'}\n")
     sys.exit(bool(stale) and check)
 
 

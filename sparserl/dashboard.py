@@ -122,9 +122,9 @@ def save(project: str, entity: str | None, name: str) -> str:
     api = wandb.Api()
     owner = entity or api.default_entity or ""
     # the type of a run's job is its regulariser, which comes without the whole config
-    kinds = {run.id: run.job_type for run in api.runs(f"{owner}/{project}") if run.job_type}
-    colours = dict(zip(sorted(set(kinds.values())), cycle(COLOURS), strict=False))
-    made = workspace(project, owner, name, {run: colours[kind] for run, kind in kinds.items()})
+    regularizers = {run.id: run.job_type for run in api.runs(f"{owner}/{project}") if run.job_type}
+    colours = dict(zip(sorted(set(regularizers.values())), cycle(COLOURS), strict=False))
+    made = workspace(project, owner, name, {run: colours[regularizer] for run, regularizer in regularizers.items()})
     return str(made.save().url)
 
 

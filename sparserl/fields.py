@@ -1,4 +1,4 @@
-"""What a key of the config may hold, said where the field is declared and read by build.py.
+"""What a key of the config may hold: declared with its field, and read by sparserl/config/.
 
 A part of a run is a frozen dataclass whose fields are the keys of its YAML file. The types below carry the allowed
 range, so a value out of range is refused before anything is trained.
@@ -30,9 +30,9 @@ def per_member(hint: Any, default: Any = dataclasses.MISSING) -> Any:
 
 
 def unused() -> Any:
-    """A key that every option of the group has, but that this one does not use: whatever is given becomes null.
+    """A key that every option of the group accepts, but that this option ignores: any value becomes null.
 
-    So a sweep over regularisers and ``lambda_c`` composes for all of them, and equal jobs can be seen to be equal.
+    So one sweep over ``regularizer`` and ``lambda_c`` is valid for all regularisers, and equal jobs are recognised as equal.
     """
     return dataclasses.field(default=None, metadata={"unused": True})
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import pydoc
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -105,6 +107,66 @@ def test_a_table_of_results_can_be_cut_to_columns_and_rows() -> None:
     assert lines[:2] == ["| regularizer | sparsity |", "| --- | --- |"]
     assert sorted(line.split()[1] for line in lines[2:]) == ["l0", "l0", "l1"]
     assert make_docs.results("sparsity/main", "environment, units alive").splitlines()[0] == "| environment | units alive |"
+
+
+# ---------------------------------------------------------------- docstrings
+
+
+@pytest.mark.parametrize("module", make_docs.sources(), ids=lambda module: f"{module.parent.name}/{module.name}")
+def test_the_generated_ends_of_docstrings_are_up_to_date(module: Path) -> None:
+    assert make_docs.documented(module) == module.read_text(), "run make docs"
+
+
+def help_of(cls: type) -> str:
+    """What ``help`` prints of a class, as words between single spaces."""
+    return " ".join(pydoc.plain(pydoc.render_doc(cls)).replace(" |", " ").split())
+
+
+def describes(printed: str, key: str, comment: str) -> bool:
+    """Whether a help has the key, perhaps with other keys of the same comment and with a type, before its comment."""
+    told = " ".join(comment.replace("`", "``").split())
+    return re.search(rf" {re.escape(key)}(, \w+)*( \([^:]*(: [^:]*)?\))?: {re.escape(told)}", printed) is not None
+
+
+OPTIONS = [
+    pytest.param(options, option, id=f"{group}={name}")
+    for group in make_docs.groups()
+    for options in [make_docs.options_of(group)]
+    for name, option in options.items()
+    if option.target or "/" in name  # the others set values of keys, which are described where the class is named
+]
+
+
+@pytest.mark.parametrize(("options", "option"), OPTIONS)
+def test_help_of_a_class_has_every_key_of_its_yaml_file_with_its_comment(options: dict[str, Any], option: Any) -> None:
+    """A key without a comment is one that an inherited file describes, within one that has a comment, or unused."""
+    cls = make_docs.class_of(options, option.name)
+    printed = help_of(cls)
+    assert [key.path for key in option.own if not describes(printed, make_docs.short(key, option), key.comment)] == []
+    for parent in option.parents:
+        assert parent not in options or f"those of ``{make_docs.class_of(options, parent).__name__}``" in printed
+    for name, field in getattr(cls, "__dataclass_fields__", {}).items():
+        assert not option.target or "unused" not in field.metadata or re.search(rf"\b{name}\b[^:]* \(``null``\): ", printed)
+
+
+def test_help_lacks_a_key_that_its_yaml_file_lacks_and_a_comment_of_another_key() -> None:
+    printed = help_of(make_docs.load("sparserl.algorithms.dqn.DQN"))
+    assert describes(printed, "loss", "Of the TD error: mse or huber.")
+    assert not describes(printed, "loss", "Largest norm of a member's gradient; null leaves it.")
+    assert not describes(printed, "clip_range", "Of the TD error: mse or huber.")
+
+
+def test_a_comment_that_changes_makes_the_docstring_of_its_class_out_of_date_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dqn, ppo = (ROOT / "sparserl" / "algorithms" / f"{name}.py" for name in ("dqn", "ppo"))
+    shutil.copytree(CONF, tmp_path / "conf")
+    yaml_file = tmp_path / "conf" / "algorithm" / "dqn.yaml"
+    yaml_file.write_text(yaml_file.read_text().replace("# Of the TD error: mse or huber.", "# Another comment."))
+    monkeypatch.setattr(make_docs, "CONF", tmp_path / "conf")
+    assert make_docs.documented(dqn) == dqn.read_text().replace("Of the TD error: mse or huber.", "Another comment.")
+    assert make_docs.documented(dqn) != dqn.read_text()
+    assert make_docs.documented(ppo) == ppo.read_text()
 
 
 # ---------------------------------------------------------------- links, files, options

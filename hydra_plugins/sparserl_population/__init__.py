@@ -12,7 +12,23 @@ from omegaconf import DictConfig
 
 
 class PopulationLauncher(Launcher):
-    """Jobs of a multirun that differ only in the values of members train as one population: see sparserl/sweeps/launcher.py."""
+    """Jobs of a multirun that differ only in the values of members train as one population: see sparserl/sweeps/launcher.py.
+
+    Keys (``make docs`` copies them from ``conf/hydra/launcher/population.yaml``):
+        executor: Where populations train: inline (in this process), processes (in as many at once as there are workers) or
+            slurm (each population a task of a job array, in a loop of its own).
+        workers: Loops that train at once, each in a process with one thread; null is one for each core. Only of processes.
+        max_members: Members of one loop at most: more of them take less time each, and 27 to 50 MiB of memory each.
+        slurm: What is asked of Slurm for each population. Only of slurm.
+        slurm.partition: null is the cluster's own.
+        slurm.timeout_min: Minutes until a task is queued again, to go on from its last checkpoint: 5 or more, for it is told 90
+            s before they are over.
+        slurm.max_timeouts: How often that may be.
+        slurm.mem_gb: Memory, GB: 27 to 50 MiB a member, and 1 GB.
+        slurm.cpus_per_task: Cores of each task.
+        slurm.gpus_per_node: null asks for none.
+        slurm.more: Whatever else submitit knows, by its own names: +hydra.launcher.slurm.more.slurm_account=mine
+    """
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings

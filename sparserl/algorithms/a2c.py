@@ -15,7 +15,15 @@ from sparserl.types import Batch, Time, Weights
 
 @dataclass(frozen=True)
 class A2C(OnPolicyActorCritic):
-    """The keys are described in ``conf/algorithm/a2c.yaml``."""
+    """Advantage actor-critic: the plain policy gradient on each rollout.
+
+    Keys beside those of ``OnPolicyActorCritic`` (``make docs`` copies them from ``conf/algorithm/a2c.yaml``):
+        gae_lambda (number, at least 0, at most 1): The return of the rollout minus the value.
+        learning_rate (number or schedule, at least 0): Learning rate, by environment steps; a number is a constant.
+        optimizer (``Optimizer``): Moves the weights.
+        optimizer.alpha (number, at least 0, below 1): Decay of the average of the square of the gradient, 0 to below 1.
+        optimizer.eps (number, above 0): Added to the root of that average.
+    """
 
     def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         """The policy gradient, the squared error of the critic and the entropy bonus."""

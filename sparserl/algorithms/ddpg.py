@@ -19,7 +19,12 @@ from sparserl.types import Batch, Time, Weights
 
 @dataclass(frozen=True)
 class DDPG(OffPolicyActorCritic):
-    """With Gaussian noise for exploration. The keys are described in ``conf/algorithm/ddpg.yaml``."""
+    """A deterministic actor and one critic, with Gaussian noise for exploration.
+
+    Keys beside those of ``OffPolicyActorCritic`` (``make docs`` copies them from ``conf/algorithm/ddpg.yaml``):
+        action_noise (number, at least 0): Deviation of the noise that is added to actions in training; they are in [-1, 1]
+            until they are scaled to their bounds.
+    """
 
     action_noise: NonNegative
 

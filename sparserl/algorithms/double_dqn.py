@@ -14,7 +14,10 @@ from sparserl.types import Weights
 
 @dataclass(frozen=True)
 class DoubleDQN(DQN):
-    """DQN but for one line: the online network chooses the next action, the target network says what it is worth."""
+    """DQN but for one line: the online network chooses the next action, the target network says what it is worth.
+
+    Keys (``make docs`` copies them from ``conf/algorithm/double_dqn.yaml``): those of ``DQN``.
+    """
 
     def next_value(
         self, weights: Weights, noise_free: Weights, next_observation: Shaped[Tensor, "member batch *obs"]

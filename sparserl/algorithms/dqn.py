@@ -30,7 +30,30 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {"mse": functional.mse_loss, "huber"
 
 @dataclass(frozen=True)
 class DQN(Algorithm):
-    """The keys are described in ``conf/algorithm/dqn.yaml``."""
+    """Deep Q-learning: learns the value of each discrete action, and takes the best one.
+
+    Keys (``make docs`` copies them from ``conf/algorithm/dqn.yaml``):
+        network (``Network``): Maps observations to one value for each action.
+        gamma (number, at least 0, at most 1): Discount of the return for each environment step, 0 to 1.
+        learning_rate (number or schedule, at least 0): Learning rate of Adam, by environment steps; a number is a constant.
+        loss (``mse``, ``huber``): Of the TD error: mse or huber.
+        epsilon (number or schedule, at least 0, at most 1): Probability of a random action while training, by environment
+            steps; a number is a constant.
+        target_update_interval (integer, at least 1): Environment steps of each member between updates of the target network,
+            which come right after a gradient step.
+        tau (number, above 0, at most 1): How far each update moves the target towards the network: 1 copies it (Mnih et al.
+            2015), less is Polyak averaging.
+        max_grad_norm (number, above 0 or ``null``): Largest norm of a member's gradient; null leaves it.
+        normalize_observation (``true`` or ``false``): Whether networks see observations at mean 0 and deviation 1, by what each
+            member has seen in training so far.
+        normalize_reward (``true`` or ``false``): Whether rewards are divided by the deviation of the discounted return, by what
+            each member was given so far.
+        normalized_limit (number, above 0): Where normalised observations and rewards are cut, in deviations.
+        optimizer (``Optimizer``): Moves the weights.
+        optimizer.betas (list of: number, at least 0, below 1): Decay of the averages of the gradient and of its square, 0 to
+            below 1.
+        optimizer.eps (number, above 0): Added to the root of the average square.
+    """
 
     network: Network
     gamma: Fraction

@@ -30,7 +30,30 @@ from sparserl.types import Action, Batch, Layers, Spec, Time, Weights
 
 @dataclass(frozen=True)
 class OffPolicyActorCritic(Algorithm):
-    """The keys are described in ``conf/algorithm/shared/off_policy.yaml``."""
+    """What DDPG, TD3 and SAC share: an actor for continuous actions, critics, and targets that follow them.
+
+    Keys (``make docs`` copies them from ``conf/algorithm/shared/off_policy.yaml``):
+        network (``Network``): Of actor and critics, which have weights of their own: what an action is made of, and one value
+            of an observation and an action.
+        gamma (number, at least 0, at most 1): Discount of the return for each environment step, 0 to 1.
+        actor_learning_rate (number or schedule, at least 0): Learning rate of the actor, by environment steps; a number is a
+            constant.
+        critic_learning_rate (number or schedule, at least 0): Learning rate of the critics, by environment steps; a number is a
+            constant.
+        tau (number, above 0, at most 1): How far targets move towards the networks that they follow, each time.
+        random_steps (integer, at least 0): Environment steps of each member with uniformly random actions at the start.
+        max_grad_norm (number, above 0 or ``null``): Largest norm of a member's gradient in the components of one loss together;
+            null leaves it.
+        normalize_observation (``true`` or ``false``): Whether networks see observations at mean 0 and deviation 1, by what each
+            member has seen in training so far.
+        normalize_reward (``true`` or ``false``): Whether rewards are divided by the deviation of the discounted return, by what
+            each member was given so far.
+        normalized_limit (number, above 0): Where normalised observations and rewards are cut, in deviations.
+        optimizer (``Optimizer``): Moves the weights.
+        optimizer.betas (list of: number, at least 0, below 1): Decay of the averages of the gradient and of its square, 0 to
+            below 1.
+        optimizer.eps (number, above 0): Added to the root of the average square.
+    """
 
     network: Network
     gamma: Fraction

@@ -33,7 +33,29 @@ GAINS = {"encoder": math.sqrt(2), "policy": 0.01, "critic": 1.0}
 
 @dataclass(frozen=True)
 class OnPolicyActorCritic(Algorithm):
-    """The keys are described in ``conf/algorithm/shared/on_policy.yaml``."""
+    """What PPO and A2C share: an actor, a critic of states, and advantages of rollouts.
+
+    Keys (``make docs`` copies them from ``conf/algorithm/shared/on_policy.yaml``):
+        network (``Network``): Of actor and critic: logits of discrete actions or means of continuous ones, and one value.
+        share_trunk (``true`` or ``false``): Whether actor and critic are linear layers on one trunk, all of the network but its
+            last layer, or have weights of their own.
+        gamma (number, at least 0, at most 1): Discount of the return for each environment step, 0 to 1.
+        gae_lambda (number, at least 0, at most 1): Weight of later TD errors in an advantage, 0 to 1: 0 is the TD error, 1 the
+            return of the rollout minus the value.
+        log_std_init (number): Logarithm of the deviation of continuous actions at the start, in units in which their bounds are
+            -1 and 1. It is learned.
+        ent_coef (number or schedule, at least 0): Weight of the entropy bonus, by environment steps; a number is a constant.
+        vf_coef (number, at least 0): Weight of the critic's squared error (without the factor of 1/2 that some give it).
+        normalize_advantage (``true`` or ``false``): Whether the advantages of each minibatch are brought to mean 0 and standard
+            deviation 1.
+        max_grad_norm (number, above 0 or ``null``): Largest norm of a member's gradient in actor and critic together; null
+            leaves it.
+        normalize_observation (``true`` or ``false``): Whether networks see observations at mean 0 and deviation 1, by what each
+            member has seen in training so far.
+        normalize_reward (``true`` or ``false``): Whether rewards are divided by the deviation of the discounted return, by what
+            each member was given so far.
+        normalized_limit (number, above 0): Where normalised observations and rewards are cut, in deviations.
+    """
 
     network: Network
     share_trunk: bool

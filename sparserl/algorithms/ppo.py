@@ -31,7 +31,23 @@ KL_FACTOR = 1.5
 
 @dataclass(frozen=True)
 class PPO(OnPolicyActorCritic):
-    """The keys are described in ``conf/algorithm/ppo.yaml``."""
+    """Proximal policy optimisation: a clipped surrogate, so that each rollout can be learned from several times.
+
+    Keys beside those of ``OnPolicyActorCritic`` (``make docs`` copies them from ``conf/algorithm/ppo.yaml``):
+        learning_rate (number or schedule, at least 0): Learning rate, by environment steps; a number is a constant.
+        clip_range (number or schedule, at least 0): How far the ratio of probabilities may leave 1 before it is clipped, by
+            environment steps; a number is a constant.
+        clip_range_vf (number or schedule or ``null``, at least 0): How far a value may leave the one it was in the rollout
+            before it is clipped, by environment steps; null leaves it.
+        target_kl (number, above 0 or ``null``): Where the divergence from the policy that acted exceeds 1.5 times this, a
+            member learns no more from the rollout; null leaves it.
+        ent_coef (number or schedule, at least 0): Weight of the entropy bonus, by environment steps; a number is a constant.
+        normalize_advantage (``true`` or ``false``): Each minibatch by itself.
+        optimizer (``Optimizer``): Moves the weights.
+        optimizer.betas (list of: number, at least 0, below 1): Decay of the averages of the gradient and of its square, 0 to
+            below 1.
+        optimizer.eps (number, above 0): Added to the root of the average square.
+    """
 
     clip_range: Annotated[Schedule, Ge(0)]
     clip_range_vf: Annotated[Schedule | None, Ge(0)]

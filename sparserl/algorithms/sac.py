@@ -26,7 +26,17 @@ TEMPERATURE = "temperature"
 
 @dataclass(frozen=True)
 class SAC(OffPolicyActorCritic):
-    """Two critics, and a squashed Gaussian as policy. The keys are described in ``conf/algorithm/sac.yaml``."""
+    """Two critics, and a squashed Gaussian as policy.
+
+    Keys beside those of ``OffPolicyActorCritic`` (``make docs`` copies them from ``conf/algorithm/sac.yaml``):
+        actor_learning_rate (number or schedule, at least 0): Lower than those of ddpg, as published.
+        critic_learning_rate (number or schedule, at least 0): The same for the critics.
+        temperature_learning_rate (number or schedule, at least 0): Learning rate of the temperature, the weight of the entropy,
+            by environment steps; a number is a constant.
+        initial_temperature (number, above 0): The temperature at the start.
+        target_entropy (number or ``null``): The entropy, in nats of actions in [-1, 1], that the temperature is adjusted to;
+            null is minus the number of their dimensions.
+    """
 
     temperature_learning_rate: Annotated[Schedule, Ge(0)]
     initial_temperature: Positive

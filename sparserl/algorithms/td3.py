@@ -16,7 +16,14 @@ from sparserl.types import Time, Weights
 
 @dataclass(frozen=True)
 class TD3(DDPG):
-    """DDPG with two critics, smoothed targets and a delayed actor. The keys are described in ``conf/algorithm/td3.yaml``."""
+    """DDPG with two critics, smoothed targets and a delayed actor.
+
+    Keys beside those of ``DDPG`` (``make docs`` copies them from ``conf/algorithm/td3.yaml``):
+        policy_delay (integer, at least 1): Gradient steps of the critics for each one of the actor, after which targets move.
+        target_noise (number, at least 0): Deviation of the noise that is added to the target policy's actions, which are in
+            [-1, 1].
+        target_noise_clip (number, at least 0): The largest such noise.
+    """
 
     policy_delay: Count
     target_noise: NonNegative

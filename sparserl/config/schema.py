@@ -51,7 +51,30 @@ class Names:
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """The top level of a config; described in ``conf/train.yaml``."""
+    """The top level of a config: one option of each group, and the keys that belong to no group.
+
+    Keys (``make docs`` copies them from ``conf/train.yaml``):
+        seed (integer, at least 0): Seed of all randomness of this run, 0 or more.
+        device (``auto``, ``cpu``, ``cuda``): Where tensors live: auto (cuda where there is one), cpu or cuda.
+        sweep_name (text): Name of a multirun's folder in outputs/.
+        objective (text): The number of result.json that a sweeper is given. Where nothing was learned, so that no rank was
+            selected, it is given what holds of the whole policy: compression and retention 0, return_mean as return_lowrank,
+            and the same of the three shrunken_ columns.
+        objective_seeds (integer, at least 1 or ``null``): Runs of each job of a sweep, 1 or more: seeds from ``seed`` on,
+            trained as one population, each in its own folder. The sweeper is given the interquartile mean (IQM) of their
+            objectives: the mean without the lowest and the highest quarter. A run that learned nothing counts as above; where
+            one diverged, the job has failed. null trains one run, and gives its objective as it is.
+        init_from (text or ``null``): A finished run whose policy, hardened, is the start of this one: its folder, or a pattern
+            such as outputs/mine/*-seed3-* that matches one; null starts with fresh weights.
+        resume (text or ``null``): A folder of outputs/ to go on in, from its last checkpoint and with its own config; null
+            starts a new run. Only lowrank.* and logger.* may be changed with it: with lowrank.* a finished run is factored
+            again at the new ranks.
+        retry_failed (``true`` or ``false``): Whether a job that failed is tried again when its sweep is started again; those
+            that are done, or diverged, never are.
+        trust (``true`` or ``false``): Whether a resumed config may name classes that are not sparserl's: building them runs the
+            code of whoever wrote the folder.
+        names (``Names``): The options chosen above, as they are named in every result.
+    """
 
     trainer: Trainer
     network: Network

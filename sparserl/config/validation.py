@@ -207,17 +207,17 @@ def _check_value(path: str, hint: Any, value: Any) -> Any:
 
 
 def _check_plain(path: str, hint: Any, value: Any) -> Any:
-    kinds = _options(hint)
+    allowed = _options(hint)
     given = value
-    if isinstance(value, float) and value.is_integer() and int in kinds:  # 1e6 is written for a million
+    if isinstance(value, float) and value.is_integer() and int in allowed:  # 1e6 is written for a million
         given = int(value)
-    elif type(value) in (int, float) and str in kinds and type(value) not in kinds:  # sweep_name=2026
+    elif type(value) in (int, float) and str in allowed and type(value) not in allowed:  # sweep_name=2026
         given = str(value)
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
         return adapter.validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
-        reasons = dict.fromkeys(map(_reason, error.errors()))  # one for each kind of value that is allowed, each item of a list
+        reasons = dict.fromkeys(map(_reason, error.errors()))  # one for each type of value that is allowed, each item of a list
         raise ConfigError(f"{path} is {value!r}; {', or '.join(reasons)}") from error
 
 
@@ -354,11 +354,11 @@ def check(config: Config) -> None:
     with errors_of("environment", config):
         spec: Spec = parts["environment"].spec()
     algorithm: Algorithm = parts["algorithm"]
-    kind = "continuous" if spec.discrete_actions is None else "discrete"
-    if kind not in algorithm.actions:
+    actions = "continuous" if spec.discrete_actions is None else "discrete"
+    if actions not in algorithm.actions:
         raise ConfigError(
             f"algorithm={config['names']['algorithm']} is for {' or '.join(algorithm.actions)} actions, "
-            f"but those of environment={config['names']['environment']} are {kind}"
+            f"but those of environment={config['names']['environment']} are {actions}"
         )
     with errors_of("algorithm", config):
         algorithm = algorithm.bind(spec)

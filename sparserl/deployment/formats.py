@@ -53,12 +53,12 @@ class Exported:
 def interface(policy: nn.Module, spec: Spec) -> dict[str, str]:
     """What goes in and what comes out."""
     shape = ", ".join(map(str, ("batch", *spec.observation_shape)))
-    kind = str(spec.observation_dtype).removeprefix("torch.")
+    dtype = str(spec.observation_dtype).removeprefix("torch.")
     normalized = any(isinstance(part, Normalize) for part in policy.modules())
     seen = "as the environment gives it; the graph normalises it" if normalized else "as the environment gives it"
-    if kind == "uint8":
+    if dtype == "uint8":
         seen = "bytes as the environment gives them; the graph turns them into numbers"
-    given = {"observation": f"{kind} [{shape}], {seen}"}
+    given = {"observation": f"{dtype} [{shape}], {seen}"}
     if isinstance(policy, Sampling):
         drawn = "uniform numbers in [0, 1)" if policy.distribution == "uniform" else "standard normal numbers"
         given["noise"] = f"float32 [batch, {policy.noise_size}], {drawn}, new ones for each step"

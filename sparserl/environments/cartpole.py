@@ -26,7 +26,11 @@ OWN_STEP_LIMIT = 500
 
 @dataclass(frozen=True)
 class CartPole(Environment):
-    """A pole on a cart (Barto, Sutton, Anderson 1983): a reward of 1 a step until the pole falls or time is up."""
+    """A pole on a cart (Barto, Sutton, Anderson 1983): a reward of 1 a step until the pole falls or time is up.
+
+    Keys (``make docs`` copies them from ``conf/environment/cartpole.yaml``):
+        max_episode_steps (integer, at least 1): Steps after which an episode is truncated (500 in CartPole-v1).
+    """
 
     max_episode_steps: Count
 

@@ -94,7 +94,19 @@ class GymnasiumEnvironment(Environment):
 
 @dataclass(frozen=True)
 class Gymnasium(GymnasiumEnvironment):
-    """``gymnasium.make(id, **arguments)``. ``extra`` is the extra of sparserl that installs what it needs, if any."""
+    """``gymnasium.make(id, **arguments)``. ``extra`` is the extra of sparserl that installs what it needs, if any.
+
+    Keys (``make docs`` copies them from ``conf/environment/gymnasium.yaml``):
+        id (text): Its name in Gymnasium's registry; module:Id imports the module that registers it first.
+        extra (text or ``null``): The extra of sparserl that installs what it needs, or null.
+        arguments (mapping): Keyword arguments of gymnasium.make.
+        max_episode_steps (integer, at least 1 or ``null``): Steps after which an episode is truncated. null is the limit that
+            Gymnasium has registered, or 10,000 where it has none.
+        vectorization (``sync``, ``threads``, ``processes``): How sub-environments take a step: sync (one after the other),
+            threads (for those that release the GIL) or processes (one for each sub-environment). The results are the same.
+        at_once (integer, at least 1 or ``null``): How many sub-environments an evaluation may keep open at once, each of them a
+            process where vectorization is processes; null opens one for each episode of each member.
+    """
 
     id: str
     extra: str | None

@@ -39,10 +39,7 @@ flag was reached."""
 
 @dataclass(frozen=True, kw_only=True)
 class SuperMarioBros(Environment):
-    """One stage of Super Mario Bros, in one life.
-
-    The keys are described in ``conf/environment/super_mario_bros_tiles.yaml``.
-    """
+    """One stage of Super Mario Bros, in one life. Keys: see ``SuperMarioBrosTiles``."""
 
     world: Annotated[int, Ge(1), Le(8)]
     stage: Annotated[int, Ge(1), Le(4)]
@@ -94,7 +91,37 @@ class SuperMarioBros(Environment):
 
 @dataclass(frozen=True, kw_only=True)
 class SuperMarioBrosTiles(SuperMarioBros):
-    """What is on the screen as a vector, read out of the console's memory. See ``Tiles``."""
+    """What is on the screen as a vector, read out of the console's memory. See ``Tiles``.
+
+    Keys (``make docs`` copies them from ``conf/environment/super_mario_bros_tiles.yaml``):
+        world (integer, at least 1, at most 8): World, 1 to 8.
+        stage (integer, at least 1, at most 4): Stage of it, 1 to 4.
+        rom (``vanilla``, ``downsample``, ``pixel``, ``rectangle``): What the game looks like, which tiles do not show: vanilla,
+            downsample, pixel or rectangle.
+        draw (``true`` or ``false``): Whether the console draws its frames. Without, it is nearly twice as fast, and not quite
+            the same game: where there are many enemies, the drawn one lags. The same in training and evaluation.
+        actions (``right_only``, ``simple``, ``complex``): Which buttons can be pressed: right_only (5 actions), simple (7, also
+            to the left and jumps on the spot) or complex (12).
+        frame_skip (integer, at least 1): Frames (60 a second) that the buttons of a step are held for.
+        sticky_probability (number, at least 0, at most 1): Probability at each step that the buttons of the step before are
+            held instead, 0 to 1 (Machado et al. 2018: 0.25).
+        max_noops (integer, at least 0): The most frames in which nothing is pressed at the start of an episode; how many is
+            random. Without these and sticky actions all episodes of a greedy policy are the same one.
+        max_episode_steps (integer, at least 1): Steps after which an episode is truncated; with 4 frames a step the game's own
+            clock ends it after 2,005.
+        patience (integer, at least 1 or ``null``): Steps without getting farther to the right after which an episode is
+            truncated; null waits for ever.
+        reward_scale (number, above 0): What the reward of the package is multiplied by: pixels to the right, less ticks of the
+            clock and 25 for a death, all summed over the frames of a step, each frame's between -15 and 15.
+        flag_reward (number, at least 0): Added at the flag.
+        death_penalty (number, at least 0): Subtracted at a death.
+        vectorization (``sync``, ``threads``, ``processes``): How sub-environments take a step: sync (one after the other),
+            threads (which pays, since a console computes outside of Python's lock) or processes (one for each sub-environment).
+            The results are the same.
+        threads (integer, at least 1): How many sub-environments take a step at the same time where vectorization is threads.
+        at_once (integer, at least 1 or ``null``): How many sub-environments an evaluation may keep open at once; each takes 0.5
+            MB.
+    """
 
     def view(self) -> View:
         return Tiles()
@@ -102,7 +129,12 @@ class SuperMarioBrosTiles(SuperMarioBros):
 
 @dataclass(frozen=True, kw_only=True)
 class SuperMarioBrosPixels(SuperMarioBros):
-    """The last images of the screen, stacked. See ``Pixels``."""
+    """The last images of the screen, stacked. See ``Pixels``.
+
+    Keys beside those of ``SuperMarioBrosTiles`` (``make docs`` copies them from ``conf/environment/super_mario_bros.yaml``):
+        size (integer, at least 1): Height and width of an image in pixels, to which the screen's 240 x 256 are averaged.
+        stack (integer, at least 1): Images in an observation: one of each of the last steps.
+    """
 
     size: Count
     stack: Count

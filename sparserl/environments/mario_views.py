@@ -145,21 +145,21 @@ def _hostile_places(console: Console) -> list[tuple[int, int, bool]]:
     memory, border = console.memory, console.left_border
     places: list[tuple[int, int, bool]] = []
     for slot in at.ENEMIES:
-        kind = memory[at.ENEMY_TYPE + slot]
-        if not memory[at.ENEMY_DRAWN + slot] or kind in HARMLESS or memory[at.ENEMY_Y_PAGE + slot] != 1:
+        enemy = memory[at.ENEMY_TYPE + slot]
+        if not memory[at.ENEMY_DRAWN + slot] or enemy in HARMLESS or memory[at.ENEMY_Y_PAGE + slot] != 1:
             continue
         x = memory[at.ENEMY_PAGE + slot] * 256 + memory[at.ENEMY_X + slot] + TILE // 2
         y = memory[at.ENEMY_Y + slot]
         if not border - 8 <= x < border + 264:
             continue
-        if kind in SHORT_FIREBARS or kind == LONG_FIREBAR:
+        if enemy in SHORT_FIREBARS or enemy == LONG_FIREBAR:
             angle = memory[FIREBAR_ANGLE + slot] % 32 / 32 * 2 * math.pi
-            reach = range(1, 12 if kind == LONG_FIREBAR else 6)  # balls of 8 pixels; the first is in the block that holds them
+            reach = range(1, 12 if enemy == LONG_FIREBAR else 6)  # balls of 8 pixels; the first is in the block that holds them
             places += [(int(x + 8 * k * math.sin(angle)), int(y + 8 - 8 * k * math.cos(angle)), True) for k in reach]
             continue
-        wide = {PIRANHA: (-4, 4), at.BOWSER: (0, TILE)}.get(kind, (0,))  # a piranha is between two columns
-        high = (0, TILE) if kind in TALL or kind == at.BOWSER else (TILE,)
-        places += [(x + right, y + down, kind == PIRANHA) for right in wide for down in high]
+        wide = {PIRANHA: (-4, 4), at.BOWSER: (0, TILE)}.get(enemy, (0,))  # a piranha is between two columns
+        high = (0, TILE) if enemy in TALL or enemy == at.BOWSER else (TILE,)
+        places += [(x + right, y + down, enemy == PIRANHA) for right in wide for down in high]
     for slot in HAMMERS:
         if memory[HAMMER + slot] & IS_HAMMER:
             x = memory[HAMMER_PAGE + slot] * 256 + memory[HAMMER_X + slot]

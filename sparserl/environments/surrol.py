@@ -46,7 +46,20 @@ PYTHON = (3, 11)
 
 @dataclass(frozen=True, kw_only=True)
 class SurRoL(GymnasiumEnvironment):
-    """One task of SurRoL's, by the name of its class. ``path`` is the clone; None is what SURROL_PATH names."""
+    """One task of SurRoL's, by the name of its class. ``path`` is the clone; None is what SURROL_PATH names.
+
+    Keys (``make docs`` copies them from ``conf/environment/surrol.yaml``):
+        task (text): Its class in SurRoL: NeedleReach, GauzeRetrieve, NeedlePick, PegTransfer, NeedleRegrasp, BiPegTransfer,
+            ECMReach or MisOrient.
+        path (text or ``null``): The folder of the clone, whose code is run; null is the one that the environment variable
+            SURROL_PATH names.
+        max_episode_steps (integer, at least 1 or ``null``): Steps after which an episode is truncated; null is SurRoL's own
+            limit of 50.
+        vectorization (``sync``, ``processes``): How sub-environments take a step: sync (one after the other) or processes (one
+            for each sub-environment, which is faster where cores are idle). The results are the same.
+        at_once (integer, at least 1 or ``null``): How many sub-environments an evaluation may keep open at once; null opens one
+            for each episode of each member.
+    """
 
     task: str
     path: str | None

@@ -37,12 +37,13 @@ class Frames(Replay):
 
     Observations are ``[plane, height, width]`` of uint8, the newest plane last. A step must add one plane at the end and drop
     the first, which is checked at each one. The first observation of an episode may be anything: of planes that are equal to
-    the one before, as where a stack begins with copies of one image, one is kept. The keys are described in
-    ``conf/experience/frames.yaml`` and ``replay.yaml``.
+    the one before, as where a stack begins with copies of one image, one is kept.
 
     Planes of a member are numbered as they come, and plane n lies in row n of a ring, modulo its length. The ring grows where
     episodes are so short that it has to. Planes do not change, so that a checkpoint writes only those that are new since the
     one before.
+
+    Keys (``make docs`` copies them from ``conf/experience/frames.yaml``): those of ``Replay``.
     """
 
     def check(self, spec: Spec) -> None:

@@ -27,8 +27,11 @@ class Hindsight(Replay):
     """Of k + 1 sampled transitions k, in the mean, get the achieved goal of a transition of their own episode for a goal.
 
     It is one at the same time or later, all of them equally likely (the strategy "future"). An episode ends with a transition
-    that is terminated or truncated; of the one under way only what was seen so far counts. The keys are described in
-    ``conf/experience/hindsight.yaml`` and ``replay.yaml``.
+    that is terminated or truncated; of the one under way only what was seen so far counts.
+
+    Keys beside those of ``Replay`` (``make docs`` copies them from ``conf/experience/hindsight.yaml``):
+        k (integer, at least 1): How many transitions of a minibatch are given another goal for each one that keeps its own: a
+            goal that was reached in the same episode, at the same time or later (the strategy "future").
     """
 
     needs_goals = True

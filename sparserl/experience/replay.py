@@ -51,12 +51,22 @@ class Field:
 
 @dataclass
 class Replay(Experience):
-    """The keys are described in ``conf/experience/replay.yaml``.
+    """A ring of the last transitions of each member, from which minibatches are drawn.
 
     With ``n_step`` above 1 a sampled ``reward`` is the discounted sum of the rewards of so many steps, ``next_observation``,
     ``terminated`` and ``truncated`` are those of the last of them, and ``discount`` ``[member, batch]`` goes with it. Steps are
     fewer where the episode ends before, and where nothing later was seen yet. Those after the first were taken by the policy of
     that time, and are not corrected for it.
+
+    Keys (``make docs`` copies them from ``conf/experience/replay.yaml``):
+        buffer_size (integer, at least 1): Transitions kept of each member; the oldest are overwritten.
+        batch_size (integer, at least 1): Transitions of each member in a minibatch.
+        learning_starts (integer, at least 0): Environment steps of each member before the first gradient step.
+        train_freq (integer, at least 1): Environment steps of each member, over all its sub-environments, for each gradient
+            step. Stable-Baselines3 counts steps of the vector instead: its value times trainer.num_envs.
+        n_step (integer, at least 1): Steps whose rewards are added up before the value of the state that followed (Hessel et
+            al. 2018); fewer at the end of an episode.
+        gamma (number, at least 0, at most 1): Discount of those rewards: that of the algorithm.
     """
 
     buffer_size: Count

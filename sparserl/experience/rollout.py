@@ -18,7 +18,13 @@ from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
 class Rollout(Experience):
     """Collects ``n_steps`` steps of every sub-environment, then gives all of them in minibatches, ``n_epochs`` times.
 
-    The order is drawn anew for each epoch and member. The keys are described in ``conf/experience/rollout.yaml``.
+    The order is drawn anew for each epoch and member.
+
+    Keys (``make docs`` copies them from ``conf/experience/rollout.yaml``):
+        n_steps (integer, at least 1): Steps of every sub-environment in a rollout: with trainer.num_envs sub-environments it
+            holds n_steps * num_envs transitions.
+        n_epochs (integer, at least 1): How often all transitions of a rollout are learned from.
+        batch_size (integer, at least 1 or ``null``): Transitions of each member in a minibatch; null takes all of a rollout.
     """
 
     n_steps: Count

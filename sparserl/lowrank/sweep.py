@@ -152,7 +152,16 @@ class RankEvaluator:
 
 @dataclass(frozen=True)
 class RankSweep:
-    """The keys are described in ``conf/lowrank/default.yaml``."""
+    """Evaluates trained policies at ranks, and selects the lowest rank that keeps enough of the return.
+
+    Keys (``make docs`` copies them from ``conf/lowrank/default.yaml``):
+        ranks (``all``, ``ladder`` or list of: integer, at least 1): The ranks at which the trained policy is evaluated, beside
+            the whole one: all (from 1 to the largest at which any layer becomes smaller), ladder (powers of two up to that one,
+            and that one), or a list such as [1, 2, 8]; [] evaluates the whole one only.
+        retention (number, above 0, at most 1): Share of what was learned (return above the random policy's), above 0 and at
+            most 1, that the selected rank must keep.
+        episodes (integer, at least 1): Episodes at each rank, on the same seeds as the evaluations of the whole policy.
+    """
 
     ranks: Literal["all", "ladder"] | Sequence[Count]
     retention: OpenFraction

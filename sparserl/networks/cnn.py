@@ -33,6 +33,17 @@ class CNN(Network):
 
     The default sizes are those of Mnih et al. 2015 (Human-level control through deep reinforcement learning). Observations are
     images ``[channels, height, width]``: of uint8, which are divided by 255, or of float32, which are taken as they are.
+
+    Keys (``make docs`` copies them from ``conf/network/cnn.yaml``):
+        channels (list of: integer, at least 1): For images [channels, height, width]; with the defaults the network of Mnih et
+            al. 2015. Channels that each convolution gives.
+        kernel_sizes (list of: integer, at least 1): Height and width of each convolution's kernels, in pixels. There is no
+            padding.
+        strides (list of: integer, at least 1): Pixels from one position of each convolution's kernels to the next.
+        hidden (list of: integer, at least 1): Units of each linear layer between the convolutions and the output. There is a
+            ReLU behind each, and behind each convolution.
+        initialization (``uniform``, ``orthogonal``): How weights start: uniform (within 1/sqrt(inputs), as torch.nn.Conv2d
+            draws them) or orthogonal (of norm sqrt(2), and of the algorithm's choice in the last layer; biases are 0).
     """
 
     channels: Sequence[Count]

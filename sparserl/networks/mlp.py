@@ -27,14 +27,21 @@ _GRADIENTS: dict[str, Callable[..., Tensor]] = {
 }
 
 _WIDE = 48
-"""From so many rows in a batch on, arrays ``[member, batch, units]`` lie on their side in memory, one unit's numbers together.
-MKL takes long for a product of few columns, such as the one that gives the values of two actions; so the batch is better the
-columns if it is wide, and the rows if it is not, as when one observation is acted on."""
+"""Batches of this many rows or more are computed as ``(W^T x^T)^T``, with arrays ``[member, batch, units]`` transposed in
+memory. MKL is slow for matrices of few columns, such as the values of two actions, so a large batch should be the columns. A
+small batch, such as one observation to act on, is better as the rows."""
 
 
 @dataclass(frozen=True)
 class MLP(Network):
-    """Linear layers with an activation between them; the keys are described in ``conf/network/mlp.yaml``."""
+    """Linear layers with an activation between them.
+
+    Keys (``make docs`` copies them from ``conf/network/mlp.yaml``):
+        hidden (list of: integer, at least 1): Units of each hidden layer, from the input to the output.
+        activation (``relu``, ``tanh``): Between the layers: relu or tanh.
+        initialization (``uniform``, ``orthogonal``): How weights start: uniform (within 1/sqrt(inputs), as torch.nn.Linear
+            draws them) or orthogonal (of norm sqrt(2), and of the algorithm's choice in the last layer; biases are 0).
+    """
 
     hidden: Sequence[Count]
     activation: Literal["relu", "tanh"]

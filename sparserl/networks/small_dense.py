@@ -16,9 +16,13 @@ from sparserl.networks.mlp import MLP
 
 @dataclass(frozen=True)
 class SmallDense(MLP):
-    """Of what is deployed ``hidden`` is scaled down; critics that are not have ``hidden`` as it is.
+    """An ``MLP`` whose ``hidden`` is scaled down in what is deployed; critics that are not deployed have ``hidden`` as it is.
 
-    The keys are described in ``conf/network/small_dense.yaml``.
+    Keys beside those of ``MLP`` (``make docs`` copies them from ``conf/network/small_dense.yaml``):
+        weights (integer, at least 1): The most weights (without biases) that the policy may have, for example the
+            ``nonzero_weights`` of a sparse run's result.json, or the ``parameters`` of the selected rank in its lowrank.csv.
+            The sizes in ``hidden`` are multiplied by one factor, of at most 1, and rounded down, so that there are as many
+            weights as possible. Critics that share no trunk with the policy keep ``hidden`` as it is.
     """
 
     weights: Count = field(kw_only=True)

@@ -179,7 +179,7 @@ class Regularizer(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Penalized(Regularizer):
-    """What the regularisers that add a penalty share. Its keys are described in their YAML files."""
+    """What the regularisers that add a penalty share."""
 
     lambda_c: Float[Tensor, "member"] = per_member(NonNegative)
     lambda_c_critic: Float[Tensor, "#member"] = per_member(NonNegative | None, default=torch.tensor(math.nan))

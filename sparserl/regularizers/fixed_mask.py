@@ -21,7 +21,16 @@ class FixedMask(Masked):
     """Which weights are zero is read from a file before training and never changes.
 
     With the seed of the run whose zeros they are, fresh weights are those that it began with: a lottery ticket (Frankle and
-    Carbin 2019, arXiv 1803.03635). The keys are described in ``conf/regularizer/fixed_mask.yaml``.
+    Carbin 2019, arXiv 1803.03635).
+
+    Keys (``make docs`` copies them from ``conf/regularizer/fixed_mask.yaml``):
+        zero_threshold (number, at least 0): Weights smaller than this count as zero in ``sparsity_thresholded``; the masks make
+            exact zeros without it.
+        lambda_c, lambda_c_critic, beta, reduction, target_sparsity (``null``): There is no penalty, and the file says how many
+            weights are zero: whatever is given becomes null.
+        scope (``policy``, ``all``): Whose weights: policy, or all (critics too, whose masks the file must then have).
+        path (text or ``null``): A file of masks, as ``sparserl-export RUN --format mask`` writes it: of each weight by its name
+            a tensor of 0 and 1. null keeps every weight: the dense control.
     """
 
     target_sparsity: None = unused()  # type: ignore[assignment]  # the file says it

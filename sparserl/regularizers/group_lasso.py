@@ -25,8 +25,26 @@ class GroupLasso(Proximal):
 
     Its gradient in w is ``sqrt(n) * w / ||w||_2``, and 0 where w is 0. A unit whose weights are all of one size costs what it
     costs under L1. The weights that enter the outputs are free. Its proximal step shortens w by the learning rate times the
-    coefficient times ``sqrt(n)``, and no further than to 0 (block soft-thresholding). The keys are described in
-    ``conf/regularizer/group_lasso.yaml``.
+    coefficient times ``sqrt(n)``, and no further than to 0 (block soft-thresholding).
+
+    Keys (``make docs`` copies them from ``conf/regularizer/group_lasso.yaml``):
+        zero_threshold (number, at least 0): Weights smaller than this are set to zero in the hardened policy: Adam makes none
+            exactly zero without ``proximal``.
+        lambda_c (number, at least 0; per member): Coefficient of the penalty. Chosen with PPO on CartPole, 100,000 steps, seeds
+            0 to 3: at 0.1 no unit became zero, at 1 the policies had 23 to 54 % zeros, at 3 74 to 86 % and at 10 94 to 95 %,
+            with mean returns of 499, 497, 495 and 495.
+        lambda_c_critic (number, at least 0 or ``null``; per member): The same for critics, which scope=all regularises too:
+            published sparse critics keep more weights than actors. null is lambda_c.
+        beta (``null``): There is no gate: whatever is given becomes null.
+        scope (``policy``, ``all``): Whose weights: policy, or all (critics too).
+        reduction (``mean``, ``sum``): The penalty is divided by the number of weights that enter hidden units (mean), so
+            lambda_c means the same for every network, or is the sum over the units.
+        proximal (``true`` or ``false``): false: the penalty is in the loss. true: after each step of the optimiser the weights
+            that enter a unit are shortened, as one vector, by its learning rate times lambda_c times the root of their number
+            (under mean, also divided as above), and no further than to zero. That step takes the learning rate as it is: Adam
+            does not scale it, so lambda_c means another force than without, and must be much larger under mean.
+        delay_steps (integer, at least 0): Environment steps of each member without the penalty.
+        ramp_steps (integer, at least 0): Environment steps of each member in which lambda_c then grows from 0 to its value.
     """
 
     def acts_on(self, layers: Layers) -> Layers:

@@ -52,7 +52,7 @@ than float32 can tell apart."""
 
 @dataclass(frozen=True, kw_only=True)
 class HardConcrete(Penalized):
-    """The keys are described in ``conf/regularizer/l0.yaml``."""
+    """Regularisers with hard-concrete gates: a schedule, a penalty and gates that are frozen in the end. Keys: see ``L0``."""
 
     beta: Float[Tensor, "member"] = per_member(Positive)
     target_sparsity: Float[Tensor, "#member"] = per_member(

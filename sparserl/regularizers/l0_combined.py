@@ -21,11 +21,12 @@ OWN = ".own"
 class L0Combined(L0Units):
     """Gates of units as in ``L0Units``, and one ``NAME.own`` in the shape of each weight.
 
-    The keys are described in ``conf/regularizer/l0_combined.yaml``.
+    Keys beside those of ``L0`` (``make docs`` copies them from ``conf/regularizer/l0_combined.yaml``):
+        unit_share (number, at least 0): How much a weight of the network without its closed units counts in the penalty beside
+            an open one.
     """
 
     unit_share: NonNegative
-    """How much a weight of the network without its closed units counts beside an open one."""
 
     def shapes(self, layers: Layers) -> dict[str, tuple[int, ...]]:
         own = {f"{name}{OWN}": tuple(weight.shape[1:]) for name, weight in regularized(layers).items()}

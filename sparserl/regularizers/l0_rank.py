@@ -31,14 +31,19 @@ learning rate is this many times that of the weights as shipped: so bases move l
 class L0Rank(HardConcrete):
     """Gates ``[member, direction]`` by weight, and the bases ``NAME.basis [member, side, direction]``.
 
-    Bases that learn are stored times SCALE. A kernel is the matrix ``[outputs, channels * height * width]``. The keys are
-    described in ``conf/regularizer/l0_rank.yaml``.
+    Bases that learn are stored times SCALE. A kernel is the matrix ``[outputs, channels * height * width]``.
+
+    Keys beside those of ``L0`` (``make docs`` copies them from ``conf/regularizer/l0_rank.yaml``):
+        lambda_c (number, at least 0; per member): Coefficient of the penalty, the expected numbers of the factors as a share of
+            all weights (or their number); 4 is for a loss of about 1.
+        smallest_side (integer, at least 1): Matrices of which a side is shorter carry no gates: their factors are smaller at no
+            rank worth having.
+        factors (``fixed``, ``trained``): Whether the directions stay as they were when the gates became active (fixed), or
+            learn too while the gates do (trained).
     """
 
     smallest_side: Count
-    """Matrices of which a side is shorter carry no gates: their factors are smaller at no rank worth having."""
     factors: Literal["fixed", "trained"]
-    """Whether the bases stay as they were when the gates became active, or learn until the gates are frozen."""
 
     @property
     def scale(self) -> float:

@@ -19,9 +19,13 @@ from sparserl.types import Gates, Layers
 
 @dataclass(frozen=True, kw_only=True)
 class L0Units(HardConcrete):
-    """Gates ``[member, unit]`` by the weight that enters the units. Keys are described in ``conf/regularizer/l0_units.yaml``.
+    """Gates ``[member, unit]`` by the weight that enters the units.
 
     A gate multiplies what leaves its unit. Where it is 0, the weights that enter the unit and its bias are 0 too.
+
+    Keys beside those of ``L0`` (``make docs`` copies them from ``conf/regularizer/l0_units.yaml``):
+        lambda_c (number, at least 0; per member): Coefficient of the penalty, the expected share (or number) of weights of the
+            network without its closed units.
     """
 
     def shapes(self, layers: Layers) -> dict[str, tuple[int, ...]]:

@@ -16,11 +16,29 @@ from sparserl.types import Gates, Layers
 
 @dataclass(frozen=True, kw_only=True)
 class Magnitude(Masked):
-    """The keys are described in ``conf/regularizer/magnitude.yaml``.
+    """Sets the smallest weights to zero, more of them as training goes on.
 
     As published, a mask may open again: a weight keeps the value that it had when it was closed, and is compared by it at
     the next update. (Graesser et al. 2022, arXiv 2206.10369, who prune agents so, set closed weights to zero, and they
     hardly ever open again.)
+
+    Keys (``make docs`` copies them from ``conf/regularizer/magnitude.yaml``):
+        zero_threshold (number, at least 0): Weights smaller than this count as zero in ``sparsity_thresholded``; the masks make
+            exact zeros without it.
+        lambda_c, lambda_c_critic, beta, reduction (``null``): There is no penalty: whatever is given becomes null.
+        target_sparsity (number, at least 0, below 1; per member): Share of the weights of each regularised network that are
+            zero from end_step on, 0 to below 1.
+        scope (``policy``, ``all``): Whose weights: policy, or all (critics too).
+        schedule (``gradual``, ``one_shot``): gradual (the share rises by the cubic law of Zhu and Gupta 2017) or one_shot (all
+            at once at end_step).
+        distribution (``global``, ``uniform``, ``erk``): Among which weights the smallest are sought: global (all of a network;
+            of a layer whose weights are small nothing may be left), uniform (in each layer, the same share, as Zhu and Gupta)
+            or erk (in each layer, by the Erdos-Renyi kernel, as Graesser et al.).
+        start_step (integer, at least 0): Environment steps of each member after which pruning begins; one_shot has none.
+        end_step (integer, at least 0): Environment steps of each member after which the share is target_sparsity. The masks
+            stay from then on and the weights that are left train on.
+        update_interval (integer, at least 1): Environment steps of each member between two updates of the masks; one_shot has
+            none. Algorithms that learn from rollouts update between rollouts only.
     """
 
     schedule: Literal["gradual", "one_shot"]

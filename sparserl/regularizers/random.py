@@ -17,7 +17,15 @@ from sparserl.types import Gates, Layers
 class RandomMask(Masked):
     """Which weights are zero is drawn before training and never changes: "static" in Evci et al. 2020 (arXiv 1911.11134).
 
-    The keys are described in ``conf/regularizer/random.yaml``.
+    Keys (``make docs`` copies them from ``conf/regularizer/random.yaml``):
+        zero_threshold (number, at least 0): Weights smaller than this count as zero in ``sparsity_thresholded``; the masks make
+            exact zeros without it.
+        lambda_c, lambda_c_critic, beta, reduction (``null``): There is no penalty: whatever is given becomes null.
+        target_sparsity (number, at least 0, below 1; per member): Share of the weights of each regularised network that are
+            zero, 0 to below 1.
+        scope (``policy``, ``all``): Whose weights: policy, or all (critics too).
+        distribution (``uniform``, ``erk``): How the zeros are spread over the layers: uniform (the same share in each) or erk
+            (Erdos-Renyi kernel, Evci et al. 2020: small layers keep more, and those that would keep more than all keep all).
     """
 
     distribution: Literal["uniform", "erk"]

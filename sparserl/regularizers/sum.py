@@ -27,7 +27,15 @@ class Sum(Regularizer):
     runs. A weight costs nothing and gets no gradient while its gate is closed, and has its value when that opens again. Of raw
     weights, R would pull closed ones to 0, by whole steps of Adam however small c_1 is, since nothing else moves them; and the
     loss has no gradient in a gate over a weight of 0. Louizos et al. 2018 (arXiv 1712.01312, "Combining the L0 norm with other
-    norms") count an open gate as 1 in R, not as z. The keys are described in ``conf/regularizer/shared/sum.yaml``.
+    norms") count an open gate as 1 in R, not as z.
+
+    Keys (``make docs`` copies them from ``conf/regularizer/shared/sum.yaml``):
+        zero_threshold (number, at least 0): Weights smaller than this count as zero in ``sparsity_thresholded``; the terms, if
+            they say so, have the same.
+        lambda_c, lambda_c_critic, beta, reduction (``null``): Each term has its own: whatever is given becomes null.
+        scope (``policy``, ``all``): Whose weights: policy, or all (critics too); the terms, if they say so, have the same.
+        terms (mapping): The terms by name. One at most has gates, and the others penalise the weights under these. A term that
+            is set to null is left out.
     """
 
     lambda_c: None = unused()

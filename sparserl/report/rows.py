@@ -120,15 +120,15 @@ def _is_setting(name: str) -> bool:
 
 def _field(name: str, hint: Any, text: str) -> Any:
     """A cell as the type that the result says."""
-    kinds = get_args(hint) or (hint,)
+    types = get_args(hint) or (hint,)
     try:
         if text == "":
             return [] if get_origin(hint) is list else None
         if get_origin(hint) is list:
             return text.split("; ")
-        if int in kinds and text != "full":
+        if int in types and text != "full":
             return int(float(text))
-        return float(text) if float in kinds else text
+        return float(text) if float in types else text
     except ValueError:
         raise ValueError(f"its {name} is {text!r:.80}") from None
 

@@ -130,22 +130,22 @@ def ranks(groups: Sequence[Group]) -> Table:
         row = _named(group, kept)
         learned = [run.learned for run in group.done if run.learned is not None]
         row["learned"] = f"{sum(learned)} of {len(learned)}"
-        for prefix, score, kind in (("", "return_lowrank", ""), ("shrunken_", "shrunken_return_mean", "shrunken_")):
+        for prefix, score, form in (("", "return_lowrank", ""), ("shrunken_", "shrunken_return_mean", "shrunken_")):
             row |= {
-                f"{kind}ranks": overview.ranks(group.done, f"{prefix}rank"),
-                f"{kind}return_iqm": estimate([group.scores(score)]),
-                f"{kind}compression": estimate([group.scores(f"{prefix}compression")], pooled_mean),
-                f"{kind}retention": group.mean(f"{prefix}retention"),
+                f"{form}ranks": overview.ranks(group.done, f"{prefix}rank"),
+                f"{form}return_iqm": estimate([group.scores(score)]),
+                f"{form}compression": estimate([group.scores(f"{prefix}compression")], pooled_mean),
+                f"{form}retention": group.mean(f"{prefix}retention"),
             }
         row["full_iqm"] = estimate([group.scores("return_mean")])
         rows.append(row)
     columns = {"learned": ("learned", ""), "full_iqm": ("return: IQM", ".1f")}
-    for kind, said in (("", ""), ("shrunken_", "shrunken: ")):
+    for form, label in (("", ""), ("shrunken_", "shrunken: ")):
         columns |= {
-            f"{kind}ranks": (f"{said}ranks", ""),
-            f"{kind}return_iqm": (f"{said}IQM at them", ".1f"),
-            f"{kind}compression": (f"{said}compression", ".1%"),
-            f"{kind}retention": (f"{said}retention", ".1%"),
+            f"{form}ranks": (f"{label}ranks", ""),
+            f"{form}return_iqm": (f"{label}IQM at them", ".1f"),
+            f"{form}compression": (f"{label}compression", ".1%"),
+            f"{form}retention": (f"{label}retention", ".1%"),
         }
     caption = (
         INTERVALS + "Ranks: the selected one of each run that learned; compression, 1 - stored / dense numbers, and retention: "

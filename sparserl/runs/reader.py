@@ -199,12 +199,12 @@ def distinguishing(runs: Sequence[Run]) -> list[str]:
     """
     settings = [run.settings for run in runs]
 
-    def kinds(columns: Sequence[str]) -> int:
+    def distinct(columns: Sequence[str]) -> int:
         return len({tuple(values.get(column) for column in columns) for values in settings})
 
-    columns = [key for key in NAMED if kinds([key]) > 1]
+    columns = [key for key in NAMED if distinct([key]) > 1]
     for key in dict.fromkeys(key for values in settings for key in values):
-        if kinds([*columns, key]) > kinds(columns):
+        if distinct([*columns, key]) > distinct(columns):
             columns.append(key)
     return columns
 

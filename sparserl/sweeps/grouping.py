@@ -14,11 +14,11 @@ from sparserl.sweeps.jobs import Job
 def group_jobs(jobs: Sequence[Job], max_members: int, workers: int | None) -> list[list[Job]]:
     """The jobs in groups that train in one loop each, in the order in which a group's first job comes.
 
-    In one loop go jobs whose configs differ in the values of members and in their regulariser only, whose checkpoints are of
-    one step and whose gradient steps were run in the same way, compiled or eagerly; at most ``max_members`` of them. Those of
-    one regulariser are neighbours there, and a population. The largest groups are halved until every one of ``workers`` has the
-    same number of groups, or no group is left to be halved. With no limit to the workers, None, each population has a loop of
-    its own. What a job gives does not depend on the others.
+    A group has at most ``max_members`` jobs. Their configs differ only in the values of members and in the regulariser, their
+    checkpoints are of one step, and their gradient steps were run in the same way, compiled or eagerly. The jobs of one
+    regulariser are consecutive and form a population. The largest groups are halved until the number of groups is a multiple
+    of ``workers``, or no group has two jobs. With ``workers`` None, populations are not merged into one group. Grouping never
+    changes the results of a job.
     """
     alike: dict[str, dict[str, list[Job]]] = {}
     for job in jobs:

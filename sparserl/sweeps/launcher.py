@@ -1,7 +1,7 @@
 """The launcher of multiruns: what is left to train of a sweep's jobs, what of it in one loop, and what came of each job.
 
-To Hydra every job is one of its own, with its folder, its callbacks and its JobReturn. What trains in one loop does so within
-the jobs of all members: the function of the first job runs the second job, and so on, and that of the last one trains them all.
+Hydra runs each job in a folder of its own, with callbacks, and expects one JobReturn of each. So the jobs of a group are
+nested: the task function of the first job runs the second job, and so on, and that of the last job trains the whole group.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """The keys of ``conf/hydra/launcher/population.yaml``."""
+    """The keys of the launcher, as ``PopulationLauncher`` describes them."""
 
     executor: str
     workers: int | None

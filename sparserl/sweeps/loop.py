@@ -101,12 +101,12 @@ def _train(
     states: Sequence[State] | None,
     live: bool,
 ) -> list[Result]:
-    kinds = [cell_name(recorder.config) for recorder in recorders]
+    cells = [cell_name(recorder.config) for recorder in recorders]
     sweep = build_rank_sweep(recorders[0].config)
     saved = [state.pop("trainer") for state in states or ()]
     for member, recorder in enumerate(recorders):
         recorder.begin(states[member]["records"] if states else None)
-    with Display(kinds, trainer.total_steps, live) as display, Interrupts() as interrupts:
+    with Display(cells, trainer.total_steps, live) as display, Interrupts() as interrupts:
         if states:
             display.say(f"going on from step {saved[0]['env_step']}")
         display.say(sweep.cost(parts.environment, parts.algorithm, trainer.total_steps))

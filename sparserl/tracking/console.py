@@ -15,15 +15,15 @@ from sparserl.terminal import console, number, optional, plain, print_table
 
 
 class Display:
-    """Shows how the members of one loop go, each kind by itself; a context manager.
+    """Shows how the members of one loop go, each cell by itself; a context manager.
 
-    ``kinds`` says of each member what it trains; ``total_steps`` are of each member. Only ``live`` has bars, one for each kind.
+    ``cells`` says of each member what it trains; ``total_steps`` are of each member. Only ``live`` has bars, one for each cell.
     """
 
-    def __init__(self, kinds: Sequence[str], total_steps: int, live: bool) -> None:
-        self._kinds, self._total = kinds, total_steps
+    def __init__(self, cells: Sequence[str], total_steps: int, live: bool) -> None:
+        self._cells, self._total = cells, total_steps
         self._console = console(sys.stderr)
-        self._shown = {kind: {"return": "-", "sparsity": "-"} for kind in kinds}
+        self._shown = {cell: {"return": "-", "sparsity": "-"} for cell in cells}
         self._started: tuple[float, int] | None = None
         self._bar: Progress | None = None
         if live and self._console.is_terminal:
@@ -37,8 +37,8 @@ class Display:
             values = TextColumn("return {task.fields[score]} · sparsity {task.fields[sparsity]} · left")
             self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
             self._tasks = {
-                kind: self._bar.add_task(plain(kind), total=total_steps, speed="-", score="-", sparsity="-")
-                for kind in self._shown
+                cell: self._bar.add_task(plain(cell), total=total_steps, speed="-", score="-", sparsity="-")
+                for cell in self._shown
             }
 
     def __enter__(self) -> Display:
@@ -59,20 +59,20 @@ class Display:
                 self._bar.update(task, completed=env_step, speed=self._speed(env_step))
 
     def row(self, env_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A row of every member: means over those of a kind are shown, of the evaluation where there is one."""
+        """A row of every member: means over those of a cell are shown, of the evaluation where there is one."""
         for name, key in (("return", "train/return"), ("return", "eval/return_mean"), ("sparsity", "sparsity/exact")):
-            for kind, shown in self._shown.items():
-                of_kind = [row for row, its_kind in zip(rows, self._kinds, strict=True) if its_kind == kind]
-                values = [row[key] for row in of_kind if row.get(key) is not None]
+            for cell, shown in self._shown.items():
+                of_cell = [row for row, its in zip(rows, self._cells, strict=True) if its == cell]
+                values = [row[key] for row in of_cell if row.get(key) is not None]
                 if values:
                     shown[name] = number(fmean(values), ".3g")
         if self._bar:
-            for kind, shown in self._shown.items():
-                self._bar.update(self._tasks[kind], score=shown["return"], sparsity=shown["sparsity"])
+            for cell, shown in self._shown.items():
+                self._bar.update(self._tasks[cell], score=shown["return"], sparsity=shown["sparsity"])
         elif any("eval/return_mean" in row for row in rows):
-            for kind, shown in self._shown.items():
+            for cell, shown in self._shown.items():
                 self.say(
-                    f"{kind}: {env_step} of {self._total} steps, {self._speed(env_step)} steps/s, "
+                    f"{cell}: {env_step} of {self._total} steps, {self._speed(env_step)} steps/s, "
                     f"evaluated return {shown['return']}, sparsity {shown['sparsity']}"
                 )
 

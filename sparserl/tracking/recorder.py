@@ -57,7 +57,7 @@ class Recorder:
         if state is None:
             self._folder.cut({"metrics": 0, "timing": 0})
         else:
-            self._warning_detector.load_state_dict(state["signatures"])
+            self._warning_detector.load_state_dict(state["warnings"])
             self._env_step, self._seconds, self._train_seconds = state["env_step"], state["seconds"], state["train_seconds"]
             self._folder.cut(state["offsets"])
         self._folder.status("running", self._env_step)
@@ -68,7 +68,7 @@ class Recorder:
     def state_dict(self) -> State:
         """What the checkpoint of this member keeps of its records."""
         return {
-            "signatures": self._warning_detector.state_dict(),
+            "warnings": self._warning_detector.state_dict(),
             "env_step": self._env_step,
             "seconds": self._seconds,
             "train_seconds": self._train_seconds,
@@ -157,7 +157,7 @@ class Recorder:
             shrunken_retention=None,
             csr_bytes=sum(map(csr_bytes, matrices)),
             sparse_bytes=sum(map(sparse_bytes, matrices)),
-            warnings=[*self._warning_detector.said, *self._at_end],
+            warnings=[*self._warning_detector.reported, *self._at_end],
             status="failed" if learner.stopped()[row] else "done",
             wall_seconds=self._seconds,
             train_seconds=self._train_seconds,
@@ -182,7 +182,7 @@ class Recorder:
             self._warn(lost_in_ranks(selected.rank, len(found.rows), selected.retention, wanted))
         self._result = replace(
             self._result,
-            warnings=[*self._warning_detector.said, *self._at_end],
+            warnings=[*self._warning_detector.reported, *self._at_end],
             rank=selected.rank if selected else None,
             rank_reason=None if selected else "not_learned",
             compression=selected.compression if selected else None,

@@ -96,7 +96,19 @@ def _kill() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb(Logger):
-    """One run of W&B for each member, all open at once in one process."""
+    """One run of W&B for each member, all open at once in one process.
+
+    Keys (``make docs`` copies them from ``conf/logger/wandb.yaml``):
+        mode (``auto``, ``online``, ``offline``, ``disabled``): online, offline (to be uploaded with ``wandb sync``), disabled,
+            or auto: what the variable WANDB_MODE says if it is set, else online where W&B has a key (WANDB_API_KEY, netrc or
+            its own settings) and offline where it has none.
+        project (text): Where the runs are in W&B: what the variable WANDB_PROJECT says if it is set, else sparserl.
+        entity (text or ``null``): The user or team that the project belongs to; null is what the variable WANDB_ENTITY says if
+            it is set, else the key's own default.
+        group (text or ``null``): What W&B shows as one group: the sweep in a multirun, null in a single run.
+        tags (list of: text): Words to find the runs by; where there are none, those of the variable WANDB_TAGS, which commas
+            separate.
+    """
 
     mode: Literal["auto", "online", "offline", "disabled"]
     project: str

@@ -260,9 +260,9 @@ class _Arguments:
         parts = [_described(part) for part in (self.step.algorithm, self.step.regularizer)]
         structures = {component: regularizer.structure for component, regularizer in self.step.bound.items()}
         statistics = {component: tuple(its) for component, its in state.statistics.items()}
-        kinds = [(name, isinstance(its, Tensor)) for name, its in self.scalars.penalty.items()]
+        penalties = [(name, isinstance(its, Tensor)) for name, its in self.scalars.penalty.items()]
         code = _code_of(self.step.algorithm, self.step.regularizer)
-        return self.signature(), shapes, names, statistics, parts, self.step.algorithm.spec, structures, kinds, code
+        return self.signature(), shapes, names, statistics, parts, self.step.algorithm.spec, structures, penalties, code
 
     # ------------------------------------------------------------ and back, while tracing
 

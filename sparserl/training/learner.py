@@ -279,8 +279,8 @@ class Learner:
             "weights": self.weights,
             "gates": self.gates,
             "moments": {
-                kind: {c: its.moments | {"step": int(its.moments["step"])} for c, its in group.items()}
-                for kind, group in groups.items()
+                name: {c: its.moments | {"step": int(its.moments["step"])} for c, its in group.items()}
+                for name, group in groups.items()
             },
             "gates_active": self._gates_active,
             "scheduled_at": self._scheduled_at,

@@ -51,8 +51,8 @@ def distributions(learner: Learner) -> dict[str, Tensor]:
     for component in learner.learned:
         gates = learner.gates[component]
         opened = learner.bound[component].gate_values(gates) if gates else {}
-        for kind, tensors in (("weights", regularized(learner.deterministic()[component])), ("gates", opened)):
-            values |= {f"{kind}/{component}.{name}": tensor for name, tensor in tensors.items()}
+        for group, tensors in (("weights", regularized(learner.deterministic()[component])), ("gates", opened)):
+            values |= {f"{group}/{component}.{name}": tensor for name, tensor in tensors.items()}
     return values
 
 

@@ -120,8 +120,8 @@ class GradientStep:
             self._differentiate(state, objective, total, scalars.gates_active, due, keep_graph=index < len(objectives))
             due.update(objective.updates)
         for component in (c for c in self.algorithm.learning_rates if c in due):
-            for kind, parameters in self._parameters(state, component, scalars.gates_active):
-                metrics[f"gradient/{kind}/{component}"] = parameters.norms
+            for group, parameters in self._parameters(state, component, scalars.gates_active):
+                metrics[f"gradient/{group}/{component}"] = parameters.norms
         self._stop_diverged(state, [value for name, value in metrics.items() if name.startswith(CHECKED)])
         with torch.no_grad():
             active = self._active(objectives.values())
@@ -196,7 +196,7 @@ class GradientStep:
 
     @staticmethod
     def _parameters(state: LearnerState, component: str, gates_active: bool) -> Iterator[tuple[str, Parameters]]:
-        """What a gradient step moves of a component."""
+        """What a gradient step moves of a component, by group: weights and gates."""
         yield "weights", state.weights[component]
         if gates_active and component in state.gates:
             yield "gates", state.gates[component]

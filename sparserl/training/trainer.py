@@ -109,7 +109,23 @@ class Finished:
 
 @dataclass(frozen=True)
 class Trainer:
-    """The keys are described in ``conf/trainer/default.yaml``. Steps are environment steps of each member."""
+    """The loop that collects, learns and evaluates. Steps are environment steps of each member.
+
+    Keys (``make docs`` copies them from ``conf/trainer/default.yaml``):
+        total_steps (integer, at least 1): Environment steps of each member, over all its sub-environments.
+        num_envs (integer, at least 1): Sub-environments of each member; each step of the loop takes one step in all of them.
+        log_every (integer, at least 1): Environment steps of each member between rows of metrics.jsonl.
+        eval_every (integer, at least 1): Environment steps of each member between evaluations of the hardened policy; there is
+            always one at the end.
+        eval_episodes (integer, at least 1): Episodes of each evaluation, on fixed seeds.
+        checkpoint_every (integer, at least 1): Environment steps of each member between checkpoints. Each ends the running
+            episodes, so this key is part of the experiment; only those of Super Mario Bros go on.
+        compile (``auto`` or ``true`` or ``false``): Whether gradient steps run as programs that are compiled ahead of time,
+            each once (in ~/.cache/sparserl): false, true, or auto, which compiles DQN, PPO and A2C on a CPU with a C++ compiler
+            where a run has 80,000 gradient steps or more, and 32 members at most. Compiled steps equal eager ones but for
+            rounding, and a member equals its solo run bit for bit: slow tests see it for every algorithm, without a regulariser
+            and under l0. What cannot be compiled runs eagerly, and a line says so.
+    """
 
     total_steps: Count
     num_envs: Count

@@ -35,21 +35,21 @@ changed its sign there and back. One turn is an overshoot that comes to rest."""
 
 
 class WarningDetector:
-    """Reads one member's rows as they come and says each failure signature once.
+    """Reads one member's rows as they come and reports each failure signature once.
 
     ``term`` is the term of the penalty that has the gates, or the first; without a name where it is the whole.
     """
 
     def __init__(self, term: str = "") -> None:
         self._term = term
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._norms: dict[str, list[float]] = {}
         self._constant = 0
         self._moves: dict[str, dict[str, float]] = {}
 
     @property
-    def said(self) -> list[str]:
-        return sorted(self._said)
+    def reported(self) -> list[str]:
+        return sorted(self._reported)
 
     def read(self, row: Mapping[str, Any], stopped: str | None = None, also: Sequence[str] = ()) -> list[str]:
         """The warnings that this row is the first to justify, each a sentence.
@@ -61,8 +61,8 @@ class WarningDetector:
         found += self._swinging(row)
         if stopped:
             found = [stopped]
-        new = [sentence for sentence in found if sentence not in self._said]
-        self._said.update(new)
+        new = [sentence for sentence in found if sentence not in self._reported]
+        self._reported.update(new)
         return new
 
     def _empty(self, row: Mapping[str, Any]) -> list[str]:
@@ -120,10 +120,10 @@ class WarningDetector:
     def state_dict(self) -> dict[str, Any]:
         norms = {key: list(values) for key, values in self._norms.items()}
         moves = {key: dict(seen) for key, seen in self._moves.items()}
-        return {"said": self.said, "norms": norms, "constant": self._constant, "moves": moves}
+        return {"reported": self.reported, "norms": norms, "constant": self._constant, "moves": moves}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._said = set(state["said"])
+        self._reported = set(state["reported"])
         self._norms = {key: list(values) for key, values in state["norms"].items()}
         self._constant = state["constant"]
         self._moves = {key: dict(seen) for key, seen in state["moves"].items()}

@@ -253,7 +253,7 @@ def test_every_other_option_composes(group: str, option: str) -> None:
 
 
 @pytest.mark.parametrize("regularizer", options("regularizer"))
-def test_values_given_for_meaningless_keys_are_dropped(regularizer: str) -> None:
+def test_values_given_for_unused_keys_are_dropped(regularizer: str) -> None:
     cls = hydra.utils.get_class(composed(f"regularizer={regularizer}").regularizer._target_)
     null = [field.name for field in dataclasses.fields(cls) if field.metadata.get("unused")]  # type: ignore[arg-type]
     given = compose(f"regularizer={regularizer}", *(f"regularizer.{key}=1" for key in null))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -66,9 +67,23 @@ def same(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> bool:
 
 
 @with_clone
-@pytest.mark.filterwarnings("ignore:.*A Box observation space m")  # it has no bounds
-def test_gymnasiums_checker_passes(env: SurgicalTask) -> None:
-    check_env(env, skip_render_check=True)
+def test_gymnasiums_checker_only_warns_that_the_three_observations_have_no_bounds(env: SurgicalTask) -> None:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        check_env(env, skip_render_check=True)
+    bounds = [word for each in found for word in ("minimum", "maximum") if f"Box observation space {word}" in str(each.message)]
+    assert bounds == ["minimum", "maximum"] * 3
+    assert len(found) == len(bounds)
+
+
+@with_clone
+def test_gymnasiums_checker_refuses_a_task_that_ignores_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(made("ECMReach")) as env, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reset = env.reset
+        monkeypatch.setattr(env, "reset", lambda *, seed=None, options=None: reset(options=options))
+        with pytest.raises(AssertionError, match="seed"):
+            check_env(env, skip_render_check=True)
 
 
 def drawn() -> tuple[bytes, int]:

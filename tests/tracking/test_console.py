@@ -42,13 +42,13 @@ def read_all(descriptor: int) -> str:
         content += piece
 
 
-def test_a_terminal_gets_a_bar_for_each_kind_with_means_over_its_members() -> None:
+def test_a_terminal_gets_a_bar_for_each_cell_with_means_over_its_members() -> None:
     ours, theirs = pty.openpty()
     shown(theirs)
     os.close(theirs)
     text = read_all(ours)
-    for kind, values in (("none", "return 0 · sparsity 0"), ("l0", "return 15 · sparsity 0.375")):
-        lines = [line for line in text.splitlines() if f"dqn-cartpole-{kind} " in line and "50/100" in line]
+    for regularizer, values in (("none", "return 0 · sparsity 0"), ("l0", "return 15 · sparsity 0.375")):
+        lines = [line for line in text.splitlines() if f"dqn-cartpole-{regularizer} " in line and "50/100" in line]
         assert values in lines[-1]
         assert "steps/s" in lines[-1]
     assert "warning: something" in text
@@ -59,8 +59,8 @@ def test_a_log_gets_plain_lines(tmp_path: Path) -> None:
         shown(log.fileno())
     text = (tmp_path / "log").read_text()
     assert "\x1b" not in text
-    for kind, values in (("none", "evaluated return 0, sparsity 0"), ("l0", "evaluated return 15, sparsity 0.375")):
-        (line,) = (line for line in text.splitlines() if line.startswith(f"dqn-cartpole-{kind}: 50 of 100 steps"))
+    for regularizer, values in (("none", "evaluated return 0, sparsity 0"), ("l0", "evaluated return 15, sparsity 0.375")):
+        (line,) = (line for line in text.splitlines() if line.startswith(f"dqn-cartpole-{regularizer}: 50 of 100 steps"))
         assert line.endswith(values)
     assert "warning: something" in text
 

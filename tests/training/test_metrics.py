@@ -149,7 +149,7 @@ def test_shares_of_open_closed_and_undecided_gates_by_layer_and_in_all() -> None
     }
     for suffix, members in expected.items():
         for member, shares in enumerate(members):
-            found = [float(row[f"gates/{kind}{suffix}"][member]) for kind in ("open", "closed", "undecided")]
+            found = [float(row[f"gates/{state}{suffix}"][member]) for state in ("open", "closed", "undecided")]
             assert found == pytest.approx(shares)
     # from log_alpha 0: four gates by 6 and two by 1 for member 0, all by 6 for member 1
     assert row["gates/moved"].tolist() == pytest.approx([26 / 6, 6.0])
@@ -204,5 +204,5 @@ def test_weights_and_gates_are_measured_apart_whatever_clips_either(max_gate_gra
     regularizer = given.bound["policy"]
     running = gated(weights, regularizer.multipliers(regularizer.sample(gates, noise), gates, weights))
     expected = torch.autograd.grad((running["0.weight"] * pulls["0.weight"]).sum(), [*weights.values(), *gates.values()])
-    for kind, gradient in zip(("weights", "gates"), expected, strict=True):
-        torch.testing.assert_close(row[f"gradient/{kind}/policy"], gradient.flatten(1).norm(dim=1), rtol=1e-4, atol=0)
+    for group, gradient in zip(("weights", "gates"), expected, strict=True):
+        torch.testing.assert_close(row[f"gradient/{group}/policy"], gradient.flatten(1).norm(dim=1), rtol=1e-4, atol=0)

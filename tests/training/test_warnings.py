@@ -20,9 +20,9 @@ from sparserl.training.warnings import (
 )
 
 
-def said(*rows: Mapping[str, Any], after: WarningDetector | None = None) -> list[list[str]]:
-    signatures = after or WarningDetector()
-    return [signatures.read(row) for row in rows]
+def warnings_in(*rows: Mapping[str, Any], after: WarningDetector | None = None) -> list[list[str]]:
+    detector = after or WarningDetector()
+    return [detector.read(row) for row in rows]
 
 
 def test_a_run_that_goes_well_gives_no_warning() -> None:
@@ -37,14 +37,14 @@ def test_a_run_that_goes_well_gives_no_warning() -> None:
         "gradient/weights/policy.0.weight": 1.0,
         "loss/policy": 3.0,
     }
-    signatures = WarningDetector()
-    assert said(*[row] * 30, after=signatures) == [[]] * 30
-    assert signatures.said == []
+    detector = WarningDetector()
+    assert warnings_in(*[row] * 30, after=detector) == [[]] * 30
+    assert detector.reported == []
 
 
 def test_a_layer_of_which_nothing_is_left_is_named_once() -> None:
     rows = [{"sparsity/exact/policy.0.weight": share, "sparsity/exact/policy.1.weight": 0.5} for share in (0.9, 1.0, 1.0)]
-    first, second, third = said(*rows)
+    first, second, third = warnings_in(*rows)
     assert first == third == []
     assert len(second) == 1
     assert "policy.0.weight" in second[0]
@@ -52,13 +52,13 @@ def test_a_layer_of_which_nothing_is_left_is_named_once() -> None:
 
 
 def test_two_empty_layers_are_two_warnings() -> None:
-    (warnings,) = said({"sparsity/exact/policy.0.weight": 1.0, "sparsity/exact/critic.0.weight": 1.0})
+    (warnings,) = warnings_in({"sparsity/exact/policy.0.weight": 1.0, "sparsity/exact/critic.0.weight": 1.0})
     assert sorted("policy.0.weight" in warning for warning in warnings) == [False, True]
     assert sorted("critic.0.weight" in warning for warning in warnings) == [False, True]
 
 
 def test_a_policy_of_which_most_is_zero_is_not_empty() -> None:
-    assert said({"sparsity/exact/policy.0.weight": 0.999, "sparsity/exact": 0.999, "gates/closed": 0.999}) == [[]]
+    assert warnings_in({"sparsity/exact/policy.0.weight": 0.999, "sparsity/exact": 0.999, "gates/closed": 0.999}) == [[]]
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_a_policy_of_which_most_is_zero_is_not_empty() -> None:
 )
 def test_gates_that_do_not_move_under_a_penalty(moved: float, penalty: float, warned: bool) -> None:
     rows = [{"gates/moved": moved, "penalty/policy": penalty}] * 2
-    first, second = said(*rows)
+    first, second = warnings_in(*rows)
     assert len(first) == warned
     assert all("gate_learning_rate" in warning for warning in first)
     assert second == []
 
 
 def test_gates_of_critics_are_watched_too() -> None:
-    (warnings,) = said({"gates/moved": 1.0, "gates/critic/moved": 0.0, "penalty/critic": 0.1})
+    (warnings,) = warnings_in({"gates/moved": 1.0, "gates/critic/moved": 0.0, "penalty/critic": 0.1})
     assert len(warnings) == 1
 
 
@@ -81,7 +81,7 @@ def test_a_policy_that_is_constant_in_evaluations_running() -> None:
     assert CONSTANT_EVALUATIONS == 2
     constant, looks, row = {"eval/constant_action": 1.0}, {"eval/constant_action": 0.0}, {"loss/policy": 1.0}
     # rows without an evaluation neither count nor break the series; one evaluation that looks does
-    given = said(constant, row, looks, constant, row, row, constant, constant)
+    given = warnings_in(constant, row, looks, constant, row, row, constant, constant)
     assert [bool(warnings) for warnings in given] == [False] * 6 + [True, False]
     assert "same action" in given[6][0]
 
@@ -89,7 +89,7 @@ def test_a_policy_that_is_constant_in_evaluations_running() -> None:
 def test_an_exploding_gradient() -> None:
     usual = [{"gradient/weights/policy": 0.5 + 0.1 * (index % 3)} for index in range(ROWS_BEFORE_EXPLODING)]  # median 0.6
     high, exploding = {"gradient/weights/policy": 0.59 * EXPLODING}, {"gradient/weights/policy": 0.61 * EXPLODING}
-    given = said(*usual, high, exploding, exploding)
+    given = warnings_in(*usual, high, exploding, exploding)
     assert given[:-2] == [[]] * (len(usual) + 1)
     assert len(given[-2]) == 1
     assert "gradient/weights/policy" in given[-2][0]
@@ -98,23 +98,23 @@ def test_an_exploding_gradient() -> None:
 
 def test_a_gradient_cannot_explode_before_there_is_a_usual_one() -> None:
     usual = [{"gradient/weights/policy": 0.5}] * (ROWS_BEFORE_EXPLODING - 1)
-    assert said(*usual, {"gradient/weights/policy": 1e9})[-1] == []
+    assert warnings_in(*usual, {"gradient/weights/policy": 1e9})[-1] == []
 
 
 def test_components_and_gates_are_compared_with_themselves() -> None:
     usual = [{"gradient/weights/policy": 1.0, "gradient/gates/policy": 1e4}] * ROWS_BEFORE_EXPLODING
-    assert said(*usual, {"gradient/weights/policy": 1.0, "gradient/gates/policy": 1e4})[-1] == []
-    (warning,) = said(*usual, {"gradient/weights/policy": 1e4, "gradient/gates/policy": 1.0})[-1]
+    assert warnings_in(*usual, {"gradient/weights/policy": 1.0, "gradient/gates/policy": 1e4})[-1] == []
+    (warning,) = warnings_in(*usual, {"gradient/weights/policy": 1e4, "gradient/gates/policy": 1.0})[-1]
     assert "weights" in warning
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_is_none_to_compare_with(value: float | None) -> None:
     usual = [{"gradient/weights/policy": 1.0}] * ROWS_BEFORE_EXPLODING
-    signatures = WarningDetector()
-    assert said(*usual, {"gradient/weights/policy": value}, after=signatures)[-1] == []
+    detector = WarningDetector()
+    assert warnings_in(*usual, {"gradient/weights/policy": value}, after=detector)[-1] == []
     high, exploding = {"gradient/weights/policy": 0.9 * EXPLODING}, {"gradient/weights/policy": 1.1 * EXPLODING}
-    below, above = said(high, exploding, after=signatures)
+    below, above = warnings_in(high, exploding, after=detector)
     assert below == []
     assert len(above) == 1
     assert "exploded" in above[0]
@@ -127,10 +127,10 @@ def shares(*closed: float, key: str = "gates/closed") -> list[dict[str, float]]:
 def test_gates_that_swing_are_said_when_they_have_turned_twice() -> None:
     assert TURNS == 2
     # up, down, hardly at all, up again: the second turn
-    given = said(*shares(0.0, 0.9, 0.1, 0.1 + SWING / 2, 0.9, 0.1))
+    given = warnings_in(*shares(0.0, 0.9, 0.1, 0.1 + SWING / 2, 0.9, 0.1))
     assert [bool(warnings) for warnings in given] == [False] * 4 + [True, False]
     assert "gate_learning_rate" in given[4][0]
-    (*_, of_critic) = said(*shares(0.0, 0.9, 0.1, 0.9, key="gates/critic/closed"))
+    (*_, of_critic) = warnings_in(*shares(0.0, 0.9, 0.1, 0.9, key="gates/critic/closed"))
     assert "gates of critic" in of_critic[0]
 
 
@@ -143,18 +143,18 @@ def test_gates_that_swing_are_said_when_they_have_turned_twice() -> None:
     ],
 )
 def test_gates_that_come_to_rest_are_no_warning(closed: tuple[float, ...]) -> None:
-    assert said(*shares(*closed)) == [[]] * len(closed)
+    assert warnings_in(*shares(*closed)) == [[]] * len(closed)
 
 
 def test_a_swing_goes_on_from_its_state() -> None:
-    signatures = WarningDetector()
-    assert said(*shares(0.0, 0.9, 0.1), after=signatures) == [[]] * 3
-    state = json.loads(json.dumps(signatures.state_dict()))
-    signatures.read({"gates/closed": 0.9})
+    detector = WarningDetector()
+    assert warnings_in(*shares(0.0, 0.9, 0.1), after=detector) == [[]] * 3
+    state = json.loads(json.dumps(detector.state_dict()))
+    detector.read({"gates/closed": 0.9})
     resumed = WarningDetector()
     resumed.load_state_dict(state)
-    assert said(*shares(0.15), after=resumed) == [[]], "no move of a tenth"
-    assert len(said(*shares(0.9), after=resumed)[0]) == 1
+    assert warnings_in(*shares(0.15), after=resumed) == [[]], "no move of a tenth"
+    assert len(warnings_in(*shares(0.9), after=resumed)[0]) == 1
 
 
 # ---------------------------------------------------------------- what can be told at the end only
@@ -199,34 +199,34 @@ def test_a_return_that_is_lost_in_ranks(rank: Any, measured: int, retention: flo
 
 
 def test_of_a_stopped_member_only_that_is_said_and_once() -> None:
-    signatures = WarningDetector()
+    detector = WarningDetector()
     constant = {"eval/constant_action": 1.0, "sparsity/exact/policy.0.weight": 1.0}
-    assert signatures.read(constant, "stopped") == ["stopped"]
-    assert signatures.read(constant, "stopped") == []
+    assert detector.read(constant, "stopped") == ["stopped"]
+    assert detector.read(constant, "stopped") == []
     resumed = WarningDetector()
-    resumed.load_state_dict(json.loads(json.dumps(signatures.state_dict())))
+    resumed.load_state_dict(json.loads(json.dumps(detector.state_dict())))
     assert resumed.read(constant, "stopped") == []
-    assert resumed.said == ["stopped"]
+    assert resumed.reported == ["stopped"]
 
 
 def test_a_layers_own_norm_gives_no_second_warning() -> None:
     usual = [{"gradient/weights/policy.0.weight": 1.0}] * ROWS_BEFORE_EXPLODING
-    assert said(*usual, {"gradient/weights/policy.0.weight": 1e9})[-1] == []
+    assert warnings_in(*usual, {"gradient/weights/policy.0.weight": 1e9})[-1] == []
 
 
 def test_signatures_go_on_from_their_state() -> None:
     """Nothing is said twice, a series of evaluations goes on, and a median is remembered."""
-    signatures = WarningDetector()
+    detector = WarningDetector()
     usual = [{"gradient/weights/policy": 1.0}] * ROWS_BEFORE_EXPLODING
-    said(*usual, {"sparsity/exact/policy.0.weight": 1.0}, {"eval/constant_action": 1.0}, after=signatures)
-    state = json.loads(json.dumps(signatures.state_dict()))  # a checkpoint keeps it, and shares nothing with it
-    signatures.read({"eval/constant_action": 0.0, "gradient/weights/policy": 2.0})
+    warnings_in(*usual, {"sparsity/exact/policy.0.weight": 1.0}, {"eval/constant_action": 1.0}, after=detector)
+    state = json.loads(json.dumps(detector.state_dict()))  # a checkpoint keeps it, and shares nothing with it
+    detector.read({"eval/constant_action": 0.0, "gradient/weights/policy": 2.0})
 
     resumed = WarningDetector()
     resumed.load_state_dict(state)
-    assert len(resumed.said) == 1
-    assert "is zero" in resumed.said[0]
-    empty, constant, exploding = said(
+    assert len(resumed.reported) == 1
+    assert "is zero" in resumed.reported[0]
+    empty, constant, exploding = warnings_in(
         {"sparsity/exact/policy.0.weight": 1.0},
         {"eval/constant_action": 1.0},
         {"gradient/weights/policy": 2 * EXPLODING},
@@ -234,13 +234,13 @@ def test_signatures_go_on_from_their_state() -> None:
     )
     assert empty == []
     assert len(constant) == len(exploding) == 1
-    assert len(resumed.said) == 3
+    assert len(resumed.reported) == 3
 
 
 def test_a_state_is_not_changed_by_what_is_read_later() -> None:
-    signatures = WarningDetector()
-    signatures.read({"gradient/weights/policy": 1.0})
-    state = signatures.state_dict()
+    detector = WarningDetector()
+    detector.read({"gradient/weights/policy": 1.0})
+    state = detector.state_dict()
     before = json.dumps(state)
-    signatures.read({"gradient/weights/policy": 1.0, "sparsity/exact/policy.0.weight": 1.0})
+    detector.read({"gradient/weights/policy": 1.0, "sparsity/exact/policy.0.weight": 1.0})
     assert json.dumps(state) == before

@@ -1,4 +1,4 @@
-"""What an executor is: it does pieces of work somewhere, and gives back what came of each. What they are, it does not know."""
+"""The contract of executors: they do pieces of work, in this process or elsewhere, and return the result of each."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Executor(ABC):
     """Does the same work on several items."""
 
     workers: int | None = 1
-    """Into how many equal loads the items had better be dividable. None is as many as there are: nothing is gained where two
-    items are done as one."""
+    """How many items run at the same time; the launcher makes a multiple of this many groups. None: no limit, and populations
+    are not merged into one group."""
     shares_terminal: bool = True
     """Whether several items write to the terminal at once."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -44,7 +44,7 @@ def pairs() -> list[Any]:
 
 def parts(*overrides: str, members: int = 1) -> LoopParts:
     """What a population with seeds 0, 1, 2 ... is trained with under these overrides."""
-    return build([_compose(overrides) | {"seed": seed} for seed in range(members)])[1]
+    return build(_seeded(overrides, members))[1]
 
 
 def make_regularizer(*overrides: str, members: int = 1) -> Regularizer:
@@ -70,9 +70,18 @@ def overrides_of(node: Config, wanted: Mapping[str, object], path: str = "regula
 
 def make_learner(*overrides: str, members: int = 1) -> Learner:
     """The one of ``parts``, for its environment."""
-    given = parts(*overrides, members=members)
+    return learner_of(_seeded(overrides, members))
+
+
+def learner_of(configs: Sequence[Config]) -> Learner:
+    """Of one population with a config for each member."""
+    _, given = build(configs)
     (population,) = given.populations
     return Learner(population.algorithm.bind(given.environment.spec()), population.regularizer, population.members)
+
+
+def _seeded(overrides: tuple[str, ...], members: int) -> list[Config]:
+    return [_compose(overrides) | {"seed": seed} for seed in range(members)]
 
 
 def as_kind(kind: type[A], algorithm: Algorithm) -> A:

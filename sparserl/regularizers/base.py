@@ -121,10 +121,13 @@ class Regularizer(ABC):
         """The gates that a schedule gives after ``step`` environment steps of each member; themselves where nothing is due.
 
         Called before each gradient step, but under algorithms that learn from rollouts before each rollout, since what acts and
-        what learns from it must be the same policy; and once more when training ends. ``previous_step`` is the ``step`` of the
-        last call, -1 at first.
+        what learns from it must be the same policy. ``previous_step`` is the ``step`` of the last call, -1 at first.
         """
         return gates
+
+    def finished(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
+        """The gates of the trained policy: called once, in the place of ``scheduled``, when training ends after ``step``."""
+        return self.scheduled(layers, gates, previous_step, step)
 
     def covered_weights(self, layers: Layers, gates: Gates) -> dict[str, int]:
         """How many weights each gate stands for, by the name of the gates: their share of what is logged of gates."""

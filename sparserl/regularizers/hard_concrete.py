@@ -116,9 +116,12 @@ class HardConcrete(Penalized):
 
     def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
         """When the gates are frozen, those of members with a target are shifted to it."""
-        if not self._has_targets or not self.gates_active(previous_step) or self.gates_active(step):
-            return gates
-        return gates | self._at_target(layers, gates)
+        return gates if self.gates_active(step) else self.finished(layers, gates, previous_step, step)
+
+    def finished(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
+        """Where the gates learned until the end, those of members with a target are shifted to it then."""
+        shifted = self._has_targets and self.gates_active(previous_step)
+        return self._at_target(layers, gates) if shifted else gates
 
     def _at_target(self, layers: Layers, gates: Gates) -> Gates:
         """Each member's log_alpha, all moved by one number: the one at which as much is kept as its target says.

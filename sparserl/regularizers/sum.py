@@ -124,6 +124,9 @@ class Sum(Regularizer):
     def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
         return self._gates.scheduled(layers, gates, previous_step, step)
 
+    def finished(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
+        return self._gates.finished(layers, gates, previous_step, step)
+
     def covered_weights(self, layers: Layers, gates: Gates) -> dict[str, int]:
         return self._gates.covered_weights(layers, gates)
 

@@ -92,17 +92,19 @@ class Learner:
             self._fix_gates()
 
     @torch.no_grad()
-    def _schedule_gates(self, env_step: int) -> None:
-        """Set the gates that are not active by their schedule, but not in members that were stopped."""
+    def _schedule_gates(self, env_step: int, ends: bool = False) -> None:
+        """Set the gates by their schedule, at the last call as training ``ends``, but not in members that were stopped."""
         previous, self._scheduled_at = self._scheduled_at, env_step
         for component, its in self.state.gates.items():
-            scheduled = self.bound[component].scheduled(self.state.weights[component].views, its.views, previous, env_step)
-            if replace(its.views, scheduled, self.state.learns):
+            regularizer = self.bound[component]
+            due = regularizer.finished if ends else regularizer.scheduled
+            gates = due(self.state.weights[component].views, its.views, previous, env_step)
+            if replace(its.views, gates, self.state.learns):
                 self.state.fixed_gates, self._computed = {}, {}
 
     def finish(self, env_step: int) -> None:
-        """Called when training ends: gates are set that a schedule has in these last steps."""
-        self._schedule_gates(env_step)
+        """Called once, when training ends: the gates become those of the trained policy."""
+        self._schedule_gates(env_step, ends=True)
 
     @torch.no_grad()
     def _fix_gates(self) -> None:

@@ -107,6 +107,7 @@ def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, d
         "project, gates": projected,
         "gate_values": regularizer.gate_values(gates),
         "scheduled": regularizer.scheduled(layers, gates, STEP - 1, STEP),
+        "finished": regularizer.finished(layers, gates, STEP - 1, STEP),
     }
 
 
@@ -144,7 +145,7 @@ def test_every_hook_gives_the_shapes_of_what_it_was_given(regularizer: Regulariz
     random = {name: gates[name] for name in given["gate_values"]}  # the others are moved by no gradient
     for hook in like_gates:
         assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in random.items()}
-    for hook in ("project, gates", "scheduled"):
+    for hook in ("project, gates", "scheduled", "finished"):
         assert {name: tensor.shape for name, tensor in given[hook].items()} == {n: t.shape for n, t in gates.items()}
     for hook in ("sample", "gate_values"):  # where there is no sample, there is nothing to see
         assert all(((values >= 0) & (values <= 1)).all() for values in given[hook].values())

@@ -8,20 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from parts import make_learner, make_regularizer, random_batches
+from parts import learner_of, make_learner, make_regularizer, modules, random_batches
 from torch import Tensor
 
+from sparserl.config.validation import compose
 from sparserl.networks.base import Matrix, Structure
 from sparserl.networks.mlp import MLP
 from sparserl.population.members import Population
 from sparserl.regularizers.hard_concrete import ASCENT, DAMPING, MULTIPLIER, HardConcrete, log_alphas
 from sparserl.regularizers.l0_rank import SCALE
+from sparserl.regularizers.sum import Sum
+from sparserl.training.metrics import zero_share
 from sparserl.types import Gates, Layers
 
 STRUCTURED = ["l0_units", "l0_rank", "l0_combined"]
 OPEN, SHUT = 6.0, -6.0
 """log_alpha of a gate that is 1, and of one that is 0, without noise."""
-
 SIZES = 3, 4, 2, 1
 """Of a small perceptron: 12 + 8 + 2 = 22 weights."""
 
@@ -285,3 +287,36 @@ def test_frozen_gates_are_at_the_level_that_was_asked_for(name: str, kind: str) 
         assert torch.equal(frozen[n][2], gate[2])
         moved = frozen[n][:2] - gate[:2]
         assert moved.flatten(1).std(dim=1).max() < 1e-5, "all by one number, but for rounding"
+
+
+@pytest.mark.parametrize("name", [name for name in modules("regularizers") if name.startswith("l0")])
+def test_gates_that_are_never_frozen_are_at_the_level_when_training_ends(name: str) -> None:
+    """What is left of 4 * 120 + 120 * 84 + 84 * 2 weights is the target's share of them, but for less than one gate more.
+
+    A unit of the second hidden layer is up to 120 + 2 weights, one of the first fewer. A direction of the matrix between them
+    is 120 + 84 numbers, and the other two matrices have no gates.
+    """
+    at = "regularizer.terms.l0" if isinstance(make_regularizer(f"regularizer={name}"), Sum) else "regularizer"
+    settings = f"regularizer={name}", f"{at}.delay_steps=0", f"{at}.freeze_at_step=null", "regularizer.zero_threshold=0"
+    targets = "0.5", "0.9", "null"
+    configs = [compose(*settings, f"{at}.target_sparsity={its}") | {"seed": seed} for seed, its in enumerate(targets)]
+    learner = learner_of(configs)
+    learner.update(random_batches(1, members=3, size=16)[0], env_step=10)
+    gates, draw = log_alphas(learner.gates["policy"]), torch.Generator().manual_seed(0)
+    for gate in gates.values():
+        gate.copy_(3 * torch.randn(gate.shape, generator=draw))
+    before = {n: gate.clone() for n, gate in gates.items()}
+
+    def kept() -> list[float]:
+        if name == "l0_rank":
+            z = learner.bound["policy"].gate_values(gates)["1.weight"]
+            return [4 * 120 + (120 + 84) * rank + 84 * 2 for rank in (z > 0).sum(dim=1).tolist()]
+        return ((1 - zero_share(learner.deterministic()["policy"])) * 10_728).tolist()
+
+    without_a_target = kept()[2]
+    learner.finish(20)
+    one_gate = {"l0_units": 120 + 2, "l0_combined": 120 + 2, "l0_rank": 120 + 84}.get(name, 1)
+    for numbers, share in zip(kept()[:2], (0.5, 0.1), strict=True):
+        assert share * 10_728 - one_gate < round(numbers) <= share * 10_728
+    assert kept()[2] == without_a_target
+    assert all(torch.equal(gate[2], before[n][2]) for n, gate in gates.items())

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from parts import make_learner, make_regularizer, random_batches
+from parts import learner_of, make_learner, make_regularizer, random_batches
 from torch import Tensor
 from torch.nn.functional import softshrink
 
-from sparserl.config.build import build
 from sparserl.config.identity import populations
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose
@@ -37,12 +35,6 @@ MOVING = {"delay_steps": 100, "ramp_steps": 100, "freeze_at_step": 600}
 def moving(path: str) -> list[str]:
     """Gates of L0 that are active from 100 to 600 steps, by where the config has them."""
     return [f"{path}.{key}={value}" for key, value in MOVING.items()]
-
-
-def learner_of(configs: Sequence[Config]) -> Learner:
-    _, parts = build(list(configs))
-    (population,) = parts.populations
-    return Learner(population.algorithm.bind(parts.environment.spec()), population.regularizer, population.members)
 
 
 def trained(learner: Learner, first: int = 0) -> tuple[Learner, list[dict[str, Tensor]]]:

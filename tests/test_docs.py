@@ -102,7 +102,7 @@ def test_every_field_of_a_file_is_described(row: type) -> None:
 def test_a_table_of_results_can_be_cut_to_columns_and_rows() -> None:
     """Columns that a report left out, and conditions on them, are skipped."""
     lines = make_docs.results(
-        "2026-11-26-first-steps", "regularizer, nothing, sparsity", "reduction=sum, nothing=1"
+        "first_steps", "regularizer, nothing, sparsity", "reduction=sum, nothing=1"
     ).splitlines()
     assert lines[:2] == ["| regularizer | sparsity |", "| --- | --- |"]
     assert sorted(line.split()[1] for line in lines[2:]) == ["l0", "l0", "l1"]

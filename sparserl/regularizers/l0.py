@@ -30,7 +30,7 @@ class L0(HardConcrete):
             published sparse critics keep more weights than actors. null is lambda_c.
         target_sparsity (number, at least 0, below 1 or ``null``; per member): The share of numbers that is not to be stored in
             the end, 0 to below 1: lambda_c is then multiplied by a factor that gradient ascent changes until the share is
-            reached; when gates are frozen they are shifted to it. null leaves it to lambda_c.
+            reached; when gates are frozen, or training ends before, they are shifted to it. null leaves it to lambda_c.
         beta (number, above 0; per member): Temperature of the gates, above 0 (2/3 in Louizos et al. 2018): the lower, the more
             a gate is either open or closed.
         scope (``policy``, ``all``): Whose weights have gates: policy, or all (critics too).

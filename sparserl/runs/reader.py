@@ -96,8 +96,8 @@ class Run:
         if not self.config:
             return {key: self.result.get(key) for key in dict.fromkeys((*NAMED, *OF_REGULARIZER))}
         named: Row = self.config["names"] | {key: self.config["regularizer"].get(key) for key in OF_REGULARIZER}
-        if start := self.config.get("init_from"):  # each seed from its own
-            named["init_from"] = start.replace(f"seed{self.seed}", "seed*")
+        start = self.config.get("init_from")  # each seed from its own
+        named["init_from"] = start and start.replace(f"seed{self.seed}", "seed*")
         return named | dict(flat({key: value for key, value in self.config.items() if key not in _NO_SETTINGS}))
 
     @property

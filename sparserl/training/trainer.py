@@ -123,8 +123,9 @@ class Trainer:
         compile (``auto`` or ``true`` or ``false``): Whether gradient steps run as programs that are compiled ahead of time,
             each once (in ~/.cache/sparserl): false, true, or auto, which compiles DQN, PPO and A2C on a CPU with a C++ compiler
             where a run has 80,000 gradient steps or more, and 32 members at most. Compiled steps equal eager ones but for
-            rounding, and a member equals its solo run bit for bit: slow tests see it for every algorithm, without a regulariser
-            and under l0. What cannot be compiled runs eagerly, and a line says so.
+            rounding, and a member equals its solo run bit for bit: slow tests see it for every algorithm without a regulariser,
+            under l0 and under l0_group_lasso, and for DQN under every regulariser. What cannot be compiled runs eagerly, and a
+            line says so; on a GPU auto runs eagerly, and true is refused.
     """
 
     total_steps: Count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
+from sparserl.config.build import build
 from sparserl.config.schema import ConfigError
 from sparserl.config.validation import compose, read_back
 from sparserl.environments import surrol
@@ -69,6 +71,18 @@ def same(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> bool:
 @pytest.mark.filterwarnings("ignore:.*A Box observation space m")  # it has no bounds
 def test_gymnasiums_checker_passes(env: SurgicalTask) -> None:
     check_env(env, skip_render_check=True)
+
+
+@with_clone
+def test_the_sizes_of_the_docs_are_those_of_the_tasks() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
+    told = re.findall(r"^\| `(surrol\S*)(?: (\S+))?` \| .*? \| (\d+) \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+    assert len(told) == 8
+    for option, task, *sizes in told:
+        chosen = f"environment={option}", *([task] if task else [])
+        _, parts = build([compose("algorithm=ddpg", *chosen)])
+        spec = parts.environment.spec()
+        assert [*spec.observation_shape, spec.goal_size, len(spec.action_low)] == [int(size) for size in sizes], option
 
 
 def drawn() -> tuple[bytes, int]:

@@ -331,9 +331,8 @@ def results(name: str, columns: str = "", where: str = "") -> str:
         column, _, value = condition.partition("=")
         if column in header:
             body = [row for row in body if row[header.index(column)] == value]
-    named = [column.strip() for column in columns.split(",")]
-    wanted = [header.index(column) for column in named if column in header] if columns else range(len(header))
-    return table([header[index] for index in wanted], [[row[index] for index in wanted] for row in body])
+    wanted = [column.strip() for column in columns.split(",") if column.strip() in header] if columns else header
+    return table(wanted, [[row[header.index(column)] for column in wanted] for row in body])
 
 
 GENERATORS: dict[str, Callable[..., str]] = {

@@ -108,12 +108,6 @@ def test_a_table_of_results_can_be_cut_to_columns_and_rows() -> None:
     assert make_docs.results("sparsity/main", "environment, units alive").splitlines()[0] == "| environment | units alive |"
 
 
-def test_a_whole_table_of_results_is_as_it_is_there() -> None:
-    """Also where two columns have one heading: the second is no copy of the first."""
-    name = "2026-11-28-speed-algorithms"
-    assert f"{make_docs.results(name)}\n" == (ROOT / "results" / name / "table.md").read_text()
-
-
 # ---------------------------------------------------------------- what environments show
 
 

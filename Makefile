@@ -57,6 +57,7 @@ bench: $(BENCH_INSTALLED) ## speed, beside that of Stable-Baselines3
 	$(BIN)/python scripts/bench_algorithms.py
 	$(BIN)/python scripts/bench_compiled.py
 	$(BIN)/python scripts/bench_sweeps.py
+	-$(BIN)/python scripts/bench_mario.py  # only where the game is installed
 
 # torch comes first and at its pinned version: left to a resolver, it may bring gigabytes of CUDA or be fetched twice
 $(INSTALLED): pyproject.toml constraints.txt

@@ -263,8 +263,8 @@ def pin(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def in_a_process(core: int, script: str = __file__, **arguments: Any) -> dict[str, Any]:
-    """Run one measurement of a script pinned to one core."""
+def in_a_process(cores: Sequence[int], script: str = __file__, **arguments: Any) -> dict[str, Any]:
+    """Run one measurement of a script pinned to some cores."""
     command = [sys.executable, script, "--measure", json.dumps(arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -273,7 +273,7 @@ def in_a_process(core: int, script: str = __file__, **arguments: Any) -> dict[st
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: pin([core]),
+        preexec_fn=lambda: pin(cores),
     )
     if done.returncode:
         sys.exit(f"{arguments} failed:\n{done.stderr}")
@@ -409,7 +409,7 @@ def main() -> None:
         return
 
     def measure(**arguments: Any) -> dict[str, Any]:
-        return in_a_process(options.core, **arguments)
+        return in_a_process([options.core], **arguments)
 
     command = f"command: python scripts/bench.py --seconds {options.seconds:g}"
     if options.device == "cuda":

@@ -118,7 +118,7 @@ MEASUREMENTS = Measurements(
 def measure(name: str, core: int, seconds: float) -> dict[str, Any]:
     """The row of an algorithm; Stable-Baselines3's rate is the mean of those before and after ours."""
     task = TASKS[name]
-    common = {"core": core, "script": __file__, "name": name, "seconds": seconds}
+    common = {"cores": [core], "script": __file__, "name": name, "seconds": seconds}
     first = in_a_process(kind="sb3", **common)["steps_per_second"]
     solo, together = (in_a_process(kind="ours", members=members, **common) for members in (1, task.members))
     last = in_a_process(kind="sb3", **common)["steps_per_second"]

@@ -182,7 +182,7 @@ def main() -> None:
     for algorithm in options.only:
         for regularizer in options.regularizer:
             pair = {"algorithm": algorithm, "regularizer": regularizer, "pairs": 2 if options.smoke else options.pairs}
-            rows = in_a_process(options.core, script=__file__, **pair)["rows"]
+            rows = in_a_process([options.core], script=__file__, **pair)["rows"]
             table = MEASUREMENTS.add(folder, [pair | {"environment": TASKS[algorithm].environment} | row for row in rows])
     print(table)
     print(f"rows and table: {folder}")

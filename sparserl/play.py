@@ -131,6 +131,8 @@ def _check(arguments: argparse.Namespace) -> None:
 def load_policies(arguments: argparse.Namespace) -> dict[str, nn.Module]:
     """What is to be played: one policy, or with ``beside`` several, by the names that captions have.
 
+    What hardening has left as it was is not among them twice.
+
     Raises ValueError and FileNotFoundError like ``load_policy`` and ``load_dense``, and ValueError where no rank was selected.
     """
     run, rank, shrink, trust = arguments.run, arguments.rank, arguments.shrink, arguments.trust
@@ -141,11 +143,15 @@ def load_policies(arguments: argparse.Namespace) -> dict[str, nn.Module]:
     if rank is None and (selected := selected_rank(run, shrink)) != "full":
         rank = selected
     cut = f"rank {'full' if rank is None else text_of(rank)}{', shrunken' if shrink else ''}"
-    return {
-        "dense": load_dense(run, trust),
-        "sparse": load_policy(run, trust=trust),
-        cut: load_policy(run, rank=rank, shrink=shrink, trust=trust),
-    }
+    dense, sparse = load_dense(run, trust), load_policy(run, trust=trust)
+    both = {"dense": dense} if _same(dense, sparse) else {"dense": dense, "sparse": sparse}
+    return both | {cut: load_policy(run, rank=rank, shrink=shrink, trust=trust)}
+
+
+def _same(policy: nn.Module, other: nn.Module) -> bool:
+    """Whether two policies of one network have the same weights, as those of a run without a regulariser."""
+    pairs = zip(policy.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
 
 
 def selected_rank(folder: Path, shrink: bool) -> Rank:

@@ -25,6 +25,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 
 from sparserl.config.schema import CONF
 from sparserl.config.validation import compose
+from sparserl.environments import mario_views
 from sparserl.runs import schema
 
 ROOT = Path(__file__).parents[1]
@@ -101,12 +102,23 @@ def test_every_field_of_a_file_is_described(row: type) -> None:
 
 def test_a_table_of_results_can_be_cut_to_columns_and_rows() -> None:
     """Columns that a report left out, and conditions on them, are skipped."""
-    lines = make_docs.results(
-        "first_steps", "regularizer, nothing, sparsity", "reduction=sum, nothing=1"
-    ).splitlines()
+    lines = make_docs.results("first_steps", "regularizer, nothing, sparsity", "reduction=sum, nothing=1").splitlines()
     assert lines[:2] == ["| regularizer | sparsity |", "| --- | --- |"]
     assert sorted(line.split()[1] for line in lines[2:]) == ["l0", "l0", "l1"]
     assert make_docs.results("sparsity/main", "environment, units alive").splitlines()[0] == "| environment | units alive |"
+
+
+# ---------------------------------------------------------------- what environments show
+
+
+def test_the_numbers_of_tiles_are_those_of_the_code() -> None:
+    """Three grids and the numbers of Mario, one after the other and without a gap."""
+    page = (ROOT / "docs" / "environments.md").read_text()
+    ends = [[int(end) for end in found.split("-")] for found in re.findall(r"^\| (\d+(?:-\d+)?) \|", page, re.MULTILINE)]
+    (size,) = mario_views.Tiles.shape
+    assert [number for first, *last in ends for number in range(first, max(last, default=first) + 1)] == [*range(size)]
+    assert [last - first + 1 for first, last in ends[:3]] == [mario_views.ROWS * mario_views.COLUMNS] * 3
+    assert len(ends) == 3 + mario_views.SCALARS
 
 
 # ---------------------------------------------------------------- docstrings

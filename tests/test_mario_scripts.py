@@ -1,7 +1,8 @@
-"""scripts/reproduce_mario.py, mario_on_gpu.sh and evaluate_mario.py: the same runs, in pieces that go on, and their table."""
+"""The scripts of Super Mario Bros: the same runs, in pieces that go on, their table, and the speed of the environments."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts/mario_on_gpu.sh"
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import bench_mario  # noqa: E402
 import evaluate_mario  # noqa: E402
 import reproduce_mario  # noqa: E402
 
@@ -105,6 +107,34 @@ def test_a_piece_that_comes_to_no_checkpoint_is_said_and_an_error_is_passed_on(t
         status, calls, said = pieces(tmp_path / name, plan)
         assert (status, calls) == (expected, ["mario_7_1_dense"])
         assert ("no checkpoint was made in 570 s" in said) == (name == "stuck")
+
+
+# ---------------------------------------------------------------- speed
+
+
+@pytest.mark.slow  # sixteen consoles, each of which takes a second to start
+def test_environments_whose_speed_is_compared_play_the_same_games() -> None:
+    """Gymnasium's wrappers and ours, in one thread, several and processes, give the same points for the same actions."""
+    pytest.importorskip("gym_super_mario_bros")
+    measured = {case: bench_mario.measure(case, 2, 0.0) for case in bench_mario.CASES}
+    (points,) = {its["points"] for case, its in measured.items() if case.draw}
+    assert points > 0, "nobody moved, so this shows nothing"
+    assert all(its[name] > 0 for its in measured.values() for name in bench_mario.RATES)
+
+
+def test_a_rate_is_the_mean_of_both_measurements_and_compared_with_the_first_of_its_view() -> None:
+    """The clock goes on by 1 with each measurement: a case has the same sum of both, whenever it comes."""
+    clock = itertools.count(1)
+
+    def measured(case: bench_mario.Case) -> dict[str, float]:
+        factor = 2.0 if case.by == "sparserl" else 1.0
+        return {"wall": factor * next(clock), "cpu": factor * 10, "points": 7.0}
+
+    rows = bench_mario.rows(measured, cores=2, envs=8)
+    number = len(bench_mario.CASES)
+    assert [(row["wall_first"], row["wall_last"]) for row in rows[:2]] == [(1, 2 * number), (2, 2 * number - 1)]
+    assert [row["wall"] for row in rows[:3]] == [(2 * number + 1) / 2, (2 * number + 1) / 2, 2 * number + 1]
+    assert [(row["view"], row["cpu_times"]) for row in rows[2:5]] == [("pixels", 2.0), ("pixels", 2.0), ("tiles", 1.0)]
 
 
 # ---------------------------------------------------------------- what is written

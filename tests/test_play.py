@@ -251,6 +251,17 @@ def test_beside_films_dense_sparse_and_truncated_on_the_same_episodes(
     assert frames[0].shape[:2] == (400 + 2 * films.LINE + films.MARGIN, 3 * 600 + 2 * films.GAP)
 
 
+def test_a_policy_that_hardening_leaves_as_it_was_is_beside_its_truncated_one_once(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run([compose("trainer=smoke", "regularizer=none", "network.hidden=[8]", "lowrank.ranks=[]")], [tmp_path])
+    names = []
+    for folder in (tmp_path, trained):
+        monkeypatch.setattr(sys, "argv", ["sparserl-play", str(folder), "--beside", "--rank", "2", "--video", "film.gif"])
+        names.append([*play.load_policies(play._arguments())])
+    assert names == [["dense", "rank 2"], ["dense", "sparse", "rank 2"]]
+
+
 def test_what_has_ended_stands_still_until_all_have() -> None:
     """One policy pushes to the left only, and falls first; captions count its steps no further."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
+from sparserl.config.build import build
 from sparserl.config.schema import ConfigError
 from sparserl.config.validation import compose, read_back
 from sparserl.environments import surrol
@@ -84,6 +86,18 @@ def test_gymnasiums_checker_refuses_a_task_that_ignores_its_seed(monkeypatch: py
         monkeypatch.setattr(env, "reset", lambda *, seed=None, options=None: reset(options=options))
         with pytest.raises(AssertionError, match="seed"):
             check_env(env, skip_render_check=True)
+
+
+@with_clone
+def test_the_sizes_of_the_docs_are_those_of_the_tasks() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
+    told = re.findall(r"^\| `(surrol\S*)(?: (\S+))?` \| .*? \| (\d+) \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+    assert len(told) == 8
+    for option, task, *sizes in told:
+        chosen = f"environment={option}", *([task] if task else [])
+        _, parts = build([compose("algorithm=ddpg", *chosen)])
+        spec = parts.environment.spec()
+        assert [*spec.observation_shape, spec.goal_size, len(spec.action_low)] == [int(size) for size in sizes], option
 
 
 def drawn() -> tuple[bytes, int]:

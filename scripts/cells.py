@@ -25,6 +25,9 @@ from sparserl.sweeps.jobs import finished, job_name
 # ---------------------------------------------------------------- cells and tables
 
 
+SMOKE = "trainer=smoke"
+
+
 @dataclass(frozen=True)
 class Cell:
     """The jobs of one multirun: ``regularizers`` with commas between them, seeds from ``first_seed`` on.
@@ -44,20 +47,20 @@ class Cell:
     def name(self) -> str:
         return f"{self.algorithm}-{self.environment}-{self.regularizers}"
 
-    @property
-    def choices(self) -> list[str]:
-        """What its jobs share, and over what they go."""
+    def choices(self, is_smoke: bool) -> list[str]:
+        """What its jobs share, and over what they go. The length of a run is that of the smoke form where ``is_smoke``."""
         chosen = f"algorithm={self.algorithm}", f"environment={self.environment}", f"regularizer={self.regularizers}"
         experiment = [f"experiment={self.experiment}"] if self.experiment else []
-        return [*experiment, *chosen, f"seed=range({self.first_seed},{self.first_seed + self.seeds})", *self.overrides]
+        overrides = [each for each in self.overrides if not (is_smoke and each.startswith("trainer.total_steps="))]
+        return [*experiment, *chosen, f"seed=range({self.first_seed},{self.first_seed + self.seeds})", *overrides]
 
     def command(self, sweep: str, *more: str) -> list[str]:
         """What a user would type after ``python``."""
-        return ["-m", "sparserl.train", "-m", *self.choices, f"sweep_name={sweep}", "logger=disk", *more]
+        return ["-m", "sparserl.train", "-m", *self.choices(SMOKE in more), f"sweep_name={sweep}", "logger=disk", *more]
 
     def jobs(self, sweep: str, *more: str) -> Iterator[tuple[Path, Config]]:
         """The folder and the config of each of its jobs. Raises ConfigError where one cannot be trained on this machine."""
-        given = {each.key_or_group: each for each in _parsed([*self.choices, f"sweep_name={sweep}", *more])}
+        given = {each.key_or_group: each for each in _parsed([*self.choices(SMOKE in more), f"sweep_name={sweep}", *more])}
         swept = _parsed(f"{key}={value}" for key, value in _swept_by(self.experiment).items() if key not in given)
         values = [
             [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
@@ -177,7 +180,7 @@ class Plan:
     """The cells of one table that are to be trained, with ``overrides`` of the user's."""
 
     def __init__(self, table: Table, only: str, overrides: Sequence[str]) -> None:
-        is_smoke = "trainer=smoke" in overrides
+        is_smoke = SMOKE in overrides
         self.table, self._overrides = table, overrides
         self.cells = [cell for cell in table.cells if only in cell.name]
         # what a few steps gave must not stand among results

@@ -1,4 +1,4 @@
-"""scripts/reproduce_tables.py: which runs a table has, how long what is left takes, and the few steps of its smoke form."""
+"""scripts/reproduce_*.py: which runs a table has, how long what is left takes, and the few steps of the smoke form."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from cells import Cell, Left, Plan, Rates, Table  # noqa: E402
 from sparserl.config import validation  # noqa: E402
 from sparserl.config.schema import ConfigError  # noqa: E402
 from sparserl.config.validation import compose  # noqa: E402
+from sparserl.environments.surrol import FOLDER  # noqa: E402
 from sparserl.runs.reader import RUNS_FILE, find  # noqa: E402
 from sparserl.status import look  # noqa: E402
 from sparserl.sweeps.jobs import job_name  # noqa: E402
@@ -101,6 +102,19 @@ def test_what_the_user_gives_wins_over_the_cell() -> None:
     assert (path.parent, config["seed"]) == (Path("outputs/other"), 3)
 
 
+def test_the_smoke_form_is_short_where_the_cell_has_a_length_of_its_own_unless_the_user_gives_one() -> None:
+    cell = Cell("dqn", "cartpole", "none", 1, ("trainer.total_steps=100_000",))
+
+    def steps(*more: str) -> list[int]:
+        return [config["trainer"]["total_steps"] for _, config in cell.jobs("x", *more)]
+
+    assert steps() == [100_000]
+    assert steps("trainer=smoke") == [400]
+    assert steps("trainer=smoke", "trainer.total_steps=800") == [800]
+    assert "trainer.total_steps=100_000" in cell.command("x")
+    assert "trainer.total_steps=100_000" not in cell.command("x", "trainer=smoke")
+
+
 @pytest.mark.slow  # each cell is composed and checked, which takes a tenth of a second and more
 @pytest.mark.parametrize(
     "cell",
@@ -161,8 +175,8 @@ def test_the_estimate_is_steps_by_rate_and_a_run_that_is_begun_counts_in_part(
     assert str(plan.left(cell, seen)) == "every run of it is in a table before"
 
 
-def run(arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts/reproduce_tables.py"), *arguments]
+def run(arguments: Sequence[str], folder: Path, script: str = "reproduce_tables") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / f"scripts/{script}.py"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=3600)
 
@@ -237,8 +251,41 @@ ONLY = {
 @pytest.mark.parametrize("name", [*TABLES])
 def test_the_smoke_form_estimates_trains_reports_and_goes_on(name: str, tmp_path: Path) -> None:
     small = () if name == "table_controls" else ("network.hidden=[16,16]",)  # small_dense has a size of its own
-    command = [name, "--only", ONLY[name], "trainer=smoke", *small, "seed=0"]
-    first = run(command, tmp_path)
+    check_smoke_form([name, "--only", ONLY[name], "trainer=smoke", *small, "seed=0"], name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "only"),
+    [
+        ("reproduce_algorithms", "ppo-acrobot-none"),
+        ("reproduce_sparsity", "ppo-cartpole-magnitude"),
+        pytest.param(
+            "reproduce_surgical",
+            "ddpg-surrol_ecm_reach-none",
+            marks=pytest.mark.skipif(not os.environ.get(FOLDER), reason=f"needs a clone of SurRoL that {FOLDER} names"),
+        ),
+    ],
+)
+def test_the_smoke_form_of_a_cell_of_the_other_scripts(script: str, only: str, tmp_path: Path) -> None:
+    command = ["--only", only, "trainer=smoke", "network.hidden=[16,16]", "seed=0"]
+    check_smoke_form(command, script.removeprefix("reproduce_"), tmp_path, script)
+
+
+@pytest.mark.slow
+def test_a_cell_that_cannot_be_trained_here_is_named_and_the_exit_code_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FOLDER, raising=False)
+    refused = run(["--only", "ddpg-surrol_ecm_reach-none", "trainer=smoke"], tmp_path, "reproduce_surgical")
+    assert refused.returncode == 1
+    assert "not trained:\nddpg-surrol_ecm_reach-none: " in refused.stderr
+    assert not list(tmp_path.glob("outputs/*/*/result.json"))
+
+
+def check_smoke_form(command: Sequence[str], name: str, tmp_path: Path, script: str = "reproduce_tables") -> None:
+    """A table's smoke form estimates, trains and reports; started again, it has nothing left to train."""
+    first = run(command, tmp_path, script)
     assert first.returncode == 0, first.stderr
     assert first.stdout.index("environment steps are left, about") < first.stdout.index("return"), "the estimate comes first"
     results = tmp_path / "outputs/smoke-results" / name
@@ -248,7 +295,7 @@ def test_the_smoke_form_estimates_trains_reports_and_goes_on(name: str, tmp_path
     assert trained
     assert trained <= {*named}, "the runs that the script expected are those that were trained"
     assert not (tmp_path / "results").exists()
-    again = run(command, tmp_path)
+    again = run(command, tmp_path, script)
     assert again.returncode == 0, again.stderr
     assert "0 environment steps are left" in again.stdout
     assert " jobs: " not in again.stderr, "no multirun is begun"

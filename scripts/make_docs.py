@@ -427,9 +427,10 @@ def results(name: str, columns: str = "", where: str = "") -> str:
     if len({*header}) < len(header):
         raise ValueError(f"{source} has two columns of one name: {header}")
     for condition in filter(None, (part.strip() for part in where.split(","))):
-        column, _, value = condition.partition("=")
+        column, wanted_value = re.split("!?=", condition, maxsplit=1)
         if column in header:
-            body = [row for row in body if row[header.index(column)] == value]
+            is_equal = "!=" not in condition
+            body = [row for row in body if (row[header.index(column)] == wanted_value) == is_equal]
     wanted = [column.strip() for column in columns.split(",") if column.strip() in header] if columns else header
     return table(wanted, [[row[header.index(column)] for column in wanted] for row in body])
 

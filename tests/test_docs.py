@@ -105,6 +105,8 @@ def test_a_table_of_results_can_be_cut_to_columns_and_rows() -> None:
     lines = make_docs.results("first_steps", "regularizer, nothing, sparsity", "reduction=sum, nothing=1").splitlines()
     assert lines[:2] == ["| regularizer | sparsity |", "| --- | --- |"]
     assert sorted(line.split()[1] for line in lines[2:]) == ["l0", "l0", "l1"]
+    others = make_docs.results("first_steps", "regularizer, sparsity", "regularizer!=l0").splitlines()
+    assert sorted(line.split()[1] for line in others[2:]) == ["l1", "l1", "none"]
     assert make_docs.results("sparsity/main", "environment, units alive").splitlines()[0] == "| environment | units alive |"
 
 

@@ -189,6 +189,20 @@ class UselessInput(ActionTimesObservation):
         return torch.cat([_sign(uniforms[..., :1]), 2 * uniforms[..., 1:] - 1], dim=-1)
 
 
+class UselessInputForEver(UselessInput):
+    """UselessInput whose episodes are cut off: what is seen would stay, so the best action goes on to be worth its reward of 1.
+
+    Asks for the weights to go while values flow back. Q(o, .) = (-o[0], o[0]) + discount / (1 - discount).
+    """
+
+    def q_values(self, observation: Tensor, discount: float) -> Tensor:
+        return super().q_values(observation, discount) + discount / (1 - discount)
+
+    def follow(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        following, terminated, truncated = super().follow(observation)
+        return following, truncated, terminated
+
+
 class Truncated(Probe):
     """Observation 0, reward 1, and the episode is cut off, not over: it would have gone on like this for ever.
 

@@ -12,6 +12,7 @@ from parts import as_kind, environment_for, modules
 from torch import Tensor
 
 from sparserl.algorithms.base import Objective
+from sparserl.algorithms.double_dqn import DoubleDQN
 from sparserl.algorithms.dqn import DQN
 from sparserl.config.build import build
 from sparserl.config.schema import Config
@@ -156,12 +157,14 @@ class NoisyChoice(DQN):
         return super().losses(weights, weights, batch, time, rng)
 
 
-@pytest.mark.parametrize(("kind", "lowest", "highest"), [(DQN, 9.5, 10.5), (NoisyChoice, 13, 25), (UngatedTarget, 50, None)])
+@pytest.mark.parametrize(
+    ("kind", "lowest", "highest"), [(DQN, 9.3, 10.7), (DoubleDQN, 9.3, 10.7), (NoisyChoice, 13, 25), (UngatedTarget, 50, None)]
+)
 def test_under_random_gates_values_stay_what_they_are_worth(kind: type[DQN], lowest: float, highest: float | None) -> None:
     """A reward of 1 for ever, discounted by 0.9, is worth 10, and nothing can be worth more.
 
-    The right one comes within 5 %, which leaves room for the variance of its gates and for what is left to learn: eight
-    seeds end between 9.9 and 10.3.
+    The right ones come within 7 %, which leaves room for the variance of their gates and for what is left to learn: eight
+    seeds of each end between 9.5 and 10.7.
 
     Of two equal values under one noise the higher is some x above their mean, and bootstrapping adds that up to
     1 / (1 - 0.9 (1 + x)): 13 is an x of 2.6 %, 25 one of 6.7 %. Eight seeds end between 15 and 18.
@@ -183,13 +186,15 @@ def test_under_random_gates_values_stay_what_they_are_worth(kind: type[DQN], low
         assert highest is None or member["policy/q_value"] < highest
 
 
-def penalised(lambda_c: float, *overrides: str, algorithm: str = "dqn") -> tuple[Tensor, Tensor]:
-    """What UselessInput leaves with the penalty and, the control, in the same population without it.
+def penalised(
+    lambda_c: float, *overrides: str, algorithm: str = "dqn", probe: type[probes.UselessInput] = probes.UselessInput
+) -> tuple[Tensor, Tensor]:
+    """What a probe with a useless input leaves with the penalty and, the control, in the same population without it.
 
     The weights without noise of its two inputs ``[with or without, member, feature, unit]``, and how far values are from the
     true ones ``[with or without, member]``.
     """
-    world, members = probes.UselessInput(), seeded(*overrides, algorithm=algorithm)
+    world, members = probe(), seeded(*overrides, algorithm=algorithm)
     weights = {"lambda_c": lambda_c}, {"lambda_c": 0.0}
     both = [member | {"regularizer": member["regularizer"] | weight} for weight in weights for member in members]
     learner = learned(world, both)
@@ -200,9 +205,18 @@ def penalised(lambda_c: float, *overrides: str, algorithm: str = "dqn") -> tuple
     return learner.deterministic()["policy"]["0.weight"].view(2, len(SEEDS), 2, -1), error.view(2, len(SEEDS))
 
 
-def test_l0_closes_every_weight_of_a_useless_input_and_without_a_penalty_it_does_not() -> None:
+VALUES = pytest.mark.parametrize(
+    ("algorithm", "probe"), [("dqn", probes.UselessInput), ("double_dqn", probes.UselessInputForEver)]
+)
+"""Double DQN is DQN where nothing follows an action."""
+
+
+@VALUES
+def test_l0_closes_every_weight_of_a_useless_input_and_without_a_penalty_it_does_not(
+    algorithm: str, probe: type[probes.UselessInput]
+) -> None:
     moving = "regularizer.delay_steps=500", "regularizer.ramp_steps=250", "regularizer.gate_learning_rate=0.05"
-    (closed, left), error = penalised(60, "regularizer=l0", *moving)
+    (closed, left), error = penalised(60, "regularizer=l0", *moving, algorithm=algorithm, probe=probe)
     useless = probes.UselessInput.useless
     assert (closed[:, useless] == 0).all()
     assert (closed[:, 0] != 0).any(dim=1).all(), "something must still read the input that matters"
@@ -244,10 +258,13 @@ def test_under_masks_that_close_half_of_the_weights_the_best_action_is_learned(a
             assert torch.softmax(found, dim=-1).gather(-1, best).min() > 0.95
 
 
-def test_l1_shrinks_the_weights_of_a_useless_input_and_without_a_penalty_it_does_not() -> None:
+@VALUES
+def test_l1_shrinks_the_weights_of_a_useless_input_and_without_a_penalty_it_does_not(
+    algorithm: str, probe: type[probes.UselessInput]
+) -> None:
     """Initial weights are uniform within 1/sqrt(2), so 0.35 in the mean: without a penalty they stay about there."""
     quick = "algorithm.learning_rate.start=1e-2", "trainer.total_steps=2400"
-    (shrunk, left), error = penalised(0.6, "regularizer=l1", *quick)
+    (shrunk, left), error = penalised(0.6, "regularizer=l1", *quick, algorithm=algorithm, probe=probe)
     useless = probes.UselessInput.useless
     assert (shrunk[:, useless].abs().mean(dim=1) < 0.02).all()
     assert (shrunk[:, 0].abs().amax(dim=1) > 0.2).all(), "l1 must not shrink the input that matters to nothing"

@@ -119,7 +119,7 @@ def test_an_episode_depends_on_its_seed_only(env: SurgicalTask) -> None:
 
 
 @with_clone
-@pytest.mark.parametrize("task", ["ECMReach", "NeedlePick"])
+@pytest.mark.parametrize("task", TASKS)
 def test_an_episode_is_the_same_in_the_company_of_another(task: str) -> None:
     with closing(made(task)) as one, closing(made(task)) as two, closing(made("NeedleReach")) as third:
         alone = list(episode(one, 3)), list(episode(two, 4))

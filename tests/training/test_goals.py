@@ -118,6 +118,21 @@ def test_a_run_leaves_its_success_rates(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_ddpg_trains_on_fetch_reach_in_hindsight(tmp_path: Path) -> None:
+    """The reward of each of 50 steps is -1, or 0 at the goal."""
+    pytest.importorskip("gymnasium_robotics")
+    config = compose("algorithm=ddpg", "environment=fetch_reach", "regularizer=l0", "trainer=smoke", "logger=disk")
+    assert config["experience"]["_target_"].endswith("Hindsight")
+    (result,) = run([config], [tmp_path])
+    assert (result.status, result.env_steps) == ("done", 400)
+    assert result.success_rate in (0, 0.5, 1), "of the two episodes of an evaluation"
+    assert -50 <= result.return_mean <= 0
+    losses = [json.loads(line)["loss/critic"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 4
+    assert all(0 < loss < math.inf for loss in losses)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_hindsight_goes_on_after_an_interruption_as_if_there_had_been_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

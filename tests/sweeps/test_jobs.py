@@ -112,7 +112,8 @@ def test_a_name_is_of_what_is_trained_and_not_of_where_it_is_kept_or_reported() 
     name = job_name(config())
     assert name == job_name(config("sweep_name=other", "objective=sparsity", "objective_seeds=8", "retry_failed=true"))
     assert name != job_name(config("trainer.num_envs=2"))
-    assert name.startswith("dqn-cartpole-l0-lambda500-beta0.6666666666666666-seed0-")
+    given = job_name(config("regularizer.lambda_c=0.5"))
+    assert given.startswith("dqn-cartpole-l0-lambda0.5-beta0.6666666666666666-seed0-")
 
 
 numbers = st.integers(0, 10**30) | st.floats(0, allow_nan=False, allow_infinity=False)

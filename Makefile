@@ -17,6 +17,7 @@ install: $(INSTALLED) ## make .venv with sparserl (editable) and its tools; PYTH
 
 # opencv first, with a numpy that has a wheel: without the limits on Python versions pip may take one that has none and fails to build
 install-mario: $(INSTALLED) ## Super Mario Bros, which needs a C++ compiler; the package brings Nintendo's game for educational purposes only
+	@for name in $$CXX c++ g++ clang++; do command -v $$name >/dev/null && exit; done; echo "Super Mario Bros needs a C++ compiler, and none is there: sudo apt-get install g++" >&2; exit 1
 	$(PIP) opencv-python-headless
 	$(PIP) --ignore-requires-python gym-super-mario-bros nes-py
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparserl.deployment.formats import OPSET, TOLERANCE
@@ -51,12 +51,12 @@ def evaluated_return(run: Run, deployed: Deployed) -> float | None:
         return None
     if rank is None:  # shrinking keeps the function, but for rounding
         found = [run.result["return_mean"]]
-    elif isinstance(rank, int):
-        key = "shrunken_return_mean" if deployed.shrunken else "return_mean"
-        found = [row[key] for row in run.lowrank if row["rank"] == rank]
-    else:
+    elif isinstance(rank, Sequence):
         wanted = "shrunken" if deployed.shrunken else "plain", text_of(rank)
         found = [row["return_mean"] for row in run.layer_ranks if (row["form"], row["ranks"]) == wanted]
+    else:
+        key = "shrunken_return_mean" if deployed.shrunken else "return_mean"
+        found = [row[key] for row in run.lowrank if row["rank"] == rank]
     return None if not found or found[0] is None or found[0] != found[0] else float(found[0])
 
 

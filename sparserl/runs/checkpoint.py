@@ -139,9 +139,7 @@ def _generations(folder: Path) -> dict[int, Generation]:
     try:
         manifest = read_json(folder / MANIFEST)
         found = [step + 0 for step in manifest["steps"]]
-        segments = manifest.get("segments", [[]] * len(found))
-        loops = manifest.get("run_by", [None] * len(found))
-        each = zip(found, map(_segments, segments), loops, strict=True)
+        each = zip(found, map(_segments, manifest["segments"]), manifest["run_by"], strict=True)
         return {step: Generation(named, its) for step, named, its in sorted(each, key=lambda one: one[0])}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return {}

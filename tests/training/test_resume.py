@@ -161,7 +161,7 @@ def test_a_kill_between_two_members_files_leaves_a_step_that_all_have(
     assert saved == [240, 480, 720]
     older, newer = checkpoint.steps(tmp_path / "2")
     assert (older, newer) == (480, 720)
-    (tmp_path / "2" / "checkpoint.json").write_text(json.dumps({"steps": [older]}))
+    (tmp_path / "2" / "checkpoint.json").write_text(json.dumps({"steps": [older], "segments": [[]], "run_by": [None]}))
     damaged = tmp_path / "2" / f"checkpoint-{newer:012d}.pt"
     damaged.write_bytes(damaged.read_bytes()[:100])
     finish(tmp_path, seeds)

@@ -35,16 +35,13 @@ def at(algorithm: str, environment: str, seeds: int, forms: dict[str, Sequence[f
         yield Cell(algorithm, environment, form, seeds, (*overrides, strengths, *reduction), FIRST_SEED)
 
 
-LADDER = "lowrank.ranks=ladder"
-
-
 def controls(algorithm: str, environment: str, seeds: int, weights: int) -> Iterator[Cell]:
     """At 80 and at 95 % zeros: magnitude pruning, and dense policies with as many weights as are left of ``weights``."""
     levels = {0.8: weights // 5, 0.95: weights // 20}
     strengths = f"regularizer.target_sparsity={','.join(map(str, levels))}"
-    yield Cell(algorithm, environment, "magnitude", seeds, (strengths, LADDER), FIRST_SEED)
+    yield Cell(algorithm, environment, "magnitude", seeds, (strengths,), FIRST_SEED)
     small = f"network.weights={','.join(map(str, levels.values()))}"
-    yield Cell(algorithm, environment, "none", seeds, ("network=small_dense", small, LADDER), FIRST_SEED)
+    yield Cell(algorithm, environment, "none", seeds, ("network=small_dense", small), FIRST_SEED)
 
 
 def at_the_level() -> Iterator[Cell]:
@@ -73,11 +70,11 @@ CELLS = [
     Cell("dqn", "cartpole", "l0_rank", 8, ("regularizer.lambda_c=600.0,2000.0", "regularizer.factors=trained"), FIRST_SEED),
     Cell("dqn", "cartpole", "l1", 8, ("regularizer.lambda_c=1e-2", AS_SUM, "regularizer.proximal=true"), FIRST_SEED),
     *at_the_level(),
-    *at("ppo", "cartpole", 5, {"l0": (1.0, 3.0), "l0_units": (1.0, 3.0), "l1": (1e-5, 1e-4)}, LADDER),
+    *at("ppo", "cartpole", 5, {"l0": (1.0, 3.0), "l0_units": (1.0, 3.0), "l1": (1e-5, 1e-4)}),
     *controls("ppo", "cartpole", 5, 4_480),
-    *at("td3", "pendulum", 5, {"l0": (1.0, 10.0), "l0_units": (1.0, 10.0), "l1": (1e-4, 1e-3)}, LADDER),
+    *at("td3", "pendulum", 5, {"l0": (1.0, 10.0), "l0_units": (1.0, 10.0), "l1": (1e-4, 1e-3)}),
     *controls("td3", "pendulum", 5, 121_500),
-    *at("dqn", "lunar_lander", 5, {"l0": (3.0, 10.0), "l0_units": (3.0, 10.0), "l1": (1e-4, 1e-3)}, LADDER),
+    *at("dqn", "lunar_lander", 5, {"l0": (3.0, 10.0), "l0_units": (3.0, 10.0), "l1": (1e-4, 1e-3)}),
     *controls("dqn", "lunar_lander", 5, 68_600),
 ]
 

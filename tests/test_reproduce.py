@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import cells  # noqa: E402
+import reference_returns  # noqa: E402
 import reproduce_algorithms  # noqa: E402
 import reproduce_mario  # noqa: E402
 import reproduce_sparsity  # noqa: E402
@@ -230,6 +231,49 @@ def test_every_algorithm_is_measured_beside_stable_baselines3(name: str, tmp_pat
     assert row["algorithm"] == name
     assert all(float(row[rate]) > 0 for rate in ("sb3_first", "sb3_last", "solo", "together"))
     assert float(row["together_times"]) == pytest.approx(float(row["together"]) / float(row["sb3"]))
+
+
+# ---------------------------------------------------------------- returns of others
+
+
+def test_dense_returns_stand_beside_published_ones_and_those_trained_here(tmp_path: Path) -> None:
+    """Sparse rows are left out; what nobody has is a dash; one seed has no interval."""
+    ours, rows = tmp_path / "table.csv", tmp_path / "rows.csv"
+    ours.write_text(
+        "algorithm,environment,regularizer,seeds,return_mean,return_low,return_high\n"
+        "ppo,acrobot,none,5,-71.45,-75.7,-67.1\nppo,acrobot,l0,5,-99,-99,-99\nppo,hopper,none,1,2000.04,,\n"
+    )
+    rows.write_text("algorithm,environment,return\nppo,hopper,1234.56\n")
+    header, _, *body = reference_returns.beside(ours, rows).splitlines()
+    assert [cell.strip() for cell in header.strip("|").split("|")][4:] == [
+        "rl-baselines3-zoo",
+        "CleanRL",
+        reference_returns.PEER,
+    ]
+    assert body == [
+        "| ppo | acrobot | 5 | -71.5 [-75.7, -67.1] | -73.5 | -86.4 | - |",
+        "| ppo | hopper | 1 | 2000.0 | 2410 | - | 1234.6 |",
+    ]
+
+
+def test_a_schedule_that_changes_is_not_handed_on_as_a_constant() -> None:
+    assert reference_returns.constant({"_target_": "sparserl.schedules.Constant", "value": 0.2}) == 0.2
+    with pytest.raises(ValueError, match="Linear is not a constant"):
+        reference_returns.constant({"_target_": "sparserl.schedules.Linear", "start": 1.0, "end": 0.0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", ["ppo-hopper", "td3-half_cheetah", "sac-half_cheetah"])
+def test_stable_baselines3_is_given_our_settings(pair: str) -> None:
+    pytest.importorskip("stable_baselines3")
+    algorithm, environment = pair.split("-")
+    config = compose(f"algorithm={algorithm}", f"environment={environment}", "regularizer=none")
+    model = reference_returns.model_of(config, seed=0)
+    assert model.gamma == config["algorithm"]["gamma"]
+    assert model.batch_size == config["experience"]["batch_size"]
+    linears = [its.out_features for its in model.policy.modules() if hasattr(its, "out_features")]
+    assert {*config["algorithm"]["network"]["hidden"]} <= {*linears}
+    assert (model.get_vec_normalize_env() is not None) == config["algorithm"]["normalize_observation"]
 
 
 # ---------------------------------------------------------------- the smoke form

@@ -1,0 +1,157 @@
+"""Dense returns beside those of others: published ones, and of Stable-Baselines3 with our settings, trained here.
+
+`--train` trains one run of Stable-Baselines3 (MuJoCo tasks; minutes to an hour each) with the settings that sparserl ships for
+the pair, and evaluates its last policy in as many episodes. Rows go to results/references/rows.csv, and
+results/references/table.md has them beside the dense policies of results/algorithms. Needs the extra `bench`.
+
+    python scripts/reference_returns.py                                # the table of what there is
+    python scripts/reference_returns.py --train ppo-hopper             # trains, then the table
+    python scripts/reference_returns.py --train ppo-hopper --steps 2000 --to outputs/smoke-results
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from measurements import Measurements
+
+from sparserl.config.schema import Config
+from sparserl.config.validation import compose
+
+PEER = "Stable-Baselines3, trained here"
+
+PUBLISHED = {
+    "rl-baselines3-zoo": {
+        "dqn": {"cartpole": 500, "acrobot": -76.6, "lunar_lander": 154},
+        "ppo": {"cartpole": 500, "acrobot": -73.5, "lunar_lander": 242, "pendulum": -172, "half_cheetah": 5819, "hopper": 2410},
+        "ddpg": {"pendulum": -152},
+        "td3": {"pendulum": -152, "half_cheetah": 9656},
+        "sac": {"pendulum": -157, "half_cheetah": 9535},
+    },
+    "CleanRL": {
+        "dqn": {"cartpole": 489, "acrobot": -91.5},
+        "ppo": {"cartpole": 490, "acrobot": -86.4},
+    },
+}
+"""Returns by source, algorithm and environment. The zoo's are of one run each, without exploration, MuJoCo tasks in version 3
+after 1,000,000 steps (its benchmark.md); CleanRL's of the last training episodes (its documentation)."""
+
+PAIRS = {"ppo-hopper": 1_000_000, "ppo-half_cheetah": 1_000_000, "td3-half_cheetah": 100_000, "sac-half_cheetah": 100_000}
+"""What is trained, with the environment steps that reproduce_algorithms.py takes."""
+
+
+def model_of(config: Config, seed: int) -> Any:
+    """An untrained model of Stable-Baselines3 with the settings of a config."""
+    import stable_baselines3 as sb3
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+    from torch import nn
+
+    its, experience, trainer = config["algorithm"], config["experience"], config["trainer"]
+    env = make_vec_env(config["environment"]["id"], n_envs=trainer["num_envs"], seed=seed)
+    if its["normalize_observation"] or its["normalize_reward"]:
+        env = VecNormalize(env, norm_obs=its["normalize_observation"], norm_reward=its["normalize_reward"], gamma=its["gamma"])
+    network = its["network"]
+    policy: dict[str, Any] = {
+        "net_arch": list(network["hidden"]),
+        "activation_fn": {"relu": nn.ReLU, "tanh": nn.Tanh}[network["activation"]],
+    }
+    settings: dict[str, Any] = {"gamma": its["gamma"], "batch_size": experience["batch_size"]}
+    name = config["names"]["algorithm"]
+    if name == "ppo":
+        policy |= {"log_std_init": its["log_std_init"], "ortho_init": network["initialization"] == "orthogonal"}
+        settings |= {"n_steps": experience["n_steps"], "n_epochs": experience["n_epochs"]}
+        settings |= {key: its[key] for key in ("gae_lambda", "vf_coef", "max_grad_norm", "target_kl")}
+        settings |= {key: constant(its[key]) for key in ("learning_rate", "clip_range", "ent_coef")}
+    else:
+        rates = {constant(its[key]) for key in ("actor_learning_rate", "critic_learning_rate")}
+        (settings["learning_rate"],) = rates  # theirs is one
+        settings |= {key: int(experience[key]) for key in ("buffer_size", "learning_starts", "train_freq")}
+        settings |= {"tau": its["tau"], "gradient_steps": 1}
+        if name == "td3":
+            from stable_baselines3.common.noise import NormalActionNoise
+
+            (size,) = env.action_space.shape
+            settings["action_noise"] = NormalActionNoise([0.0] * size, [constant(its["action_noise"])] * size)
+            settings["policy_delay"] = its["policy_delay"]
+    return getattr(sb3, name.upper())("MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **settings)
+
+
+def constant(schedule: Mapping[str, Any] | float) -> float:
+    """The value of a schedule. Raises ValueError where it changes."""
+    if not isinstance(schedule, Mapping):
+        return float(schedule)
+    if "value" not in schedule:
+        raise ValueError(f"{schedule['_target_']} is not a constant, which is all that is handed on to Stable-Baselines3")
+    return float(schedule["value"])
+
+
+def train(pair: str, steps: int, seed: int = 0) -> dict[str, Any]:
+    """One run of Stable-Baselines3, and the return of its last policy."""
+    import torch
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    torch.set_num_threads(1)
+    algorithm, environment = pair.split("-")
+    config = compose(f"algorithm={algorithm}", f"environment={environment}", "regularizer=none", f"trainer.total_steps={steps}")
+    model = model_of(config, seed)
+    model.learn(steps)
+    env = model.get_env()
+    if isinstance(env, VecNormalize):
+        env.training = env.norm_reward = False
+    # the episodes' own returns, which the Monitor wrapper keeps
+    mean, _ = evaluate_policy(model, env, n_eval_episodes=config["trainer"]["eval_episodes"], deterministic=True)
+    return {"algorithm": algorithm, "environment": environment, "source": PEER, "steps": steps, "seed": seed, "return": mean}
+
+
+ROWS = Measurements(
+    {"algorithm": "algorithm", "environment": "environment", "steps": "steps", "seed": "seed", "return": "return"},
+    key=("algorithm", "environment"),
+    readable=lambda row: {"return": f"{float(row['return']):.1f}", "steps": f"{int(row['steps']):,}"},
+)
+
+
+def beside(ours: Path, rows: Path) -> str:
+    """The dense policies of a table of a report, beside published returns and the rows that were trained."""
+    peers: dict[tuple[str, str], str] = {}
+    if rows.exists():
+        with rows.open(newline="") as file:
+            peers = {(row["algorithm"], row["environment"]): f"{float(row['return']):.1f}" for row in csv.DictReader(file)}
+    with ours.open(newline="") as file:
+        dense = [row for row in csv.DictReader(file) if row.get("regularizer", "none") == "none"]
+    lines = [["algorithm", "environment", "seeds", "return here", *PUBLISHED, PEER]]
+    lines.append(["---"] * len(lines[0]))
+    for row in dense:
+        pair = row["algorithm"], row["environment"]
+        low, high = row["return_low"], row["return_high"]
+        interval = f" [{float(low):.1f}, {float(high):.1f}]" if low and high else ""
+        published = [PUBLISHED[source].get(pair[0], {}).get(pair[1]) for source in PUBLISHED]
+        cells = ["-" if each is None else str(each) for each in published]
+        lines.append([*pair, row["seeds"], f"{float(row['return_mean']):.1f}{interval}", *cells, peers.get(pair, "-")])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    """Train what is asked for; the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", nargs="+", choices=PAIRS, default=[], metavar="PAIR", help=", ".join(PAIRS))
+    parser.add_argument("--steps", type=int, help="environment steps, by default those of reproduce_algorithms.py")
+    parser.add_argument("--ours", type=Path, default=Path("results/algorithms/table.csv"), help="the table of our runs")
+    parser.add_argument("--to", type=Path, default=Path("results"), help="where the folder `references` is")
+    options = parser.parse_args()
+    folder = options.to / "references"
+    for pair in options.train:
+        ROWS.add(folder, [train(pair, options.steps or PAIRS[pair])])
+    folder.mkdir(parents=True, exist_ok=True)
+    table = beside(options.ours, folder / "rows.csv")
+    (folder / "table.md").write_text(table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,17 +7,14 @@ the summary of a run.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparserl.runs.files import DiskError, replace
 from sparserl.runs.schema import MEASURES
 from sparserl.terminal import print_line
-from sparserl.tracking.wandb import has_key
+from sparserl.tracking import views
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -49,24 +46,14 @@ def main() -> None:
     told = "check it and write it as JSON (%(const)s), without a network"
     parser.add_argument("--dry-run", nargs="?", type=Path, const=Path("dashboard.json"), metavar="FILE", help=told)
     arguments = parser.parse_args()
-    if importlib.util.find_spec("wandb_workspaces") is None:
-        sys.exit("sparserl: a dashboard needs a package that is not installed: pip install 'sparserl[dashboard]'")
-    try:
+    views.check_package("a dashboard")
+    with views.told_in_a_sentence("workspace"):
         if arguments.dry_run:
-            made = workspace(arguments.project, arguments.entity or "", arguments.name)
-            text = made._model.model_dump_json(by_alias=True, exclude_none=True, indent=2)  # noqa: SLF001 (what it would send)
-            replace(arguments.dry_run, lambda file: file.write(f"{text}\n".encode()))
+            views.write(workspace(arguments.project, arguments.entity or "", arguments.name), arguments.dry_run)
             print_line(f"workspace, not sent: {arguments.dry_run}")
-        elif has_key("online"):
-            print_line(f"workspace: {save(arguments.project, arguments.entity, arguments.name)}")
-        else:
-            sys.exit("sparserl: W&B has no key: run `wandb login`, set WANDB_API_KEY, or look at it with --dry-run")
-    except DiskError as error:
-        sys.exit(f"sparserl: {error}")
-    except OSError as error:
-        sys.exit(f"sparserl: there is no workspace: {error.filename or 'W&B'} cannot be used: {error.strerror or error}")
-    except Exception as error:  # noqa: BLE001 (of a server, a network and a package of others, whatever they raise)
-        sys.exit(f"sparserl: there is no workspace: {type(error).__name__}: {' '.join(str(error).split())}")
+            return
+        views.check_key()
+        print_line(f"workspace: {save(arguments.project, arguments.entity, arguments.name)}")
 
 
 def workspace(project: str, entity: str, name: str, colours: Mapping[str, str] | None = None) -> Workspace:

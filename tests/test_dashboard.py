@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,25 +160,13 @@ def test_the_file_is_named_where_none_is_given(
 # ---------------------------------------------------------------- one sentence
 
 
-@pytest.fixture
-def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key of whoever runs the tests."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("API_KEY", "MODE", "BASE_URL", "CONFIG_DIR"):
-        monkeypatch.delenv(f"WANDB_{name}", raising=False)
-    monkeypatch.delenv("NETRC", raising=False)
-    wandb.teardown()
-    yield
-    wandb.teardown()
-
-
 def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SystemExit, match=re.escape("pip install 'sparserl[dashboard]'")):
         run_main(monkeypatch, "--project", "p", "--dry-run", "anywhere.json")
 
 
-@pytest.mark.usefixtures("nobody")
+@pytest.mark.usefixtures("logged_out")
 def test_without_a_key_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"no key: run `wandb login`, set WANDB_API_KEY, or .* --dry-run"):
         run_main(monkeypatch, "--project", "p")
@@ -205,7 +192,7 @@ def test_what_cannot_be_made_is_one_sentence(
 # ---------------------------------------------------------------- with a server
 
 
-@pytest.mark.usefixtures("nobody")
+@pytest.mark.usefixtures("logged_out")
 def test_it_is_saved_with_the_runs_in_the_colours_of_their_regularisers(
     spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -323,5 +323,5 @@ def test_arguments_of_the_other_commands_are_understood(command: str, monkeypatc
 
 def test_there_are_commands_of_every_kind() -> None:
     kinds = {command.split()[2] for command in COMMANDS}
-    assert {f"sparserl.{name}" for name in ("train", "report", "status", "play", "dashboard")} <= kinds
+    assert {f"sparserl.{name}" for name in ("train", "report", "status", "play", "dashboard", "publish")} <= kinds
     assert len(TRAININGS) > 20

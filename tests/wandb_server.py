@@ -112,6 +112,15 @@ class _Handler(BaseHTTPRequestHandler):
             case "UpsertView2":
                 self.kept.workspaces.append(given | {"spec": json.loads(given["spec"])})
                 return {"upsertView": {"view": {"id": "dg==", "name": given["name"]}, "inserted": True}}
+            case "upsertView":  # a report's
+                self.kept.workspaces.append(given | {"spec": json.loads(given["spec"])})
+                view = {"id": "dg==", "name": given["name"], "displayName": given["displayName"], "description": ""}
+                return {"upsertView": {"view": view | {"type": given["type"], "project": project, "spec": given["spec"]}}}
+            case "ProjectInternalId":
+                return {"project": {"id": "cA==", "internalId": "1"}}
+            case "GetProjects":
+                pages = {"edges": [], "pageInfo": {"endCursor": "", "hasNextPage": False}}
+                return {"models": pages}
             case "NotifyScriptableRunAlert":
                 return {"notifyScriptableRunAlert": {"success": True}}
         return {}

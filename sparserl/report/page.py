@@ -81,18 +81,34 @@ class Drawing:
     """The text of an SVG file."""
 
 
-def page(
-    title: str, tables: Sequence[Table], drawings: Sequence[Drawing], made_with: Sequence[str], skipped: Sequence[str]
-) -> str:
-    """The page: tables, figures, and how they were made. ``made_with`` and ``skipped`` are lines of plain text.
+@dataclass(frozen=True)
+class Content:
+    """What a report shows."""
+
+    title: str
+    tables: Sequence[Table]
+    drawings: Sequence[Drawing]
+    made_with: Sequence[str]
+    """Commands, commits and versions, in lines of plain text."""
+    skipped: Sequence[str]
+    """Sentences on what was not made."""
+
+    def heading(self, table: Table) -> str:
+        """The first table has the report's title, as it is alone in its files."""
+        return "Summary" if table.title == self.title else table.title
+
+
+def page(content: Content) -> str:
+    """The page: tables, figures, and how they were made.
 
     Its security policy forbids every request and every script but the one that sorts tables.
     """
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    # the first table has the page's title, as it is alone in its files
-    headings = {table.name: "Summary" if table.title == title else table.title for table in tables}
+    title, tables, drawings = content.title, content.tables, content.drawings
+    headings = {table.name: content.heading(table) for table in tables}
     links = headings | {drawing.name: drawing.title for drawing in drawings} | {MADE: "How this was made"}
+    skipped = f"<p>Not made:</p>{_list(content.skipped)}" if content.skipped else ""
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -105,7 +121,7 @@ def page(
         "</nav><main>",
         *(_section(table.name, headings[table.name], _table(table, headings[table.name])) for table in tables),
         *(_section(drawing.name, drawing.title, _figure(drawing)) for drawing in drawings),
-        _section(MADE, links[MADE], _list(made_with, "commands") + (f"<p>Not made:</p>{_list(skipped)}" if skipped else "")),
+        _section(MADE, links[MADE], _list(content.made_with, "commands") + skipped),
         f"</main><script>{SCRIPT}</script></body></html>",
     ]
     return "\n".join(parts) + "\n"

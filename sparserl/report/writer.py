@@ -10,7 +10,7 @@ from sparserl.report import exports, markup, overview, strengths, tables
 from sparserl.report.figures import style
 from sparserl.report.figures.catalogue import FIGURES
 from sparserl.report.groups import Group
-from sparserl.report.page import Drawing, page
+from sparserl.report.page import Content, Drawing
 from sparserl.report.rows import MADE_BY
 from sparserl.report.table import NothingToShowError, Table
 from sparserl.runs.files import write_text
@@ -31,7 +31,6 @@ TABLES: dict[str, tables.Builder] = {
 NAMES = (OVERVIEW, *TABLES)
 FIGURE_FOLDER = "figures"
 FORMATS = (".png", ".svg")
-PAGE = "report.html"
 SELECTIONS = "rank_selection_rows.csv"
 
 
@@ -106,15 +105,15 @@ def write_figures(groups: Sequence[Group], to: Path, origin: Mapping[str, str | 
     return made, skipped
 
 
-def write_page(
+def content(
     title: str,
     tables: Sequence[Table],
     figures: Sequence[str],
     to: Path,
     origin: Mapping[str, str | None],
     skipped: Sequence[str],
-) -> str:
-    """All of it as one HTML file; returns its name. ``figures`` are names of those that were written below ``to``."""
+) -> Content:
+    """All of a report. ``figures`` are names of those that were written below ``to``."""
     drawn = [
         Drawing(name, FIGURES[name].title, FIGURES[name].caption, (to / FIGURE_FOLDER / f"{name}.svg").read_text("utf-8"))
         for name in figures
@@ -122,8 +121,7 @@ def write_page(
     made_with = [f"{key}: {value}" for key, value in origin.items() if value]
     runs = {id(run): run for table in tables for run in table.runs}
     made_with += [f"{count}: {', '.join(what)}" for what, count in made_by([*runs.values()]).items()]
-    write_text(to / PAGE, page(title, tables, drawn, made_with, skipped))
-    return PAGE
+    return Content(title, tables, drawn, made_with, skipped)
 
 
 def write_exports(groups: Sequence[Group], to: Path) -> list[str]:

@@ -329,8 +329,8 @@ WRONG = [
     (["objective=speed"], ["objective", "speed", "return_mean"]),
     (["environment._target_=sparserl.environments.gymnasium.Gymnasia"], ["environment._target_", "Gymnasia"]),
     (["environment._target_=os.system"], ["environment._target_", "os.system"]),
-    (["environment=acrobot", "environment.id=Acrobat-v1"], ["environment=acrobot", "Acrobat-v1"]),
-    (["environment=acrobot", "+environment.arguments.typo=1"], ["environment=acrobot", "typo"]),
+    (["environment=mountain_car", "environment.id=Acrobat-v1"], ["environment=mountain_car", "Acrobat-v1"]),
+    (["environment=mountain_car", "+environment.arguments.typo=1"], ["environment=mountain_car", "typo"]),
 ]
 
 
@@ -398,7 +398,7 @@ def test_whatever_a_constructor_raises_is_one_sentence_that_names_the_part(overr
         ("regularizer.lamda_c", [], "regularizer.lamda_c is not a key of the config; did you mean regularizer.lambda_c?"),
         (
             "environment.arguments.gravity",
-            ["environment=acrobot"],
+            ["environment=mountain_car"],
             "environment.arguments.gravity is new: put a + before it to add it",
         ),
         (

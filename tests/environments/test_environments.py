@@ -17,6 +17,7 @@ from probes import (
 )
 from torch import Tensor
 
+from sparserl.environments.acrobot import Acrobot
 from sparserl.environments.base import Environment, StepResult, VectorEnvironment
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium
@@ -35,6 +36,7 @@ PROBES = [
 ]
 ENVIRONMENTS: dict[str, Environment] = {
     "CartPole": CartPole(max_episode_steps=12),
+    "Acrobot": Acrobot(max_episode_steps=7),
     "CartPole-v1": Gymnasium("CartPole-v1", None, {}, max_episode_steps=12),
     "Acrobot-v1": Gymnasium("Acrobot-v1", None, {}, max_episode_steps=7),
     "Pendulum-v1": Gymnasium("Pendulum-v1", None, {}, max_episode_steps=7),
@@ -112,7 +114,7 @@ def test_the_same_generators_give_the_same_episodes_again(environment: Environme
     vector.close()
 
 
-@pytest.mark.parametrize("environment", ["CartPole", "CartPole-v1", "Acrobot-v1", "Pendulum-v1"], indirect=True)
+@pytest.mark.parametrize("environment", ["CartPole", "Acrobot", "CartPole-v1", "Acrobot-v1", "Pendulum-v1"], indirect=True)
 def test_seeds_members_and_episodes_start_differently(environment: Environment) -> None:
     vector = environment.open(Population((0, 1, 2)).generators("environment"), 4)
     starts = torch.cat([vector.reset().flatten(0, 1) for _ in range(3)])
@@ -145,6 +147,7 @@ def test_only_what_ended_begins_anew(kind: str) -> None:
     [
         ("CartPole", Spec((4,), discrete_actions=2, max_episode_steps=12)),
         ("CartPole-v1", Spec((4,), discrete_actions=2, max_episode_steps=12)),
+        ("Acrobot", Spec((6,), discrete_actions=3, max_episode_steps=7)),
         ("Acrobot-v1", Spec((6,), discrete_actions=3, max_episode_steps=7)),
         ("Pendulum-v1", Spec((3,), None, action_low=(-2.0,), action_high=(2.0,), max_episode_steps=7)),
     ],

@@ -11,11 +11,13 @@ import pytest
 import torch
 import yaml
 from faults import faulty
+from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from torch import Tensor
 
 from sparserl.config.schema import CONF, ConfigError
 from sparserl.config.validation import compose
+from sparserl.environments.acrobot import Acrobot
 from sparserl.environments.base import Environment, StepResult
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium
@@ -136,6 +138,50 @@ def test_cartpoles_first_states_fill_the_range_of_cartpole_v1() -> None:
     assert (first.std(dim=1) - 0.1 / 12**0.5).abs().max() < 0.0015
 
 
+def test_acrobot_moves_as_gymnasiums_does() -> None:
+    """From states far beyond what an episode meets: angles turn over, velocities pass their limits, some ends are high up."""
+    vector, theirs = Acrobot(500).open(Population((0, 1)).generators("environment"), 100), AcrobotEnv()
+    vector.reset()
+    draw = torch.Generator().manual_seed(0)
+    turns = torch.tensor([[3.0], [3.0], [14.0], [30.0]], dtype=torch.float64)
+    states = ((torch.rand(4, 200, generator=draw, dtype=torch.float64) * 2 - 1) * turns).numpy()
+    vector._state[:] = states
+    action = torch.randint(3, (2, 100), generator=draw)
+    outcome = vector.step(action)
+    ends, turned = outcome.terminated.flatten().bool(), 0
+    for index, (state, chosen) in enumerate(zip(states.T, action.flatten().tolist(), strict=True)):
+        theirs.state = state
+        observation, reward, terminated, *_ = theirs.step(chosen)
+        # the same operations in the same order; NumPy may compute the sine of many numbers in another way than that of one
+        np.testing.assert_allclose(outcome.next_observation.flatten(0, 1)[index].numpy(), observation, rtol=1e-6, atol=1e-6)
+        assert (float(outcome.reward.flatten()[index]), bool(ends[index])) == (reward, terminated)
+        if not terminated:
+            np.testing.assert_allclose(vector._state[:, index], theirs.state, rtol=1e-12, atol=1e-12)
+        turned += abs(theirs.state[0] - state[0]) > np.pi
+    assert 0 < ends.sum() < 200
+    assert turned > 10
+
+
+def test_acrobot_ends_where_gymnasiums_does() -> None:
+    """Torque along the lower link's motion swings it up; the episode that follows begins where Acrobot-v1 begins."""
+    members = Population((1, 2))
+    vector, singles = Acrobot(120).open(members.generators("environment"), 2), Singles("Acrobot-v1", 120, 4, set_acrobot)
+    observation, ends = vector.reset(), {"up": 0, "late": 0}
+    for _ in range(250):
+        action = (observation[..., 5] > 0).long() * 2
+        action[1] = 1  # the other member hangs still, until time is up
+        outcome = vector.step(action)
+        singles.check(observation, action, outcome)
+        ended = outcome.terminated + outcome.truncated > 0
+        ends["up"] += int(outcome.terminated[0].sum())
+        ends["late"] += int(outcome.truncated[1].sum())
+        assert (outcome.observation[ended][:, 1::2].abs() <= 0.1).all()  # sines, and a velocity
+        assert torch.equal(outcome.observation[~ended], outcome.next_observation[~ended])
+        observation = outcome.observation
+    assert ends["up"] >= 2
+    assert ends["late"] == 2 * (250 // 120)
+
+
 @pytest.mark.parametrize(
     ("name", "place"), [("Acrobot-v1", set_acrobot), ("Pendulum-v1", set_pendulum)], ids=["Acrobot", "Pendulum"]
 )
@@ -244,7 +290,7 @@ def test_defaults_are_those_of_the_config() -> None:
     assert defaults == {key: written[key] for key in defaults}
 
 
-@pytest.mark.parametrize("environment", ["cartpole", "acrobot"])
+@pytest.mark.parametrize("environment", ["cartpole", "acrobot", "mountain_car"])
 @pytest.mark.parametrize("limit", ["-3", "0", "1.5", "many"])
 def test_a_limit_of_steps_is_a_count(environment: str, limit: str) -> None:
     """With -3 every episode was one step long, and the run ended well."""
@@ -254,12 +300,12 @@ def test_a_limit_of_steps_is_a_count(environment: str, limit: str) -> None:
 
 def test_gymnasiums_argument_for_the_limit_is_the_key() -> None:
     with pytest.raises(ConfigError, match=r"set environment\.max_episode_steps instead"):
-        compose("environment=acrobot", "+environment.arguments.max_episode_steps=3")
+        compose("environment=mountain_car", "+environment.arguments.max_episode_steps=3")
 
 
 def test_another_kind_of_vector_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"environment.vectorization is 'fibers'.*'sync', 'threads' or 'processes'"):
-        compose("environment=acrobot", "environment.vectorization=fibers")
+        compose("environment=mountain_car", "environment.vectorization=fibers")
 
 
 def test_what_an_environment_shows_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

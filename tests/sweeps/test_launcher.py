@@ -252,7 +252,7 @@ def test_an_environment_that_raises_fails_its_own_job_only(
     launcher: str, how: str, module: str, sweep: Sweep, tmp_path: Path
 ) -> None:
     """Whatever is not a ValueError used to end the sweep before anything was trained; SystemExit even with exit code 0."""
-    environment = "environment=acrobot", f"environment.id={module}:Broken-v0", f"+environment.arguments.how={how},none"
+    environment = "environment=mountain_car", f"environment.id={module}:Broken-v0", f"+environment.arguments.how={how},none"
     with pytest.raises(SystemExit) as ended:
         sweep(*environment, "regularizer=none", "trainer.total_steps=100", "trainer.num_envs=10", f"hydra/launcher={launcher}")
     assert TOLD[how] in str(ended.value)
@@ -288,11 +288,13 @@ def test_an_environments_module_that_cannot_be_imported_is_one_sentence(
     (tmp_path / "unimportable.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    given = "environment=acrobot", "environment.id=unimportable:Any-v0", "logger=disk", "hydra.run.dir=single"
+    given = "environment=mountain_car", "environment.id=unimportable:Any-v0", "logger=disk", "hydra.run.dir=single"
     monkeypatch.setattr(sys, "argv", ["sparserl-train", *given])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert re.match(rf"sparserl: environment=acrobot: (Gymnasium cannot make 'unimportable:Any-v0': )?{told}", str(ended.value))
+    assert re.match(
+        rf"sparserl: environment=mountain_car: (Gymnasium cannot make 'unimportable:Any-v0': )?{told}", str(ended.value)
+    )
     assert len(str(ended.value).splitlines()) == 1
     assert "Traceback" in (tmp_path / "single/run.log").read_text()
 
@@ -302,8 +304,8 @@ def test_an_environments_module_that_ends_the_program_does_not_end_the_sweep(
 ) -> None:
     (tmp_path / "unimportable.py").write_text("raise SystemExit('no robot')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SystemExit, match="environment=acrobot"):
-        sweep("environment=acrobot", "environment.id=unimportable:Any-v0,Acrobot-v1", "regularizer=none")
+    with pytest.raises(SystemExit, match="environment=mountain_car"):
+        sweep("environment=mountain_car", "environment.id=unimportable:Any-v0,Acrobot-v1", "regularizer=none")
     (trained,) = (tmp_path / "here/outputs/mine").glob("*/result.json")
     assert read_json(trained.parent / "config.json")["environment"]["id"] == "Acrobot-v1"
 
@@ -311,7 +313,7 @@ def test_an_environments_module_that_ends_the_program_does_not_end_the_sweep(
 def test_a_job_whose_environment_is_mended_is_tried_again_when_that_is_asked_for(
     module: str, sweep: Sweep, tmp_path: Path
 ) -> None:
-    jobs = "environment=acrobot", f"environment.id={module}:Broken-v0", "+environment.arguments.how=assertion", "seed=0"
+    jobs = "environment=mountain_car", f"environment.id={module}:Broken-v0", "+environment.arguments.how=assertion", "seed=0"
     with pytest.raises(SystemExit, match="gravity must be positive"):
         sweep(*jobs)
     (tmp_path / "failing.py").write_text(BROKEN.replace("assert not how", "assert how"))

@@ -371,7 +371,7 @@ def test_a_signal_after_the_training_leaves_done_what_is_done(tmp_path: Path, mo
 # ---------------------------------------------------------------- episodes that a checkpoint does not end
 
 KEEPING = (
-    "environment=acrobot", "algorithm=ppo", "trainer=smoke", "trainer.num_envs=2", "trainer.checkpoint_every=100",
+    "environment=mountain_car", "algorithm=ppo", "trainer=smoke", "trainer.num_envs=2", "trainer.checkpoint_every=100",
     "environment.max_episode_steps=70", "experience.n_steps=16", "network.hidden=[8]", "lowrank.ranks=[]",
 )  # fmt: skip
 """Episodes of 70 steps, of which 35 are between two checkpoints, in the middle of rollouts."""

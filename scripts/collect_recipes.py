@@ -1,9 +1,11 @@
-"""Every evaluation of recipes for DQN on CartPole, from folders of runs to results/2026-11-28-dqn-recipes.
+"""Every evaluation of recipes for DQN, from folders of runs to a folder of results/.
 
-Each folder holds the runs of one recipe, whose name is the folder's; one that is there already is replaced. table.csv is made
-anew: how many last policies are at the limit, and which share of the late evaluations is below it.
+On CartPole each folder holds the runs of one recipe, whose name is the folder's; one that is there already is replaced.
+table.csv is made anew: how many last policies are at the limit, and which share of the late evaluations is below it. Elsewhere
+(`--to`) a recipe is named by what was tried, and table.csv has the mean of its last policies.
 
     python scripts/collect_recipes.py outputs/nstep3 outputs/fresh-nstep3-dqn
+    python scripts/collect_recipes.py outputs/recipes --to results/2026-11-29-dqn-recipes
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import pandas as pd
 from sparserl.runs.reader import find
 
 RESULTS = Path(__file__).parents[1] / "results/2026-11-28-dqn-recipes"
+"""Of CartPole."""
 LIMIT = 475
 """The return from which CartPole-v1 counts as solved."""
 LATE = 275_000
@@ -51,6 +54,40 @@ def evaluations(folder: Path) -> pd.DataFrame:
     )
 
 
+def tried(folder: Path) -> pd.DataFrame:
+    """A row for each evaluation of each run of an environment without a limit to reach; a recipe is what was tried."""
+    return pd.DataFrame(
+        {
+            "environment": run.config["names"]["environment"],
+            "hidden": "-".join(map(str, run.config["algorithm"]["network"]["hidden"])),
+            **{key: run.config["experience"][key] for key in ("n_step", "train_freq")},
+            "seed": run.config["seed"],
+            "env_step": int(step),
+            "return_mean": value,
+        }
+        for run in find([folder])
+        if run.counts
+        for step, value in zip(*run.curve("eval/return_mean"), strict=True)
+    )
+
+
+RECIPE = ["environment", "hidden", "n_step", "train_freq"]
+
+
+def last_returns(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each recipe: its last policies."""
+    last = rows[rows.env_step == rows.groupby(RECIPE).env_step.transform("max")]
+    found = last.groupby([*RECIPE, "env_step"]).agg(
+        runs=("seed", "nunique"),
+        first_seed=("seed", "min"),
+        last_seed=("seed", "max"),
+        return_mean=("return_mean", "mean"),
+        lowest=("return_mean", "min"),
+        highest=("return_mean", "max"),
+    )
+    return found.round(1).reset_index()
+
+
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """A row for each recipe. One whose last step is below 500,000 was stopped, and has no last policies."""
     found = []
@@ -78,7 +115,15 @@ def main() -> None:
     """Replace or add recipes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path)
-    given = [evaluations(folder) for folder in parser.parse_args().folders]
+    parser.add_argument("--to", type=Path, help="where recipes of other environments than CartPole go")
+    arguments = parser.parse_args()
+    if arguments.to:
+        rows = pd.concat([tried(folder) for folder in arguments.folders]).sort_values([*RECIPE, "seed", "env_step"])
+        arguments.to.mkdir(parents=True, exist_ok=True)
+        rows.to_csv(arguments.to / "evaluations.csv", index=False)
+        last_returns(rows).to_csv(arguments.to / "table.csv", index=False)
+        return
+    given = [evaluations(folder) for folder in arguments.folders]
     kept = pd.read_csv(RESULTS / "evaluations.csv").astype({"n_step": int})
     kept = kept[~kept.recipe.isin({folder.recipe.iloc[0] for folder in given})]
     rows = pd.concat([kept, *given])[kept.columns].sort_values(["recipe", "seed", "env_step"])

@@ -24,3 +24,14 @@ def test_the_published_table_is_that_of_the_published_evaluations() -> None:
     published = (collect_recipes.RESULTS / "table.csv").read_text()
     rows = pd.read_csv(collect_recipes.RESULTS / "evaluations.csv")
     assert collect_recipes.summary(rows).to_csv(index=False) == published
+
+
+def test_the_last_policies_of_what_was_tried_elsewhere_are_what_their_evaluations_say() -> None:
+    results = collect_recipes.RESULTS.parent / "2026-11-29-dqn-recipes"
+    rows = pd.read_csv(results / "evaluations.csv")
+    assert collect_recipes.last_returns(rows).to_csv(index=False) == (results / "table.csv").read_text()
+    # by hand, of the recipe that is shipped for Acrobot
+    shipped = rows[(rows.environment == "acrobot") & (rows.hidden == "256-256") & (rows.n_step == 1)]
+    (row,) = collect_recipes.last_returns(shipped).itertuples()
+    assert (row.env_step, row.runs) == (100_000, 4)
+    assert row.return_mean == round(shipped[shipped.env_step == 100_000].return_mean.mean(), 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from sparserl.config.build import build_logger
 from sparserl.config.validation import read_back
 from sparserl.sweeps.jobs import CONFIG_FILE, label
-from sparserl.tracking.wandb import ID_FILE
+from sparserl.tracking.wandb_files import ID_FILE
 
 
 def send(folder: Path, film: Path) -> None:

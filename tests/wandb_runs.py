@@ -10,7 +10,8 @@ from typing import Any
 import psutil
 
 from sparserl.tracking.base import Log
-from sparserl.tracking.wandb import Wandb, read_records
+from sparserl.tracking.wandb import Wandb
+from sparserl.tracking.wandb_files import read_records
 
 KEY = "a" * 40  # W&B takes no shorter one
 SETTINGS = ("trainer=smoke", "network.hidden=[8]", "logger.mode=offline")

@@ -10,12 +10,8 @@ and training goes on.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import secrets
 import shlex
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,9 +24,10 @@ from typing import Any, ClassVar, Concatenate, Literal, ParamSpec
 
 from torch import Tensor
 
-from sparserl.runs.files import FIGURE, read_json, write_json, write_text
+from sparserl.runs.files import FIGURE, write_text
 from sparserl.runs.schema import Result, StatusName, as_json
 from sparserl.terminal import describe, say, say_once
+from sparserl.tracking import wandb_files as files
 from sparserl.tracking.base import Log, Logger
 
 INIT_SECONDS = 15.0
@@ -41,15 +38,6 @@ FINISH_SECONDS = 8.0
 
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 255}
 """W&B shows 255, its own code of a run that was stopped, as killed."""
-
-ID_FILE = "wandb.json"
-"""Keeps the id of the folder's run in W&B, and those of runs that it superseded."""
-
-SENT_FILE = "wandb/sent.jsonl"
-"""Keeps a line for each step that was sent: the step, and a digest of its values."""
-
-SUPERSEDED = "superseded"
-"""The tag of a run whose rows are of another attempt than those on the disk."""
 
 P = ParamSpec("P")
 
@@ -142,13 +130,13 @@ class Wandb(Logger):
             mode = "online" if has_key(self.mode) else "offline"
             if mode == "offline":
                 say_once("W&B has no key (`wandb login` stores one): runs are kept on the disk for it, to be uploaded later")
-        if len(folders) > 1 and _of_agent():
+        if len(folders) > 1 and files.of_agent():
             say_once("warning: an agent of W&B has begun one run: it is told of the first member only")
         if named := os.environ.get("WANDB_NAME"):
             names = [named] if len(names) == 1 else [f"{named}-{name}" for name in names]
         logs: list[Log] = []
         for folder, config, name in zip(folders, configs, names, strict=True):
-            if logs and _of_agent():
+            if logs and files.of_agent():
                 logs.append(Log())
                 continue
             log = self._try_to_begin(folder, config, name, mode)
@@ -179,7 +167,7 @@ class Wandb(Logger):
             # without it, `wandb sync` writes over what has arrived; with it, it appends
             resume=None if is_new else "allow",
             reinit="create_new",
-            dir=_home(folder),
+            dir=files.home(folder),
             project=self.project,
             entity=self.entity,
             group=self.group,
@@ -261,14 +249,14 @@ class WandbLog(Log):
         self._is_ended = False
         self._columns: list[str] = []
         """Those of lowrank.csv, once they are known."""
-        self._begin(mode, *_id(folder))
+        self._begin(mode, *files.run_id_of(folder))
 
     def _begin(self, mode: str, run_id: str, is_new: bool) -> None:
         if is_new:
-            for path in _files(self.folder):
-                _superseded(path).touch()
-                _synced(path).touch()
-        last_step = -1 if is_new else _last_step(self.folder, run_id) if mode == "offline" else None
+            for path in files.files_of(self.folder):
+                files.superseded(path).touch()
+                files.synced(path).touch()
+        last_step = -1 if is_new else files.last_step_of(self.folder, run_id) if mode == "offline" else None
         self._run = run = self._init(mode, run_id, is_new)
         self.online, self.is_new = mode == "online", is_new
         self.url, self.project_url = (str(run.url), str(run.project_url)) if self.online else ("", "")
@@ -276,12 +264,12 @@ class WandbLog(Log):
         """False also once W&B is known to lack something."""
         self._had: int = run.starting_step - 1 if last_step is None else last_step
         """The last step that W&B has of earlier processes."""
-        self._unseen = {} if is_new else {step: d for step, d in _sent(self.folder).items() if step <= self._had}
+        self._unseen = {} if is_new else {step: d for step, d in files.sent(self.folder).items() if step <= self._had}
         """The digests of what W&B has and the disk has not said yet, by step."""
         self._known: list[tuple[int, Mapping[str, Any]]] = []
         self._in_rows: set[str] = set()  # the warnings that rows have
         """What W&B has and the disk has too, while there is more to compare."""
-        write_text(_home(self.folder) / SENT_FILE, "".join(map(_line, self._unseen.items())))
+        write_text(files.home(self.folder) / files.SENT_FILE, "".join(map(files.line_of, self._unseen.items())))
         self._define_metrics()
         if self.online:
             self._mark_synced()
@@ -293,9 +281,9 @@ class WandbLog(Log):
     @_harmless
     def _mark_synced(self) -> None:
         """Keep ``wandb sync`` from uploading what earlier processes left: an online run sends again what W&B lacks of it."""
-        for path in _files(self.folder):
+        for path in files.files_of(self.folder):
             if not path.samefile(self._run.settings.sync_file):
-                _synced(path).touch()
+                files.synced(path).touch()
 
     @_harmless
     def row(self, row: Mapping[str, Any]) -> None:
@@ -336,7 +324,7 @@ class WandbLog(Log):
         policy = wandb.Artifact(f"policy-{self._run.id}", type="model")
         # as it lies in the folder, without a copy
         policy.add_file(str((self.folder / "policy.safetensors").resolve()), policy="immutable", skip_cache=True)
-        with _data_in(_home(self.folder) / "wandb"):
+        with _data_in(files.home(self.folder) / "wandb"):
             self._run.log_artifact(policy)
 
     def end(self, status: StatusName) -> None:
@@ -371,7 +359,7 @@ class WandbLog(Log):
     def _finish(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)
         if self.uploaded:
-            _synced(Path(self._run.settings.sync_file)).touch()
+            files.synced(Path(self._run.settings.sync_file)).touch()
 
     def ended_by(self, deadline: float) -> bool:
         """Wait for what ``end`` began, until ``deadline`` at most (of time.monotonic); whether it is over."""
@@ -382,7 +370,7 @@ class WandbLog(Log):
     def _send(self, step: int, values: Mapping[str, Any]) -> bool:
         """Tell W&B of a step, unless it knows it; whether it was told."""
         self._step = step
-        digest = _digest(values)
+        digest = files.digest(values)
         if self._unseen and (step, digest) == next(iter(self._unseen.items())):
             del self._unseen[step]
             self._known.append((step, values))
@@ -394,9 +382,9 @@ class WandbLog(Log):
         return True
 
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
-        with (_home(self.folder) / SENT_FILE).open("a") as file:  # first: of what W&B has there is always a digest
-            file.write(_line((step, _digest(values))))
-        with _data_in(_home(self.folder) / "wandb"):
+        with (files.home(self.folder) / files.SENT_FILE).open("a") as file:  # first: of what W&B has there is always a digest
+            file.write(files.line_of((step, files.digest(values))))
+        with _data_in(files.home(self.folder) / "wandb"):
             self._run.log(dict(values), step=step, commit=True)
 
     def _begin_anew(self) -> None:
@@ -405,7 +393,7 @@ class WandbLog(Log):
         old, known = self._run, self._known
         self._unseen, self._had = {}, -1  # whatever goes wrong below, this is not tried again
         self._start(_leave, old)
-        run_id, _ = _id(self.folder, anew=True)
+        run_id, _ = files.run_id_of(self.folder, anew=True)
         if run_id == old.id:
             self._endings[-1].join()
         try:
@@ -413,7 +401,7 @@ class WandbLog(Log):
         except Exception:
             if not self.online:
                 raise
-            self._begin("offline", *_id(self.folder, anew=True))  # W&B's process takes the other id for one in use
+            self._begin("offline", *files.run_id_of(self.folder, anew=True))  # W&B's process takes the other id for one in use
         for step, values in known:
             self._log(step, values)
 
@@ -421,95 +409,8 @@ class WandbLog(Log):
 def _leave(run: Any) -> None:
     """End a run whose rows are of another attempt."""
     with suppress(Exception):  # whatever it is, nobody needs that run
-        run.tags = (*(run.tags or ()), SUPERSEDED)
+        run.tags = (*(run.tags or ()), files.SUPERSEDED)
         run.finish(exit_code=EXIT_CODES["failed"])
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    """Of values that JSON has; of tables, pictures and histograms, which follow from these, the names."""
-    plain = {key: value if isinstance(value, str | int | float | list | None) else None for key, value in values.items()}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _line(item: tuple[int, str]) -> str:
-    return json.dumps(item) + "\n"
-
-
-def _sent(folder: Path) -> dict[int, str]:
-    """The digests of what was sent, by increasing step; that of the last time where it was sent again."""
-    digests: dict[int, str] = {}
-    with suppress(OSError):
-        for line in (_home(folder) / SENT_FILE).read_bytes().splitlines():
-            with suppress(ValueError, TypeError):  # what a power failure left
-                step, digest = json.loads(line)
-                digests[step] = digest
-    return dict(sorted(digests.items()))
-
-
-def _of_agent() -> str | None:
-    """The id of the run that ``wandb agent`` started this process for: within a sweep of its own, W&B takes no other."""
-    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
-
-
-def _id(folder: Path, anew: bool = False) -> tuple[str, bool]:
-    """The id of the folder's run, the same after every restart and in no other folder, and whether that run is new.
-
-    ``anew`` gives it another one, but for an agent's: W&B takes no other, and a run that is begun as new writes over its rows.
-    """
-    path = folder / ID_FILE
-    had = read_json(path) if path.exists() else {}
-    of_agent = _of_agent()
-    if had and not anew and of_agent in (None, had["id"]):
-        return str(had["id"]), False
-    given = of_agent or secrets.token_hex(4)
-    superseded = [*had.get("superseded", []), *([had["id"]] if had and had["id"] != given else [])]
-    write_json(path, {"id": given} | ({"superseded": superseded} if superseded else {}))
-    return given, True
-
-
-def _home(folder: Path) -> Path:
-    """The folder in which W&B keeps the files of a run: the run's own, or one below WANDB_DIR that no other run has."""
-    root = os.environ.get("WANDB_DIR")
-    if not root or _of_agent():  # an agent sets it to a folder of its own
-        return folder
-    home = Path(root).absolute() / f"{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:10]}"
-    home.mkdir(parents=True, exist_ok=True)
-    return home
-
-
-def _files(folder: Path) -> list[Path]:
-    """What W&B keeps of the runs that a folder had, one file for each process; but for those that were superseded."""
-    return [path for path in sorted(_home(folder).glob("wandb/*run-*/run-*.wandb")) if not _superseded(path).exists()]
-
-
-def _superseded(path: Path) -> Path:
-    """What says, when it is there, that a file is of a run that another one took the place of."""
-    return path.with_name(f"{path.name}.{SUPERSEDED}")
-
-
-def _synced(path: Path) -> Path:
-    """What makes ``wandb sync`` pass a file over, when it is there."""
-    return path.with_name(f"{path.name}.synced")
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """What one process wrote for W&B, by W&B's own reader, which goes as far as a killed process came."""
-    reader = [_wandb().util.get_core_path(), "leet", "inspect", "--no-observability", "--json"]
-    command = [*reader, "--run-file", path, path.parent]
-    output = subprocess.run(command, capture_output=True, encoding="utf-8", check=False).stdout
-    return [json.loads(line) for line in output.splitlines()]
-
-
-def _last_step(folder: Path, run_id: str) -> int:
-    """The last step in the files of earlier processes, -1 where there is none."""
-    last = -1
-    for path in _files(folder):
-        steps = [record["history"]["item"]["_step"] for record in read_records(path) if record["type"] == "history"]
-        if not steps:
-            _synced(path).touch()  # of a process that came to nothing: `wandb sync` might stop at it
-        if path.stem == f"run-{run_id}":
-            last = max([last, *steps])
-    return last
 
 
 def _whereabouts(logs: Sequence[WandbLog]) -> Iterator[str]:
@@ -519,11 +420,11 @@ def _whereabouts(logs: Sequence[WandbLog]) -> Iterator[str]:
         yield online[0].url
     elif online:
         yield f"{len(online)} runs in {online[0].project_url}"
-    kept = [_home(log.folder) for log in logs if not log.uploaded and (log.is_new or not log.online)]
+    kept = [files.home(log.folder) for log in logs if not log.uploaded and (log.is_new or not log.online)]
     if kept:
         solo = len(kept) == 1
-        files = (path for log in logs for path in _files(log.folder) if _home(log.folder) in kept)
-        left = [path for path in files if not _synced(path).exists()]
+        written = (path for log in logs for path in files.files_of(log.folder) if files.home(log.folder) in kept)
+        left = [path for path in written if not files.synced(path).exists()]
         also_online = any(path.parent.name.startswith("run-") for path in left)
         pattern = f"{'' if solo else '/*'}/wandb/{'*' if also_online else 'offline-'}run-*"
         roots = sorted({str(folder if solo else folder.parent) for folder in kept})

@@ -14,7 +14,7 @@ from wandb_server import Server
 from sparserl.config.validation import compose
 from sparserl.runs.files import read_json
 from sparserl.sweeps.loop import run
-from sparserl.tracking.wandb import read_records
+from sparserl.tracking.wandb_files import read_records
 from sparserl.training.trainer import Row, Trainer
 
 pytestmark = pytest.mark.usefixtures("logged_out")

@@ -15,6 +15,7 @@ from torch import Tensor
 from sparserl.environments.base import Environment, StepResult, VectorEnvironment
 from sparserl.fields import Count
 from sparserl.population.random import Generators
+from sparserl.population.state import State
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class VectorClassicControl(VectorEnvironment):
     finished one is given a fresh state at once, drawn from its member's generator.
     """
 
+    keeps_episodes = True
+
     STATE_SIZE: ClassVar[int] = 4
     START: ClassVar[float]
     """Each number of a first state is uniform between minus this and this."""
@@ -93,6 +96,19 @@ class VectorClassicControl(VectorEnvironment):
         self._restart((terminated | truncated).reshape(self.shape), draw=self.autoreset)
         ends = self._tensor(terminated), self._tensor(truncated)
         return StepResult(self._observation(), next_observation, reward, *ends)
+
+    def snapshot(self) -> State:
+        left = (self._deadline - self._clock).reshape(self.shape)
+        return {
+            "state": torch.from_numpy(self._state.T.reshape(*self.shape, -1).copy()),
+            "steps_left": torch.from_numpy(left.copy()),
+        }
+
+    def restore(self, state: State) -> Tensor:
+        self._state[:] = state["state"].flatten(0, 1).numpy().T
+        self._deadline = self._clock + state["steps_left"].flatten().numpy()
+        self._first_deadline = self._deadline.min()
+        return self._observation()
 
     def close(self) -> None:
         """There is nothing to give back."""

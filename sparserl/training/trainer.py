@@ -119,7 +119,7 @@ class Trainer:
             always one at the end.
         eval_episodes (integer, at least 1): Episodes of each evaluation, on fixed seeds.
         checkpoint_every (integer, at least 1): Environment steps of each member between checkpoints. Each ends the running
-            episodes, so this key is part of the experiment; only those of Super Mario Bros go on.
+            episodes, so this key is part of the experiment; only those of CartPole, Acrobot and Super Mario Bros go on.
         compile (``auto`` or ``true`` or ``false``): Whether gradient steps run as programs that are compiled ahead of time,
             each once (in ~/.cache/sparserl): false, true, or auto, which compiles DQN, PPO and A2C on a CPU with a C++ compiler
             where a run has 80,000 gradient steps or more, and 32 members at most. Compiled steps equal eager ones but for

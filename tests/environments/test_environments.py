@@ -139,6 +139,30 @@ def test_only_what_ended_begins_anew(kind: str) -> None:
     fresh.close()
 
 
+@pytest.mark.parametrize("environment", ["CartPole", "Acrobot"], indirect=True)
+def test_episodes_go_on_from_a_snapshot(environment: Environment) -> None:
+    """In another vector, with the states of the generators: also limits of steps, and first states of what follows."""
+    members = Population((1, 2))
+    vector, uniforms, spec = environment.open(members.generators("environment"), 3), members.rng("actions"), environment.spec()
+    assert vector.keeps_episodes
+    observation = vector.reset()
+    for _ in range(5):  # in the middle of an episode
+        observation = vector.step(spec.random_action(uniforms.uniform(3, 1))).observation
+    kept, generators = vector.snapshot(), vector.generators.state_dict()
+    actions = [spec.random_action(uniforms.uniform(3, 1)) for _ in range(20)]
+    followed = [vector.step(action) for action in actions]
+
+    other = environment.open(members.generators("environment"), 3)
+    other.reset()
+    other.step(actions[0])  # its clock is another one
+    other.generators.load_state_dict(generators)
+    assert torch.equal(other.restore(kept), observation)
+    for action, expected in zip(actions, followed, strict=True):
+        for mine, its in zip(tensors(other.step(action)), tensors(expected), strict=True):
+            assert torch.equal(mine, its)
+    assert any((outcome.terminated + outcome.truncated).any() for outcome in followed)
+
+
 # ---------------------------------------------------------------- specs and actions
 
 

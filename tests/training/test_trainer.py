@@ -163,7 +163,8 @@ SMALL = (
 def test_a_checkpoint_marks_the_episodes_that_it_ends_as_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint resets the environments, so the episodes under way end there, and their last states keep their values.
 
-    CartPole falls after 8 steps at the earliest and here never reaches its limit: no other step is truncated.
+    CartPole falls after 8 steps at the earliest and here never reaches its limit: no other step is truncated. By Gymnasium's
+    interface it is an environment whose state cannot be saved.
     """
     stored: list[tuple[torch.Tensor, torch.Tensor]] = []
     extend = Replay.extend
@@ -173,7 +174,8 @@ def test_a_checkpoint_marks_the_episodes_that_it_ends_as_truncated(monkeypatch: 
         extend(replay, transition)
 
     monkeypatch.setattr(Replay, "extend", record)
-    trainer, parts = build([compose(*SMALL, f"seed={seed}") for seed in range(2)])
+    cartpole = "environment=gymnasium", "environment.id=CartPole-v1"
+    trainer, parts = build([compose(*SMALL, *cartpole, f"seed={seed}") for seed in range(2)])
     assert [event.env_step for event in trainer.run(parts) if isinstance(event, Snapshot)] == [40, 80]
     marked = [index for index, (truncated, _) in enumerate(stored) if truncated.bool().all()]
     assert marked == [19, 39]

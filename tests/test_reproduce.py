@@ -155,7 +155,7 @@ def test_rates_are_those_of_finished_loops(tmp_path: Path) -> None:
     assert rates("dqn", "cartpole", "l0") == 1000 / 100
     assert rates("dqn", "cartpole", "none") == 250 / 50
     assert rates("dqn", "cartpole", "l1") == 1250 / 150, "of all that was measured of the pair"
-    assert rates("dqn", "acrobot", "l0") == cells.RATES["dqn"], "nothing was measured"
+    assert rates("double_dqn", "mountain_car", "l0") == cells.RATES["double_dqn"], "nothing was measured"
     assert rates("ppo", "lunar_lander", "l0") == cells.SLOWER["lunar_lander"], "the environment takes longer"
 
 

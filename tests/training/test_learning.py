@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import probes
 import pytest
 import torch
-from parts import as_kind, environment_for, modules
+from parts import as_kind, class_of, environment_for, modules
 from torch import Tensor
 
 from sparserl.algorithms.base import Objective
@@ -18,7 +18,6 @@ from sparserl.config.build import build
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
 from sparserl.environments.base import Environment
-from sparserl.loading import find_class
 from sparserl.population.random import MemberRng
 from sparserl.training.learner import Learner
 from sparserl.training.metrics import zero_share
@@ -30,8 +29,7 @@ ALGORITHMS = modules("algorithms")
 
 def made_for(kind: str) -> list[str]:
     """The algorithms for discrete or for continuous actions."""
-    targets = {name: compose(f"algorithm={name}", f"environment={environment_for(name)}")["algorithm"] for name in ALGORITHMS}
-    return [name for name, config in targets.items() if kind in find_class(config["_target_"]).actions]
+    return [name for name in ALGORITHMS if kind in class_of("algorithm", name).actions]
 
 
 ALL_PROBES = [probe for probe in vars(probes).values() if isinstance(probe, type) and issubclass(probe, probes.Probe)]

@@ -1,6 +1,8 @@
 # Each target works by itself on a bare clone: what it needs is installed into .venv, once.
 
 PYTHON ?= python3
+# where torch comes from, if not from PyPI, whose torch for Linux brings gigabytes of CUDA: https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -13,7 +15,7 @@ BENCH_INSTALLED := .venv/.installed-bench
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-install: $(INSTALLED) ## make .venv with sparserl (editable) and its tools; PYTHON=python3.12 takes another Python
+install: $(INSTALLED) ## make .venv with sparserl (editable) and its tools; PYTHON=python3.12 takes another Python, TORCH_INDEX=URL another torch
 
 # opencv first, with a numpy that has a wheel: without the limits on Python versions pip may take one that has none and fails to build
 install-mario: $(INSTALLED) ## Super Mario Bros, which needs a C++ compiler; the package brings Nintendo's game for educational purposes only
@@ -60,13 +62,13 @@ bench: $(BENCH_INSTALLED) ## speed, beside that of Stable-Baselines3
 	$(BIN)/python scripts/bench_sweeps.py
 	-$(BIN)/python scripts/bench_mario.py  # only where the game is installed
 
-# torch comes first and at its pinned version: left to a resolver, it may bring gigabytes of CUDA or be fetched twice
+# torch comes first, so that it may come from an index of its own and is fetched once
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "sparserl needs Python 3.11 or newer, and '$(PYTHON)' is not there: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sparserl needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=/path/to/python $(MAKECMDGOALS)" % sys.version_info[:2])'
 	@echo "installing into .venv: minutes the first time"
 	$(PYTHON) -m venv .venv
-	$(PIP) $(TORCH)
+	$(PIP) $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PIP) --editable '.[dev]'
 	@touch $@
 

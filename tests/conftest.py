@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import shape_checks
+import yaml
 
 if TYPE_CHECKING:
     from wandb_server import Server
@@ -23,6 +25,9 @@ os.environ["WANDB_MODE"] = "disabled"  # for the default logger, also in the pro
 
 # no test cuts the power: files need not reach the disk, for which a short run waits longer than for some of its training
 os.fsync = lambda fd: None
+
+# Hydra reads two dozen files for each config. A test composes one or several, and libyaml's parser takes half of the time
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 prepare()  # before the first product of matrices, as in a training process
 
@@ -45,6 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
     shape_checks.every_call = config.option.check_every_call
     if "cuda" not in config.option.markexpr.replace("not cuda", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: garbage collections need not look at it again, which takes 5 % of a test."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.config.build import build
-from sparserl.config.schema import CONF, Config, ConfigError
+from sparserl.config.schema import CONF, Config
 from sparserl.config.validation import compose
+from sparserl.loading import find_class
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.learner import Learner
 from sparserl.training.trainer import LoopParts
@@ -89,15 +91,20 @@ def as_kind(kind: type[A], algorithm: Algorithm) -> A:
     return kind(**{field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.init})
 
 
+@cache
+def class_of(group: str, option: str) -> type:
+    """The class of an option, out of its file or one that this begins with. To compose a config for it takes 0.2 s."""
+    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    target = content.get(group, content).get("_target_")
+    if target is not None:
+        return find_class(target)
+    return class_of(group, content["defaults"][0].partition("@")[0])
+
+
 def environment_for(algorithm: str) -> str:
     """The first environment that has actions for it."""
-    for environment in ("cartpole", "pendulum"):
-        try:
-            _compose((f"algorithm={algorithm}", f"environment={environment}"))
-        except ConfigError:  # its actions are of the other kind
-            continue
-        return environment
-    raise AssertionError(f"no environment here has actions for {algorithm}")
+    kinds = {"cartpole": "discrete", "pendulum": "continuous"}
+    return next(name for name, kind in kinds.items() if kind in class_of("algorithm", algorithm).actions)
 
 
 def random_batches(count: int, members: int, size: int, algorithm: str = "dqn") -> list[Batch]:

@@ -126,8 +126,15 @@ def test_the_numbers_of_tiles_are_those_of_the_code() -> None:
 # ---------------------------------------------------------------- docstrings
 
 
-@pytest.mark.parametrize("module", make_docs.sources(), ids=lambda module: f"{module.parent.name}/{module.name}")
-def test_the_generated_ends_of_docstrings_are_up_to_date(module: Path) -> None:
+SECTIONS = make_docs.sections()
+"""Made once: it takes 0.2 s."""
+
+
+@pytest.mark.parametrize(
+    "module", sorted({make_docs.source(cls) for cls in SECTIONS}), ids=lambda module: f"{module.parent.name}/{module.name}"
+)
+def test_the_generated_ends_of_docstrings_are_up_to_date(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_docs, "sections", lambda: SECTIONS)
     assert make_docs.documented(module) == module.read_text(), "run make docs"
 
 
@@ -237,7 +244,7 @@ def test_targets_of_make_exist(page: Path) -> None:
         *re.findall(r"^make ([a-z -]+)", page.read_text(), re.MULTILINE),
         *re.findall(r"`make ([^`]+)`", page.read_text()),
     ]:
-        assert set(command.split()) <= targets, command
+        assert {word for word in command.split() if "=" not in word} <= targets, command
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -139,31 +139,3 @@ def test_a_bare_checkout(checkout: Path, python: Path, empty: Path) -> None:
     call(python, *run, f"hydra.run.dir={empty / 'inside'}", cwd=checkout)
     call(python, *run, "hydra.run.dir=outside", cwd=empty, PYTHONPATH=str(checkout))
     assert result(empty / "outside")["env_steps"] == 400
-
-
-@pytest.mark.parametrize("compiler", [None, "g++", "c++", "clang++"])
-def test_mario_without_a_compiler_is_one_sentence_before_anything_is_installed(compiler: str | None, tmp_path: Path) -> None:
-    """In an installed checkout whose pip only writes down what it was asked for, on a machine with nothing but grep."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
-    machine, python = tmp_path / "machine", tmp_path / ".venv" / "bin" / "python"
-    machine.mkdir()
-    python.parent.mkdir(parents=True)
-    (machine / "grep").symlink_to(shutil.which("grep") or "missing")
-    for program in (python, *([machine / compiler] if compiler else ())):
-        program.write_text('#!/bin/sh\necho "$@" >>asked\n')
-        program.chmod(0o755)
-    (tmp_path / ".venv" / ".installed").touch()
-
-    make = shutil.which("make") or pytest.skip("needs make")
-    command = [make, "install-mario"]
-    done = subprocess.run(command, cwd=tmp_path, env={"PATH": str(machine)}, capture_output=True, text=True, check=False)
-    asked = (tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else ""
-    if compiler:
-        assert done.returncode == 0, done.stderr
-        assert "nes-py" in asked
-    else:
-        assert done.returncode == 2
-        said, _ = done.stderr.splitlines()  # the other is make's own
-        assert said == "Super Mario Bros needs a C++ compiler, and none is there: sudo apt-get install g++"
-        assert not asked

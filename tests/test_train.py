@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,21 +26,7 @@ from sparserl.train import main
 from sparserl.training.evaluation import Evaluator
 from sparserl.training.learner import Learner
 
-ROOT = Path(__file__).parents[1]
 SMOKE = ("trainer=smoke", "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.lambda_c=500")
-
-
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``python -m sparserl.train`` from an empty folder."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "sparserl.train", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, float]]:
@@ -124,14 +108,6 @@ def test_configs_that_differ_in_structure_do_not_train_in_one_loop(tmp_path: Pat
         run(configs, [tmp_path / "0", tmp_path / "1"])
 
 
-def test_resuming_where_there_is_no_run_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    done = command(tmp_path, f"resume={tmp_path / 'nothing'}")
-    assert done.returncode != 0
-    assert len(done.stderr.splitlines()) == 1
-    assert "no run to go on with" in done.stderr
-    assert not list(tmp_path.iterdir())
-
-
 # ---------------------------------------------------------------- resume
 
 Train = Callable[..., Path]
@@ -150,11 +126,33 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Tra
     return start
 
 
-@pytest.fixture
-def trained(train: Train) -> Path:
-    """A finished run, with two ranks."""
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, with two ranks: trained once, and copied for each test."""
+    folder = tmp_path_factory.mktemp("finished")
     small = "network.hidden=[8]", "regularizer=l1", "regularizer.lambda_c=0.5", "seed=7"
-    return train("trainer=smoke", "logger=disk", "lowrank.ranks=[1,2]", *small, "hydra.run.dir=run")
+    given = "trainer=smoke", "logger=disk", "lowrank.ranks=[1,2]", *small, "hydra.run.dir=run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sparserl.sweeps.loop.draw", lambda folder: folder)
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["sparserl-train", *given])
+        main()
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(finished: Path, tmp_path: Path) -> Path:
+    """A finished run of one's own."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_resuming_where_there_is_no_run_is_one_sentence_and_leaves_nothing(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train(f"resume={tmp_path / 'nothing'}")
+    # a process that exits with a text prints it, and has the code 1
+    assert len(str(ended.value.code).splitlines()) == 1
+    assert "no run to go on with" in str(ended.value.code)
+    assert not list(tmp_path.iterdir())
 
 
 def ranks(folder: Path) -> list[str]:

@@ -124,8 +124,15 @@ def test_the_deployed_module_acts_as_the_policy_and_its_structure_is_chained(nam
 
 
 @pytest.mark.usefixtures("undrawn")
-@both
-@forms
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        # quick: all forms under one algorithm; both take theirs from the same class
+        pytest.param(name, form, marks=() if name == "ppo" or form == "discrete" else pytest.mark.slow)
+        for name in ("ppo", "a2c")
+        for form in FORMS
+    ],
+)
 def test_a_policy_is_trained_factored_loaded_and_started_from(name: str, form: str, tmp_path: Path) -> None:
     """The whole way. At each rank what is loaded gives the actions of the factored network."""
     common = f"algorithm={name}", "trainer=smoke", "logger=disk", "network.hidden=[13,7]", *FORMS[form]

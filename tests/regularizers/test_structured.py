@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
-from parts import learner_of, make_learner, make_regularizer, modules, random_batches
+from parts import class_of, learner_of, make_learner, make_regularizer, modules, random_batches
 from torch import Tensor
 
 from sparserl.config.validation import compose
@@ -296,10 +297,12 @@ def test_gates_that_are_never_frozen_are_at_the_level_when_training_ends(name: s
     A unit of the second hidden layer is up to 120 + 2 weights, one of the first fewer. A direction of the matrix between them
     is 120 + 84 numbers, and the other two matrices have no gates.
     """
-    at = "regularizer.terms.l0" if isinstance(make_regularizer(f"regularizer={name}"), Sum) else "regularizer"
+    at = "regularizer.terms.l0" if issubclass(class_of("regularizer", name), Sum) else "regularizer"
     settings = f"regularizer={name}", f"{at}.delay_steps=0", f"{at}.freeze_at_step=null", "regularizer.zero_threshold=0"
-    targets = "0.5", "0.9", "null"
-    configs = [compose(*settings, f"{at}.target_sparsity={its}") | {"seed": seed} for seed, its in enumerate(targets)]
+    config = compose(*settings)
+    configs = [deepcopy(config) | {"seed": seed} for seed in range(3)]
+    for each, target in zip(configs, (0.5, 0.9, None), strict=True):
+        (each["regularizer"]["terms"]["l0"] if "terms" in at else each["regularizer"])["target_sparsity"] = target
     learner = learner_of(configs)
     learner.update(random_batches(1, members=3, size=16)[0], env_step=10)
     gates, draw = log_alphas(learner.gates["policy"]), torch.Generator().manual_seed(0)

@@ -87,7 +87,7 @@ AT_END = {
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("algorithm", KINDS)
+@pytest.mark.parametrize("algorithm", ONE_AND_SLOW)
 def test_a_policy_that_stayed_dense_is_said_at_the_end(algorithm: str, tmp_path: Path) -> None:
     common = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}", "trainer=smoke", "logger=disk"
     options = (*common, "network.hidden=[16,16]", "lowrank.ranks=[]", "environment.max_episode_steps=40")

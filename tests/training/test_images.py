@@ -163,10 +163,14 @@ def assert_equal(one: State, other: State, tolerance: float = 0.0) -> None:
         torch.testing.assert_close(value, theirs[name], atol=tolerance, rtol=tolerance, equal_nan=True, msg=name)
 
 
-@pytest.mark.parametrize("form", SHORT_FORMS)
 @pytest.mark.parametrize(
-    "regularizer",
-    [pytest.param(name, marks=() if name in ("l0", "l0_units") else pytest.mark.slow) for name in modules("regularizers")],
+    ("regularizer", "form"),
+    [
+        # quick: gates of weights in every form, and gates of channels in one
+        pytest.param(name, form, marks=() if name == "l0" or (name, form) == ("l0_units", "dqn") else pytest.mark.slow)
+        for name in modules("regularizers")
+        for form in SHORT_FORMS
+    ],
 )
 def test_a_member_equals_its_solo_run_but_for_rounding_and_goes_on_from_a_checkpoint_bit_for_bit(
     regularizer: str, form: str

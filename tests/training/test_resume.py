@@ -29,12 +29,12 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 SETTINGS = (
     "trainer=smoke",
-    "trainer.total_steps=2400",
+    "trainer.total_steps=1200",
     "trainer.num_envs=2",
     "trainer.log_every=120",
-    "trainer.eval_every=960",
+    "trainer.eval_every=480",
     "trainer.checkpoint_every=240",
-    "experience.buffer_size=720",  # the ring goes round
+    "experience.buffer_size=360",  # the ring goes round
     "experience.train_freq=4",
     "experience.batch_size=32",
     "network.hidden=[16]",
@@ -123,8 +123,8 @@ def test_killed_at_random_moments_it_ends_as_if_untouched(
     draw, members = random.Random(draws), len(seeds.split(","))
     first = killed(tmp_path, seeds, "save", draw.randint(members + 1, 3 * members))
     assert "going on from step" not in first
-    # of 600 gradient steps 480 or more are left, since it goes on from the first or the second checkpoint
-    second = killed(tmp_path, seeds, "update", draw.randint(1, 300))
+    # of 300 gradient steps 180 or more are left, since it goes on from the first or the second checkpoint
+    second = killed(tmp_path, seeds, "update", draw.randint(1, 150))
     assert second.count("going on from step") == 1, "the second process must have gone on, not started again"
     finish(tmp_path, seeds)
     for seed in seeds.split(","):
@@ -137,7 +137,7 @@ def test_a_compiled_run_that_is_killed_ends_as_if_untouched(tmp_path: Path, monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     compiled = "trainer.compile=true", "regularizer=l0", "regularizer.delay_steps=0", "regularizer.freeze_at_step=null"
     seeds, stopped, whole = "1,2", tmp_path / "stopped", tmp_path / "whole"
-    said = [killed(stopped, seeds, "update", 250, *compiled), killed(stopped, seeds, "update", 100, *compiled)]
+    said = [killed(stopped, seeds, "update", calls, *compiled) for calls in (130, 100)]
     for root in (stopped, whole):
         status, last = in_a_process(root, seeds, "update", 0, *compiled)
         assert status == 0, last

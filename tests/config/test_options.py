@@ -41,7 +41,7 @@ FILES = {
           - override /network: mine
         """,
     "network/mine": "defaults: [mlp]\nhidden: [7]\n",
-    "tuned/dqn-acrobot-l0": "# @package _global_\ntrainer: {total_steps: 1_000_000}\nexperience: {learning_starts: 500_000}\n",
+    "tuned/dqn-mountain_car-l0": "# @package _global_\ntrainer: {total_steps: 1_000_000}\nexperience: {learning_starts: 500_000}\n",
     "experiment/mine": """
         # @package _global_
         sweep_name: long
@@ -200,7 +200,7 @@ def test_an_environment_without_its_id_fails_by_itself_in_one_sentence(sweep: Sw
 
 @pytest.mark.parametrize(
     "overrides",
-    [["environment=acrobot"], ["experiment=mine"], ["algorithm=mine"], ["algorithm=mine", "experiment=mine"]],
+    [["environment=mountain_car"], ["experiment=mine"], ["algorithm=mine"], ["algorithm=mine", "experiment=mine"]],
     ids=["tuned", "experiment", "algorithm", "algorithm and experiment"],
 )
 def test_smoke_wins_over_files_that_ask_for_a_million_steps(files: Path, overrides: list[str]) -> None:

@@ -21,7 +21,7 @@ from sparserl.population.members import Population
 from sparserl.population.state import State, split, stack
 from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import crossed
-from sparserl.training.compiled import has_compiler
+from sparserl.training.dependencies import has_compiler
 from sparserl.training.evaluation import Evaluation, Evaluator, never_interrupted
 from sparserl.training.inspection import inspect
 from sparserl.training.learner import Learner
@@ -215,7 +215,7 @@ class Trainer:
                 if experience.rollout_begins:
                     group.begin_rollout(previous)
                 with torch.no_grad():
-                    action = algorithm.act(group.acting(), observation, previous, exploration)
+                    action = group.act(observation, previous, exploration)
                 taken, broken = spec.clip_action(action.action)
                 clock.lap("acting")
                 outcome = vector.step(taken)
@@ -242,9 +242,9 @@ class Trainer:
                 }
                 experience.extend(transition)
                 group.observe(transition)
-                for batch in experience.batches(lambda rollout: algorithm.prepare(group.acting(), rollout)):
+                for selection in experience.selections(lambda rollout: algorithm.prepare(group.acting(), rollout)):
                     clock.lap("replay")
-                    for average, metrics in zip(averages, group.update(batch, step), strict=True):
+                    for average, metrics in zip(averages, group.update(selection, step), strict=True):
                         average.add(metrics)
                     clock.lap("update")
                 clock.lap("replay")

@@ -32,7 +32,7 @@ SPARE = 16
 """There is room for one plane more in so many: the first plane of each episode is one that no transition leads to."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DrawnPlanes(Drawn):
     """With the numbers of the planes after the last of several steps."""
 

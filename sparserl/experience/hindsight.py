@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from sparserl.experience.replay import Replay, numbered
+from sparserl.experience.replay import Replay
 from sparserl.experience.selection import Selection
 from sparserl.fields import Count
 from sparserl.population.members import Population
@@ -85,7 +85,8 @@ class Hindsight(Replay):
     def _later(self, index: Int64[Tensor, "member batch"], episode: Tensor, place: Tensor) -> Int64[Tensor, "member batch"]:
         """The row of a transition of the same episode for each row: as far towards the last one as ``place`` in [0, 1) says."""
         envs, episodes = self._last_step.shape[1:]
-        number = numbered(index, self._seen - 1, self.buffer_size)
+        newest = self._seen - 1
+        number = newest - (newest - index) % self.buffer_size  # of all transitions ever given, counted from 0
         step, env = number // envs, number % envs
         last = self._last_step.flatten(1).gather(1, env * episodes + episode % episodes)
         steps_later = (place * (last - step + 1)).long()

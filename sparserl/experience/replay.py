@@ -31,12 +31,12 @@ DISCOUNT = "discount"
 """What the value of the state that followed is multiplied by: gamma to the number of steps, 0 after a terminated episode."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawn:
     """The transitions at drawn places of a ring, where ``n_step`` is above 1 with the returns of the steps from there on.
 
-    ``index [member, batch]`` are the places, ``seen []`` how many transitions there ever were, and
-    ``powers [member, n_step + 1]`` those of gamma; the other tensors are the rows of the ring.
+    ``index [member, batch]`` are the places, ``newest []`` is that of the last transition, and ``powers [member, n_step + 1]``
+    those of gamma; the other tensors are the rows of the ring.
     """
 
     layout: Layout
@@ -58,29 +58,30 @@ class Drawn:
 
     def _over_steps(self, tensors: Mapping[str, Tensor]) -> Batch:
         """The fields that several steps change."""
-        index, powers, newest = tensors["index"], tensors["powers"], tensors["seen"] - 1
-        first = numbered(index, newest, self.buffer_size)
-        number = first.unsqueeze(2) + self.envs * torch.arange(self.n_step, device=index.device)  # [member, batch, step]
-        is_seen = number <= newest
-        steps = self._at(tensors, (torch.minimum(number, newest) % self.buffer_size).flatten(1))
-        reward, terminated, truncated = (steps[name].view(number.shape) for name in ("reward", "terminated", "truncated"))
+        index, powers = tensors["index"], tensors["powers"]
+        later = self.envs * torch.arange(self.n_step, device=index.device)
+        ahead = (tensors["newest"] - index).unsqueeze(2)
+        ahead = ahead + (ahead < 0) * self.buffer_size  # transitions that were seen after each one, [member, batch, 1]
+        places = self._later(index.unsqueeze(2), torch.minimum(later, ahead))  # [member, batch, step]
+        is_seen = later <= ahead
+        steps = self._at(tensors, places.flatten(1))
+        reward, terminated, truncated = (steps[name].view(places.shape) for name in ("reward", "terminated", "truncated"))
         goes_on = 1 - torch.maximum(terminated, truncated)
         counts = torch.cat([torch.ones_like(goes_on[..., :1]), goes_on[..., :-1].cumprod(dim=2)], dim=2) * is_seen
         # a running sum, since the order in which `sum` adds up may depend on how many members there are
         total = (powers[:, :-1].unsqueeze(1) * counts * reward).cumsum(dim=2)[..., -1]
         number_of_steps = counts.sum(dim=2).long()
-        last = (first + self.envs * (number_of_steps - 1)) % self.buffer_size
-        after = self._after(self._at(tensors, last))
+        after = self._after(self._at(tensors, self._later(index, self.envs * (number_of_steps - 1))))
         return after | {"reward": total, DISCOUNT: powers.gather(1, number_of_steps) * (1 - after["terminated"])}
+
+    def _later(self, index: Int64[Tensor, "..."], transitions: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+        """The place so many transitions later, fewer than the ring has. A remainder would take several times as long."""
+        place = index + transitions
+        return place - (place >= self.buffer_size) * self.buffer_size
 
     def _after(self, last: Batch) -> Batch:
         """What is taken from the last of several steps."""
         return {name: last[name] for name in AFTER if name in last}
-
-
-def numbered(index: Int64[Tensor, "member _batch"], newest: int | Tensor, buffer_size: int) -> Int64[Tensor, "member _batch"]:
-    """Of all transitions ever given, counted from 0, the one in each row: step * envs + env."""
-    return newest - (newest - index) % buffer_size
 
 
 @dataclass
@@ -174,7 +175,8 @@ class Replay(Experience):
         index = self._draw()
         if self._drawn is None:
             self._drawn = self._make_drawn()
-        counted = {"seen": torch.tensor(self._seen), "powers": self._powers} if self.n_step > 1 else {}
+        newest = (self._seen - 1) % self.buffer_size
+        counted = {"newest": index.new_tensor(newest), "powers": self._powers} if self.n_step > 1 else {}
         return Selection({"index": index, **counted, **self._rows}, self._drawn)
 
     def _make_drawn(self, kind: type[Drawn] = Drawn) -> Drawn:

@@ -15,7 +15,8 @@ from torch import Tensor
 from sparserl.types import Batch
 
 Assembly: TypeAlias = Callable[[Mapping[str, Tensor]], Batch]
-"""How a minibatch is made of some tensors: a frozen dataclass, whose ``repr`` says all that it does beside its code.
+"""How a minibatch is made of some tensors: a frozen dataclass, whose ``repr`` says all that it does beside its code. One object
+makes all the minibatches of a loop.
 
 It reads no other tensors than those that it is given, and no value of a tensor decides which operations are done.
 """

@@ -96,7 +96,11 @@ class StepCall(Call):
         time = scalars.time
         self.counters = {"step": time.step, "previous_step": time.previous_step, "update": time.update}
         penalties = [its for its in scalars.penalty.values() if not isinstance(its, Tensor)]
-        self.numbers = [*inputs.numbers(time.step), *map(float, (scalars.gate_rate, *scalars.rates.values())), *penalties]
+        rates = {c: float(rate) for c, rate in scalars.rates.items()}
+        gate_rate = float(scalars.gate_rate)
+        weights = [factor for c, its in state.weights.items() for factor in its.factors(rates[c])]
+        gates = [factor for its in state.gates.values() for factor in its.factors(gate_rate)]
+        self.numbers = [*weights, *gates, *inputs.numbers(time.step), gate_rate, *rates.values(), *penalties]
         shapes = tuple(tensor.shape[1:] for tensor in selection.tensors.values())
         self.signature = (
             _fixed_names(state),
@@ -110,7 +114,7 @@ class StepCall(Call):
 
     @property
     def members(self) -> int:
-        return len(self._state.learns)
+        return self._state.learns.shape[0]
 
     def key(self) -> tuple[Any, ...]:
         penalties = [(name, isinstance(its, Tensor)) for name, its in self._scalars.penalty.items()]
@@ -128,7 +132,7 @@ class StepCall(Call):
         numbers: Sequence[Tensor],
     ) -> tuple[list[str], list[Tensor]]:
         rest, values = iter(tensors), iter(numbers)
-        state = _state(self._state, rest)
+        state = _state(self._state, rest, values)
         step = _with_inputs(self._step, self._inputs, rest, values)
         batch = self._selection.assembly({name: next(rest) for name in self._selection.tensors})
         observed = {name: next(rest) for name in self._observed}
@@ -180,7 +184,7 @@ class ActingCall(Call):
 
     @property
     def members(self) -> int:
-        return len(self._state.learns)
+        return self._state.learns.shape[0]
 
     def key(self) -> tuple[Any, ...]:
         running = self._running or {}
@@ -231,12 +235,19 @@ def _fixed_names(state: LearnerState) -> tuple[Any, ...]:
     return tuple((component, *its.multipliers) for component, its in state.fixed_gates.items())
 
 
-def _state(like: LearnerState, rest: Iterator[Tensor]) -> LearnerState:
-    """A state like another one, of the tensors that ``_changed`` and ``_fixed`` give."""
+def _state(like: LearnerState, rest: Iterator[Tensor], values: Iterator[Tensor] | None = None) -> LearnerState:
+    """A state like another one, of the tensors that ``_changed`` and ``_fixed`` give.
+
+    ``values`` begin with the factors of its next step, if it takes one.
+    """
     learns = next(rest)
     weights, gates = (
         {
-            component: its.with_moments(next(rest), {name: next(rest) for name in its.moments})
+            component: its.for_program(
+                next(rest),
+                {name: next(rest) for name in its.moments},
+                [next(values).float() for _ in its.factors(0.0)] if values else [],
+            )
             for component, its in group.items()
         }
         for group in (like.weights, like.gates)

@@ -157,7 +157,6 @@ class Learner:
             self._report_diverged(metrics, env_step)
         return metrics
 
-    @torch.no_grad()
     def _run_compiled(
         self, compiled: CompiledStep, selection: Selection, scalars: Scalars, with_noise_free: bool
     ) -> Metrics | None:
@@ -207,12 +206,13 @@ class Learner:
         if self._compiled is None:
             self._take_in()
 
-    @torch.no_grad()
     def _take_in(self) -> None:
         """Let statistics take in what they have not yet."""
-        if self._unobserved:
+        if not self._unobserved:
+            return
+        with torch.no_grad():
             self.state.set_statistics(self.algorithm.observe(self.state.statistics, self._unobserved))
-            self._unobserved, self._computed = {}, {}
+        self._unobserved, self._computed = {}, {}
 
     @torch.no_grad()
     def start_from(self, policies: Sequence[Weights | None]) -> None:
@@ -268,9 +268,8 @@ class Learner:
             self._computed["acting"] = self._step.running(self.state, self.weights, self._noise)
         return self._computed["acting"]
 
-    @torch.no_grad()
     def act(self, observation: Shaped[Tensor, "member env *obs"], env_step: int, rng: MemberRng) -> Action:
-        """Choose actions for training, after so many environment steps of each member."""
+        """Choose actions for training, after so many environment steps of each member. Called without gradients."""
         if self._compiled is not None:
             try:
                 return self._act_compiled(self._compiled.act, observation, env_step, rng)

@@ -19,7 +19,7 @@ from sparserl.population.random import MemberRng, SharedDraws
 from sparserl.population.state import State, split, stack
 from sparserl.training.evaluation import rows_of
 from sparserl.training.learner import Learner
-from sparserl.types import Action, Batch, Metrics, Transition, Weights
+from sparserl.types import Action, Batch, Metrics, Rollout, Transition, Weights
 
 
 class LearnerGroup:
@@ -49,8 +49,8 @@ class LearnerGroup:
     def begin_rollout(self, env_step: int) -> None:
         """Called before the first step of each rollout: statistics take in the last one, and gates draw new noise."""
         if self._unobserved:
-            self._observe(self._unobserved)
-            self._unobserved = []
+            steps, self._unobserved = self._unobserved, []
+            self._take_in({name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]})
         for learner in self.learners:
             learner.begin_rollout(env_step)
 
@@ -61,10 +61,9 @@ class LearnerGroup:
         if self._algorithm.gate_noise == "rollout":
             self._unobserved.append(transition)
         else:
-            self._observe([transition])
+            self._take_in({name: values.unsqueeze(1) for name, values in transition.items()})
 
-    def _observe(self, steps: Sequence[Transition]) -> None:
-        rollout = {name: torch.cat([step[name].unsqueeze(1) for step in steps], dim=1) for name in steps[0]}
+    def _take_in(self, rollout: Rollout) -> None:
         for learner, rows in zip(self.learners, self.rows, strict=True):
             learner.observe({name: values[rows] for name, values in rollout.items()} if self.rows[1:] else rollout)
 
@@ -95,6 +94,7 @@ class LearnerGroup:
 
     # ------------------------------------------------------------ weights to run
 
+    @torch.no_grad()
     def act(self, observation: Shaped[Tensor, "member env *obs"], env_step: int, rng: MemberRng) -> Action:
         """Choose actions for training, after so many environment steps of each member."""
         if not self.learners[1:]:

@@ -214,8 +214,7 @@ class Trainer:
                 previous, step = step, step + self.num_envs
                 if experience.rollout_begins:
                     group.begin_rollout(previous)
-                with torch.no_grad():
-                    action = group.act(observation, previous, exploration)
+                action = group.act(observation, previous, exploration)
                 taken, broken = spec.clip_action(action.action)
                 clock.lap("acting")
                 outcome = vector.step(taken)

@@ -209,7 +209,7 @@ def test_a_step_that_is_not_on_a_cpu_is_not_compiled(cache: Path) -> None:
     """As that of a run which began compiled on a CPU, and goes on where ``device=auto`` takes a GPU."""
     learner = learner_of("dqn", "none")
     learner.state.learns = learner.state.learns.to("meta")
-    scalars = Scalars(Time(0, 0, 0), False, {}, {}, 0.0)
+    scalars = Scalars(Time(0, 0, 0), False, {}, {"policy": 0.0}, 0.0)
     with pytest.raises(CompileError, match="for a CPU only, and this run is on meta"):
         CompiledStep(learner._step)(learner.state, Selection({}), scalars, {}, False, {}, learner._rng)
 

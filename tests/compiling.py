@@ -83,6 +83,9 @@ def tensors_of(learner: Learner, place: int) -> list[Tensor]:
     return [tensor[place] if tensor.dim() else tensor for its in layers for tensor in its.values()]
 
 
+TOGETHER = (("none", 0), ("none", 1), ("l0", 2))
+"""Members of one loop: two populations."""
+
 LOOPS = {
     "dqn": ("experience.learning_starts=100", "experience.n_step=3", "algorithm.normalize_observation=true"),
     "ppo": ("experience.n_steps=20", "experience.batch_size=40", "algorithm.normalize_observation=true"),
@@ -91,14 +94,18 @@ LOOPS = {
 
 
 def run_loop(
-    algorithm: str, members: Sequence[tuple[str, int]], is_compiled: bool, states: list[State] | None = None, steps: int = 320
+    algorithm: str,
+    members: Sequence[tuple[str, int]],
+    is_compiled: bool,
+    states: list[State] | None = None,
+    freeze_at_step: int | None = None,
 ) -> tuple[LearnerGroup, list[Snapshot]]:
     """Train members, each a regulariser and a seed, in one loop of CartPole to its end, from the start or from some states.
 
-    Gates are active from the start and frozen in between.
+    Gates are active from the start.
     """
-    small = "trainer=smoke", f"trainer.total_steps={steps}", "trainer.checkpoint_every=160", "trainer.num_envs=4"
-    gates = {"l0": immediately("l0", freeze_at_step=200)}
+    small = "trainer=smoke", "trainer.total_steps=400", "trainer.checkpoint_every=200", "trainer.num_envs=5"
+    gates = {"l0": immediately("l0", **({} if freeze_at_step is None else {"freeze_at_step": freeze_at_step}))}
     options = (f"algorithm={algorithm}", *small, *LOOPS[algorithm], "network.hidden=[13,7]")
     compiles = f"trainer.compile={str(is_compiled).lower()}"
     configs = [compose(f"regularizer={r}", f"seed={seed}", *gates.get(r, ()), *options, compiles) for r, seed in members]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiling import MEMBERS, difference, learner_of, train
+from compiling import LOOPS, MEMBERS, difference, learner_of, train
 from parts import as_kind, modules, random_batches
 
 from sparserl.algorithms.dqn import DQN
@@ -239,3 +239,9 @@ def test_more_traced_steps() -> None:
 @pytest.mark.parametrize("algorithm", modules("algorithms"))
 def test_compiled_steps(algorithm: str) -> None:
     run_in_a_process("compiled_steps.py", "-m", "slow", "-k", f"[{algorithm}-")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", LOOPS)
+def test_compiled_loops(algorithm: str) -> None:
+    run_in_a_process("compiled_steps.py", "-m", "slow", "-k", f"[{algorithm}]")

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
-from compiling import CASES, LOOPS, MEMBERS, ROUNDING, STEPS, difference, learner_of, member_of, run_loop, train
+from compiling import CASES, LOOPS, MEMBERS, ROUNDING, STEPS, TOGETHER, difference, learner_of, member_of, run_loop, train
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import as_kind, random_batches
@@ -149,14 +149,14 @@ def test_a_traced_step_is_the_eager_one(case: tuple[str, ...], as_traced: list[T
 
 # ---------------------------------------------------------------- loops: acting, minibatches and statistics are in programs too
 
-TOGETHER = (("none", 0), ("none", 1), ("l0", 2))
-"""Members of one loop: two populations."""
-
 
 @pytest.mark.parametrize("algorithm", LOOPS)
 def test_a_loop_of_programs_is_the_eager_one(algorithm: str, as_traced: list[Trace]) -> None:
-    """Within rounding: with another action, another minibatch, or statistics that are a step late it would be another run."""
-    asked, eager = (run_loop(algorithm, TOGETHER, is_compiled)[0] for is_compiled in (True, False))
+    """Within rounding: with another action, another minibatch, or statistics that are a step late it would be another run.
+
+    Gates are frozen in between.
+    """
+    asked, eager = (run_loop(algorithm, TOGETHER, is_compiled, freeze_at_step=250)[0] for is_compiled in (True, False))
     assert {learner.backend for learner in asked.learners} == {"compiled"}
     for member in range(len(TOGETHER)):
         for mine, its in zip(member_of(asked, member), member_of(eager, member), strict=True):

@@ -6,6 +6,7 @@ they come, transitions take eight times as much memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from sparserl.experience.replay import Drawn, Replay
+from sparserl.experience.replay import AFTER, Drawn, Replay
 from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
 from sparserl.population.state import Log, State
@@ -36,8 +37,9 @@ SPARE = 16
 class DrawnPlanes(Drawn):
     """With the numbers of the planes after the last of several steps."""
 
-    def _after(self, last: Batch) -> Batch:
-        return super()._after(last) | {LAST_PLANES: last[PLANES]}
+    def _after(self, tensors: Mapping[str, Tensor], last: Int64[Tensor, "member _batch"]) -> Batch:
+        after = self._at(tensors, last, (*AFTER, PLANES))
+        return {LAST_PLANES if name == PLANES else name: values for name, values in after.items()}
 
 
 @dataclass

@@ -6,7 +6,7 @@ sampled, so the ring keeps what happened.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ WAITING_STEPS = 64
 as long to put away one by one as together."""
 
 
+OF_EACH = "reward", "terminated", "truncated"
 AFTER = "next_observation", "terminated", "truncated"
 DISCOUNT = "discount"
 """What the value of the state that followed is multiplied by: gamma to the number of steps, 0 after a terminated episode."""
@@ -45,16 +46,17 @@ class Drawn:
     n_step: int
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> Batch:
-        batch = self._at(tensors, tensors["index"])
+        batch = self._at(tensors, tensors["index"], self.layout.names)
         return batch if self.n_step == 1 else batch | self._over_steps(tensors)
 
-    def _at(self, tensors: Mapping[str, Tensor], index: Int64[Tensor, "member _batch"]) -> Batch:
-        """The transitions in these rows of each member's ring."""
+    def _at(self, tensors: Mapping[str, Tensor], index: Int64[Tensor, "member _batch"], names: Collection[str]) -> Batch:
+        """Some fields of the transitions in these rows of each member's ring."""
         # not len, which is a number of its own kind: a program would have it for ever
-        starts = torch.arange(index.shape[0], device=index.device).unsqueeze(1) * self.buffer_size
-        flat = (index + starts).view(-1)
-        fetched = {name: tensors[name].flatten(0, 1).index_select(0, flat) for name in self.layout.types}
-        return self.layout.columns({name: rows.view(*index.shape, -1) for name, rows in fetched.items()})
+        starts = torch.arange(0, index.shape[0] * self.buffer_size, self.buffer_size, device=index.device)
+        flat = (index + starts.unsqueeze(1)).view(-1)
+        fields = self.layout.some(names)
+        fetched = {type_: tensors[type_].flatten(0, 1).index_select(0, flat) for type_ in fields.types}
+        return fields.columns({type_: rows.view(*index.shape, -1) for type_, rows in fetched.items()})
 
     def _over_steps(self, tensors: Mapping[str, Tensor]) -> Batch:
         """The fields that several steps change."""
@@ -64,14 +66,14 @@ class Drawn:
         ahead = ahead + (ahead < 0) * self.buffer_size  # transitions that were seen after each one, [member, batch, 1]
         places = self._later(index.unsqueeze(2), torch.minimum(later, ahead))  # [member, batch, step]
         is_seen = later <= ahead
-        steps = self._at(tensors, places.flatten(1))
-        reward, terminated, truncated = (steps[name].view(places.shape) for name in ("reward", "terminated", "truncated"))
+        steps = self._at(tensors, places.flatten(1), OF_EACH)
+        reward, terminated, truncated = (steps[name].view(places.shape) for name in OF_EACH)
         goes_on = 1 - torch.maximum(terminated, truncated)
         counts = torch.cat([torch.ones_like(goes_on[..., :1]), goes_on[..., :-1].cumprod(dim=2)], dim=2) * is_seen
         # a running sum, since the order in which `sum` adds up may depend on how many members there are
         total = (powers[:, :-1].unsqueeze(1) * counts * reward).cumsum(dim=2)[..., -1]
         number_of_steps = counts.sum(dim=2).long()
-        after = self._after(self._at(tensors, self._later(index, self.envs * (number_of_steps - 1))))
+        after = self._after(tensors, self._later(index, self.envs * (number_of_steps - 1)))
         return after | {"reward": total, DISCOUNT: powers.gather(1, number_of_steps) * (1 - after["terminated"])}
 
     def _later(self, index: Int64[Tensor, "..."], transitions: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
@@ -79,9 +81,9 @@ class Drawn:
         place = index + transitions
         return place - (place >= self.buffer_size) * self.buffer_size
 
-    def _after(self, last: Batch) -> Batch:
+    def _after(self, tensors: Mapping[str, Tensor], last: Int64[Tensor, "member _batch"]) -> Batch:
         """What is taken from the last of several steps."""
-        return {name: last[name] for name in AFTER if name in last}
+        return self._at(tensors, last, AFTER)
 
 
 @dataclass
@@ -176,7 +178,7 @@ class Replay(Experience):
         if self._drawn is None:
             self._drawn = self._make_drawn()
         newest = (self._seen - 1) % self.buffer_size
-        counted = {"newest": index.new_tensor(newest), "powers": self._powers} if self.n_step > 1 else {}
+        counted = {"newest": index.new_full((), newest), "powers": self._powers} if self.n_step > 1 else {}
         return Selection({"index": index, **counted, **self._rows}, self._drawn)
 
     def _make_drawn(self, kind: type[Drawn] = Drawn) -> Drawn:

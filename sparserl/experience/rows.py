@@ -7,7 +7,7 @@ costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -53,6 +53,25 @@ class Layout:
             places[name] = Field(start // size, str(value.dtype).removeprefix("torch."), shape)
             start += math.prod(shape) * size
         return cls(tuple((name, places[name]) for name in fields), -(-start // ALIGNMENT) * ALIGNMENT)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return tuple(name for name, _ in self.fields)
+
+    def some(self, names: Collection[str]) -> Layout:
+        """The same rows with some of the fields only."""
+        if names is self.names:
+            return self
+        known = self._parts.get(tuple(names))
+        if known is None:
+            known = Layout(tuple((name, field) for name, field in self.fields if name in names), self.width)
+            self._parts[tuple(names)] = known
+        return known
+
+    @cached_property
+    def _parts(self) -> dict[tuple[str, ...], Layout]:
+        return {}
 
     @cached_property
     def types(self) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ class StepCall(Call):
         weights = [factor for c, its in state.weights.items() for factor in its.factors(rates[c])]
         gates = [factor for its in state.gates.values() for factor in its.factors(gate_rate)]
         self.numbers = [*weights, *gates, *inputs.numbers(time.step), gate_rate, *rates.values(), *penalties]
-        shapes = tuple(tensor.shape[1:] for tensor in selection.tensors.values())
+        shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in selection.tensors.items())
         self.signature = (
             _fixed_names(state),
             selection.assembly,
@@ -119,7 +119,7 @@ class StepCall(Call):
     def key(self) -> tuple[Any, ...]:
         penalties = [(name, isinstance(its, Tensor)) for name, its in self._scalars.penalty.items()]
         noise = [(component, tuple(its)) for component, its in self._noise.items()]
-        return _key(self._step, self._state), tuple(self._selection.tensors), tuple(self._observed), penalties, noise
+        return _key(self._step, self._state), tuple(self._observed), penalties, noise
 
     def parts(self) -> list[Any]:
         return [self._step.algorithm, self._step.regularizer, self._selection.assembly]

@@ -1,7 +1,7 @@
 # Each target works by itself on a bare clone: what it needs is installed into .venv, once.
 
 PYTHON ?= python3
-# where torch comes from, if not from PyPI, whose torch for Linux brings gigabytes of CUDA: https://download.pytorch.org/whl/cpu
+# where torch comes from, if not from PyPI, whose torch for Linux brings gigabytes of CUDA: the address of PyTorch's CPU builds
 TORCH_INDEX ?=
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)

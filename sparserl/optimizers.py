@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,12 +34,28 @@ class Optimizer(ABC):
         values: Float[Tensor, "member number"],
         gradient: Float[Tensor, "member number"],
         moments: Moments,
-        learning_rate: float | Float[Tensor, ""],
+        learning_rate: float,
     ) -> None:
         """Take one step: changes ``values`` and ``moments`` in place.
 
-        A rate that is a tensor asks for operations that a compiler can read: the same step but for rounding.
         A row whose gradient and moments are all zero stays, bit for bit, what it is.
+        """
+
+    @abstractmethod
+    def factors(self, steps: int, learning_rate: float) -> tuple[float, ...]:
+        """What ``step_by`` is to be given, after so many steps."""
+
+    @abstractmethod
+    def step_by(
+        self,
+        values: Float[Tensor, "member number"],
+        gradient: Float[Tensor, "member number"],
+        moments: Moments,
+        factors: Sequence[Float[Tensor, ""]],
+    ) -> None:
+        """The same as ``step`` but for rounding, in operations that a compiler can read.
+
+        A number that is computed inside of a program is computed again for each weight, and so ``factors`` come from outside.
         """
 
 
@@ -70,11 +87,8 @@ class Adam(Optimizer):
         values: Float[Tensor, "member number"],
         gradient: Float[Tensor, "member number"],
         moments: Moments,
-        learning_rate: float | Float[Tensor, ""],
+        learning_rate: float,
     ) -> None:
-        if isinstance(learning_rate, Tensor):
-            self._step(values, gradient, moments, learning_rate)
-            return
         adam(
             [values],
             [gradient],
@@ -92,16 +106,24 @@ class Adam(Optimizer):
             maximize=False,
         )
 
-    def _step(
-        self, values: Float[Tensor, "member number"], gradient: Float[Tensor, "member number"], moments: Moments, rate: Tensor
+    def factors(self, steps: int, learning_rate: float) -> tuple[float, ...]:
+        """The size of a step, and the root of what the average square is to be divided by (algorithm 1 of the paper)."""
+        first, second = (1 - beta ** (steps + 1) for beta in self.betas)
+        return learning_rate / first, math.sqrt(second)
+
+    def step_by(
+        self,
+        values: Float[Tensor, "member number"],
+        gradient: Float[Tensor, "member number"],
+        moments: Moments,
+        factors: Sequence[Float[Tensor, ""]],
     ) -> None:
-        """Algorithm 1 of the paper, operation by operation."""
         first, second = self.betas
-        step = moments["step"].add_(1).double()  # 1 - 0.999**step has four digits only in float32
+        size, root = factors
+        moments["step"].add_(1)
         average = moments["exp_avg"].lerp_(gradient, 1 - first)
         squares = moments["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        size, root = rate / (1 - first**step), (1 - second**step).sqrt()
-        values.sub_(size.float() * average / (squares.sqrt() / root.float() + self.eps))
+        values.sub_(size * average / (squares.sqrt() / root + self.eps))
 
 
 @dataclass(frozen=True)
@@ -121,11 +143,25 @@ class RMSprop(Optimizer):
         values: Float[Tensor, "member number"],
         gradient: Float[Tensor, "member number"],
         moments: Moments,
-        learning_rate: float | Float[Tensor, ""],
+        learning_rate: float,
     ) -> None:
-        average = moments["square_avg"].mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
-        if isinstance(learning_rate, Tensor):
-            values.sub_(learning_rate * gradient / (average.sqrt() + self.eps))
-        else:
-            values.addcdiv_(gradient, average.sqrt().add_(self.eps), value=-learning_rate)
+        average = self._average(gradient, moments)
+        values.addcdiv_(gradient, average.sqrt().add_(self.eps), value=-learning_rate)
+
+    def factors(self, steps: int, learning_rate: float) -> tuple[float, ...]:
+        """The learning rate."""
+        return (learning_rate,)
+
+    def step_by(
+        self,
+        values: Float[Tensor, "member number"],
+        gradient: Float[Tensor, "member number"],
+        moments: Moments,
+        factors: Sequence[Float[Tensor, ""]],
+    ) -> None:
+        average = self._average(gradient, moments)
+        values.sub_(factors[0] * gradient / (average.sqrt() + self.eps))
+
+    def _average(self, gradient: Float[Tensor, "member number"], moments: Moments) -> Float[Tensor, "member number"]:
         moments["step"].add_(1)
+        return moments["square_avg"].mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)

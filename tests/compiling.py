@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import product
 
 from parts import environment_for, immediately, make_learner, modules
 from torch import Tensor
 
+from sparserl.config.build import build
+from sparserl.config.validation import compose
 from sparserl.population.members import Population
+from sparserl.population.state import State
 from sparserl.training.learner import Learner
+from sparserl.training.learner_group import LearnerGroup
+from sparserl.training.trainer import Finished, Snapshot
 from sparserl.types import Batch
 
 MEMBERS = 3
@@ -75,3 +81,44 @@ def tensors_of(learner: Learner, place: int) -> list[Tensor]:
     moments = [its.moments for group in groups for its in group.values()]
     layers = (*learner.weights.values(), *learner.gates.values(), *moments)
     return [tensor[place] if tensor.dim() else tensor for its in layers for tensor in its.values()]
+
+
+TOGETHER = (("none", 0), ("none", 1), ("l0", 2))
+"""Members of one loop: two populations."""
+
+LOOPS = {
+    "dqn": ("experience.learning_starts=100", "experience.n_step=3", "algorithm.normalize_observation=true"),
+    "ppo": ("experience.n_steps=20", "experience.batch_size=40", "algorithm.normalize_observation=true"),
+}
+"""Overrides of short loops: those of DQN put returns of several steps together, and all have statistics."""
+
+
+def run_loop(
+    algorithm: str,
+    members: Sequence[tuple[str, int]],
+    is_compiled: bool,
+    states: list[State] | None = None,
+    freeze_at_step: int | None = None,
+) -> tuple[LearnerGroup, list[Snapshot]]:
+    """Train members, each a regulariser and a seed, in one loop of CartPole to its end, from the start or from some states.
+
+    Gates are active from the start.
+    """
+    small = "trainer=smoke", "trainer.total_steps=400", "trainer.checkpoint_every=200", "trainer.num_envs=5"
+    gates = {"l0": immediately("l0", **({} if freeze_at_step is None else {"freeze_at_step": freeze_at_step}))}
+    options = (f"algorithm={algorithm}", *small, *LOOPS[algorithm], "network.hidden=[13,7]")
+    compiles = f"trainer.compile={str(is_compiled).lower()}"
+    configs = [compose(f"regularizer={r}", f"seed={seed}", *gates.get(r, ()), *options, compiles) for r, seed in members]
+    trainer, parts = build(configs)
+    snapshots = []
+    for event in trainer.run(parts, states):
+        if isinstance(event, Snapshot):
+            snapshots.append(copy.deepcopy(event))
+    assert isinstance(event, Finished)
+    return event.group, snapshots
+
+
+def member_of(group: LearnerGroup, member: int) -> list[Tensor]:
+    """All that learning has made of a member of a loop."""
+    learner, place = group.locate(member)
+    return tensors_of(learner, place)

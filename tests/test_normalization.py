@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ from parts import make_learner, parts
 
 from sparserl import normalization
 from sparserl.normalization import Normalize, Statistics
-from sparserl.types import Rollout
+from sparserl.population.members import Population
+from sparserl.training.learner import Learner
+from sparserl.types import Rollout, Weights
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -92,6 +96,25 @@ def test_networks_see_normalised_observations_and_the_deployed_module_does_the_s
     for member in range(2):
         its = {c: {n: tensor[member] for n, tensor in weights[c].items()} for c in algorithm.policy}
         torch.testing.assert_close(algorithm.policy_module(its)(observation[member]), scores[member])
+
+
+@pytest.mark.parametrize("read", [lambda its: its.weights, lambda its: its.acting(), lambda its: its.state_dict()["weights"]])
+def test_statistics_that_a_compiled_step_is_to_take_in_are_there_for_whoever_asks_before(
+    read: Callable[[Learner], Weights],
+) -> None:
+    configured = make_learner("algorithm=dqn", "regularizer=none", *NORMALIZE, members=2)
+    eager, compiled = (
+        Learner(configured.algorithm, configured.regularizer, Population((0, 1)), is_compiled) for is_compiled in (False, True)
+    )
+    zeros = torch.zeros(2, 1, 6)
+    for _ in range(2):
+        rollout = {"observation": drawn(2, 1, 6, 4), "reward": zeros + 1, "terminated": zeros, "truncated": zeros}
+        for learner in (eager, compiled):
+            learner.observe(rollout)
+    for component in ("observations", "rewards"):
+        for name, tensor in read(eager)[component].items():
+            assert torch.equal(read(compiled)[component][name], tensor)
+    assert read(compiled)["observations"]["count"].min() > 11
 
 
 def test_images_are_not_normalised() -> None:

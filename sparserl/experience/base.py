@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
+from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
@@ -43,8 +44,15 @@ class Experience(ABC):
         """Take one step of every sub-environment. Its tensors may be kept: they must not be changed afterwards."""
 
     @abstractmethod
+    def selections(self, prepare: Prepare) -> Iterator[Selection]:
+        """What the minibatches that are due now are made from, one for each gradient step; often none.
+
+        Rollouts go through ``prepare`` first. Each is to be used before the next one is asked for.
+        """
+
     def batches(self, prepare: Prepare) -> Iterator[Batch]:
-        """The minibatches that are due now, one for each gradient step; often none. Rollouts go through ``prepare`` first."""
+        """The minibatches themselves."""
+        return (selection.batch() for selection in self.selections(prepare))
 
     def gradient_steps(self, total_steps: int, num_envs: int) -> int:
         """About how many minibatches ``total_steps`` environment steps of each member give; 0 where that is not known."""

@@ -6,6 +6,7 @@ they come, transitions take eight times as much memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,8 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from sparserl.experience.replay import Replay
+from sparserl.experience.replay import AFTER, Drawn, Replay
+from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
 from sparserl.population.state import Log, State
 from sparserl.types import Batch, Relabel, Spec, Transition
@@ -29,6 +31,15 @@ AT_ONCE = 4096
 
 SPARE = 16
 """There is room for one plane more in so many: the first plane of each episode is one that no transition leads to."""
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnPlanes(Drawn):
+    """With the numbers of the planes after the last of several steps."""
+
+    def _after(self, tensors: Mapping[str, Tensor], last: Int64[Tensor, "member _batch"]) -> Batch:
+        after = self._at(tensors, last, (*AFTER, PLANES))
+        return {LAST_PLANES if name == PLANES else name: values for name, values in after.items()}
 
 
 @dataclass
@@ -126,21 +137,22 @@ class Frames(Replay):
         envs = numbers.shape[1]
         first = max(0, self._seen + envs - self.buffer_size)
         oldest = numbers.flatten(1)
-        if PLANES in self._fields and first < self._seen:
+        if self._layout and first < self._seen:
             rows = torch.arange(first, min(first + envs, self._seen), device=numbers.device) % self.buffer_size
-            oldest = torch.cat([oldest, self._fields[PLANES].of(self._ring)[:, rows].flatten(1)], dim=1)
+            oldest = torch.cat([oldest, self._layout.field(self._ring, PLANES)[:, rows].flatten(1)], dim=1)
         return oldest.amin(dim=1)
 
-    def _sample(self) -> Batch:
-        batch = super()._sample()
+    def _sample(self) -> Selection:
+        batch = super()._sample().batch()
         numbers = batch.pop(PLANES)
         if LAST_PLANES in batch:
             numbers = torch.cat([numbers[..., :-1], batch.pop(LAST_PLANES)[..., 1:]], dim=2)
         planes = self._planes_of(numbers)
-        return {"observation": planes[:, :, : self._stack], "next_observation": planes[:, :, -self._stack :]} | batch
+        seen = {"observation": planes[:, :, : self._stack], "next_observation": planes[:, :, -self._stack :]}
+        return Selection(seen | batch)
 
-    def _after(self, last: Batch) -> Batch:
-        return super()._after(last) | {LAST_PLANES: last[PLANES]}
+    def _make_drawn(self, kind: type[Drawn] = DrawnPlanes) -> Drawn:
+        return super()._make_drawn(kind)
 
     def _planes_of(self, numbers: Int64[Tensor, "member _batch plane"]) -> UInt8[Tensor, "member _batch plane height width"]:
         flat = numbers.flatten(1)

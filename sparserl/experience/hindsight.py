@@ -12,10 +12,11 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from sparserl.experience.replay import Replay
+from sparserl.experience.selection import Selection
 from sparserl.fields import Count
 from sparserl.population.members import Population
 from sparserl.population.state import State
-from sparserl.types import Batch, Relabel, Spec, Transition
+from sparserl.types import Relabel, Spec, Transition
 
 EPISODE, ACHIEVED = "episode", "achieved_goal"
 NOT_LEARNED_FROM = (EPISODE, ACHIEVED)
@@ -62,14 +63,14 @@ class Hindsight(Replay):
         super().extend(transition | {EPISODE: self._episode})
         self._episode = self._episode + (transition["terminated"] + transition["truncated"] > 0).int()
 
-    def _sample(self) -> Batch:
-        self._store()
-        index = self._draw()
-        batch = self._columns_of(self._rows(index))
+    def _sample(self) -> Selection:
+        selection = super()._sample()
+        index, batch = selection.tensors["index"], selection.batch()
         to_relabel, place = self._rng.uniform(2, self.batch_size).unbind(1)
         later = self._later(index, batch[EPISODE], place)
         members = torch.arange(len(index), device=index.device).unsqueeze(1)
-        achieved = self._fields[ACHIEVED].of(self._ring)[members, later]
+        assert self._layout is not None
+        achieved = self._layout.field(self._ring, ACHIEVED)[members, later]
 
         reward, terminated = self._relabel(batch[ACHIEVED], achieved)
         relabelled = {"reward": reward, "terminated": terminated}
@@ -79,12 +80,13 @@ class Hindsight(Replay):
         for name, values in relabelled.items():
             mask = is_relabelled.view(*is_relabelled.shape, *[1] * (values.dim() - 2))
             batch[name] = torch.where(mask, values, batch[name])
-        return {name: values for name, values in batch.items() if name not in NOT_LEARNED_FROM}
+        return Selection({name: values for name, values in batch.items() if name not in NOT_LEARNED_FROM})
 
     def _later(self, index: Int64[Tensor, "member batch"], episode: Tensor, place: Tensor) -> Int64[Tensor, "member batch"]:
         """The row of a transition of the same episode for each row: as far towards the last one as ``place`` in [0, 1) says."""
         envs, episodes = self._last_step.shape[1:]
-        number = self._number(index)
+        newest = self._seen - 1
+        number = newest - (newest - index) % self.buffer_size  # of all transitions ever given, counted from 0
         step, env = number // envs, number % envs
         last = self._last_step.flatten(1).gather(1, env * episodes + episode % episodes)
         steps_later = (place * (last - step + 1)).long()

@@ -2,51 +2,88 @@
 
 Returns over several steps (Sutton 1988; with DQN: Hessel et al. 2018, arXiv 1710.02298) are put together when a minibatch is
 sampled, so the ring keeps what happened.
-
-A transition is one row of bytes, whatever its fields are: it is fetched in one or two cache lines, and fetching is most
-of what sampling costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64, Shaped, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 
 from sparserl.experience.base import Experience
+from sparserl.experience.rows import Layout, Rows
+from sparserl.experience.selection import Selection
 from sparserl.fields import Count, Fraction, Steps
 from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
-
-ALIGNMENT = 8
-"""Bytes: the widest number that there is."""
 
 WAITING_STEPS = 64
 """Steps kept as they came until there is something to sample. Ten steps of one sub-environment take nearly three times
 as long to put away one by one as together."""
 
 
+OF_EACH = "reward", "terminated", "truncated"
 AFTER = "next_observation", "terminated", "truncated"
 DISCOUNT = "discount"
 """What the value of the state that followed is multiplied by: gamma to the number of steps, 0 after a terminated episode."""
 
 
-@dataclass(frozen=True)
-class Field:
-    """Where a field lies in each row, from byte ``start`` on."""
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """The transitions at drawn places of a ring, where ``n_step`` is above 1 with the returns of the steps from there on.
 
-    start: int
-    dtype: torch.dtype
-    shape: torch.Size
+    ``index [member, batch]`` are the places, ``newest []`` is that of the last transition, and ``powers [member, n_step + 1]``
+    those of gamma; the other tensors are the rows of the ring.
+    """
 
-    def of(self, rows: UInt8[Tensor, "member row byte"]) -> Shaped[Tensor, "member row *field"]:
-        """The field of every row: a view."""
-        end = self.start + self.shape.numel() * self.dtype.itemsize
-        return rows[..., self.start : end].view(self.dtype).view(*rows.shape[:2], *self.shape)
+    layout: Layout
+    buffer_size: int
+    envs: int
+    n_step: int
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> Batch:
+        batch = self._at(tensors, tensors["index"], self.layout.names)
+        return batch if self.n_step == 1 else batch | self._over_steps(tensors)
+
+    def _at(self, tensors: Mapping[str, Tensor], index: Int64[Tensor, "member _batch"], names: Collection[str]) -> Batch:
+        """Some fields of the transitions in these rows of each member's ring."""
+        # not len, which is a number of its own kind: a program would have it for ever
+        starts = torch.arange(0, index.shape[0] * self.buffer_size, self.buffer_size, device=index.device)
+        flat = (index + starts.unsqueeze(1)).view(-1)
+        fields = self.layout.some(names)
+        fetched = {type_: tensors[type_].flatten(0, 1).index_select(0, flat) for type_ in fields.types}
+        return fields.columns({type_: rows.view(*index.shape, -1) for type_, rows in fetched.items()})
+
+    def _over_steps(self, tensors: Mapping[str, Tensor]) -> Batch:
+        """The fields that several steps change."""
+        index, powers = tensors["index"], tensors["powers"]
+        later = self.envs * torch.arange(self.n_step, device=index.device)
+        ahead = (tensors["newest"] - index).unsqueeze(2)
+        ahead = ahead + (ahead < 0) * self.buffer_size  # transitions that were seen after each one, [member, batch, 1]
+        places = self._later(index.unsqueeze(2), torch.minimum(later, ahead))  # [member, batch, step]
+        is_seen = later <= ahead
+        steps = self._at(tensors, places.flatten(1), OF_EACH)
+        reward, terminated, truncated = (steps[name].view(places.shape) for name in OF_EACH)
+        goes_on = 1 - torch.maximum(terminated, truncated)
+        counts = torch.cat([torch.ones_like(goes_on[..., :1]), goes_on[..., :-1].cumprod(dim=2)], dim=2) * is_seen
+        # a running sum, since the order in which `sum` adds up may depend on how many members there are
+        total = (powers[:, :-1].unsqueeze(1) * counts * reward).cumsum(dim=2)[..., -1]
+        number_of_steps = counts.sum(dim=2).long()
+        after = self._after(tensors, self._later(index, self.envs * (number_of_steps - 1)))
+        return after | {"reward": total, DISCOUNT: powers.gather(1, number_of_steps) * (1 - after["terminated"])}
+
+    def _later(self, index: Int64[Tensor, "..."], transitions: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+        """The place so many transitions later, fewer than the ring has. A remainder would take several times as long."""
+        place = index + transitions
+        return place - (place >= self.buffer_size) * self.buffer_size
+
+    def _after(self, tensors: Mapping[str, Tensor], last: Int64[Tensor, "member _batch"]) -> Batch:
+        """What is taken from the last of several steps."""
+        return self._at(tensors, last, AFTER)
 
 
 @dataclass
@@ -78,9 +115,11 @@ class Replay(Experience):
 
     def begin(self, members: Population, spec: Spec, relabel: Relabel) -> None:
         self._rng = members.rng("replay")
-        self._offsets = torch.arange(members.size, device=members.device).unsqueeze(1) * self.buffer_size
-        self._fields: dict[str, Field] = {}
+        self._powers = (self.gamma ** torch.arange(self.n_step + 1.0, device=members.device)).repeat(members.size, 1)
+        self._layout: Layout | None = None
         self._ring = torch.empty(members.size, self.buffer_size, 0, dtype=torch.uint8, device=members.device)
+        self._rows: Rows = {}  # of the ring
+        self._drawn: Drawn | None = None
         self._waiting: list[Transition] = []  # steps that are seen but not yet in the ring
         self._fresh = self._ring[:, :0]  # where they are made into rows
         self._fresh_columns: dict[str, Tensor] = {}
@@ -110,11 +149,11 @@ class Replay(Experience):
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        self._lay_out(waiting[0])
+        layout = self._lay_out(waiting[0])
         number = sum(transition["reward"].shape[1] for transition in waiting)
         if self._fresh.shape[1] != number:
             self._fresh = self._ring.new_zeros(len(self._ring), number, self._ring.shape[2])
-            self._fresh_columns = self._columns_of(self._fresh)
+            self._fresh_columns = layout.columns(layout.rows(self._fresh))
         # small copies into a place of their own, then one into the ring: its slices take longer to make than to fill
         for name, column in self._fresh_columns.items():
             steps = [transition[name] for transition in waiting]
@@ -125,7 +164,7 @@ class Replay(Experience):
         if head < number:
             self._ring[:, : number - head] = self._fresh[:, head:]
 
-    def batches(self, prepare: Prepare) -> Iterator[Batch]:
+    def selections(self, prepare: Prepare) -> Iterator[Selection]:
         while self._owed >= self.train_freq:
             self._owed -= self.train_freq
             yield self._sample()
@@ -133,68 +172,38 @@ class Replay(Experience):
     def gradient_steps(self, total_steps: int, num_envs: int) -> int:
         return max(0, total_steps - self.learning_starts) // self.train_freq
 
-    def _sample(self) -> Batch:
+    def _sample(self) -> Selection:
         self._store()
         index = self._draw()
-        batch = self._columns_of(self._rows(index))
-        return batch if self.n_step == 1 else batch | self._over_steps(index)
+        if self._drawn is None:
+            self._drawn = self._make_drawn()
+        newest = (self._seen - 1) % self.buffer_size
+        counted = {"newest": index.new_full((), newest), "powers": self._powers} if self.n_step > 1 else {}
+        return Selection({"index": index, **counted, **self._rows}, self._drawn)
 
-    def _over_steps(self, index: Int64[Tensor, "member batch"]) -> Batch:
-        """The fields that ``n_step`` steps change, for the steps that begin with these rows."""
-        first = self._number(index)
-        number = first.unsqueeze(2) + self._envs * torch.arange(self.n_step, device=index.device)  # [member, batch, step]
-        seen = number < self._seen
-        steps = self._columns_of(self._rows((number.clamp(max=self._seen - 1) % self.buffer_size).flatten(1)))
-        reward, terminated, truncated = (steps[name].view(number.shape) for name in ("reward", "terminated", "truncated"))
-        goes_on = 1 - torch.maximum(terminated, truncated)
-        counts = torch.cat([torch.ones_like(goes_on[..., :1]), goes_on[..., :-1].cumprod(dim=2)], dim=2) * seen
-        powers = self.gamma ** torch.arange(self.n_step + 1, dtype=reward.dtype, device=reward.device)
-        # a running sum, since the order in which `sum` adds up may depend on how many members there are
-        total = (powers[:-1] * counts * reward).cumsum(dim=2)[..., -1]
-        number_of_steps = counts.sum(dim=2).long()
-        last = (first + self._envs * (number_of_steps - 1)) % self.buffer_size
-        after = self._after(self._columns_of(self._rows(last)))
-        return after | {"reward": total, DISCOUNT: powers[number_of_steps] * (1 - after["terminated"])}
-
-    def _after(self, last: Batch) -> Batch:
-        """What is taken from the last of several steps."""
-        return {name: last[name] for name in AFTER if name in last}
-
-    def _number(self, index: Int64[Tensor, "member batch"]) -> Int64[Tensor, "member batch"]:
-        """Of all transitions ever given, counted from 0, the one in each row: step * envs + env."""
-        newest = self._seen - 1
-        return newest - (newest - index) % self.buffer_size
+    def _make_drawn(self, kind: type[Drawn] = Drawn) -> Drawn:
+        """How minibatches are made of the ring as it is laid out now."""
+        assert self._layout is not None
+        return kind(self._layout, self.buffer_size, self._envs, self.n_step)
 
     def _draw(self) -> Int64[Tensor, "member batch"]:
         """Which rows of each member's ring are sampled."""
         return self._rng.below(self.size, self.batch_size)
 
-    def _rows(self, index: Int64[Tensor, "member batch"]) -> UInt8[Tensor, "member batch byte"]:
-        flat = (index + self._offsets).view(-1)
-        return self._ring.flatten(0, 1).index_select(0, flat).view(*index.shape, -1)
-
-    def _columns_of(self, rows: UInt8[Tensor, "member row byte"]) -> dict[str, Tensor]:
-        return {name: field.of(rows) for name, field in self._fields.items()}
-
-    def _lay_out(self, fields: Mapping[str, Tensor]) -> None:
+    def _lay_out(self, fields: Mapping[str, Tensor]) -> Layout:
         """Make the ring for fields like these, unless there is one."""
-        if self._fields:
-            return
-        start = 0
-        places = {}
-        for name, value in sorted(fields.items(), key=lambda item: -item[1].element_size()):  # so that all are aligned
-            shape = value.shape[2:]
-            places[name] = Field(start, value.dtype, shape)
-            start += shape.numel() * value.element_size()
-        self._fields = {name: places[name] for name in fields}
-        width = -(-start // ALIGNMENT) * ALIGNMENT
-        self._ring = self._ring.new_zeros(*self._ring.shape[:2], width)
+        if self._layout is None:
+            self._layout = Layout.for_fields(fields)
+            self._ring = self._ring.new_zeros(*self._ring.shape[:2], self._layout.width)
+            self._rows = self._layout.rows(self._ring)
+        return self._layout
 
     def state_dict(self) -> State:
         self._store()
+        layout = self._layout
         return {
             "rng": self._rng.state_dict(),
-            "fields": self._columns_of(self._ring[:, : self.size]),
+            "fields": layout.columns(layout.rows(self._ring[:, : self.size])) if layout else {},
             "seen": self._seen,
             "owed": self._owed,
         }
@@ -202,7 +211,9 @@ class Replay(Experience):
     def load_state_dict(self, state: State) -> None:
         self._rng.load_state_dict(state["rng"])
         self._seen, self._owed, self._waiting = state["seen"], state["owed"], []
-        self._lay_out(state["fields"])
-        columns = self._columns_of(self._ring[:, : self.size])
+        if not state["fields"]:
+            return
+        layout = self._lay_out(state["fields"])
+        columns = layout.columns(layout.rows(self._ring[:, : self.size]))
         for name, saved in state["fields"].items():
             columns[name].copy_(saved)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sparserl.experience.base import Experience
+from sparserl.experience.selection import Selection
 from sparserl.fields import Count
 from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
+
+INDEX = "index"
+"""The rows of a minibatch, among the fields of a rollout."""
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Each member's rows of a rollout ``[member, row, ...]``, as its own part of ``index`` ``[member, rows]`` says."""
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> Batch:
+        index = tensors[INDEX]
+        members = torch.arange(index.shape[0], device=index.device).unsqueeze(1)
+        return {name: values[members, index] for name, values in tensors.items() if name != INDEX}
 
 
 @dataclass
@@ -34,6 +49,7 @@ class Rollout(Experience):
     def begin(self, members: Population, spec: Spec, relabel: Relabel) -> None:
         self._rng = members.rng("minibatches")
         self._steps: list[Transition] = []
+        self._picked = Picked()
 
     @property
     def rollout_begins(self) -> bool:
@@ -42,7 +58,7 @@ class Rollout(Experience):
     def extend(self, transition: Transition) -> None:
         self._steps.append(transition)
 
-    def batches(self, prepare: Prepare) -> Iterator[Batch]:
+    def selections(self, prepare: Prepare) -> Iterator[Selection]:
         """The last minibatch of an epoch is smaller where ``batch_size`` does not divide the rollout; None is its size."""
         if len(self._steps) < self.n_steps:
             return
@@ -53,7 +69,7 @@ class Rollout(Experience):
         for _ in range(self.n_epochs):
             order = self._rng.uniform(size).argsort(dim=1, stable=True)
             for index in order.split(self.batch_size or size, dim=1):
-                yield {name: _rows(values, index) for name, values in batch.items()}
+                yield Selection(batch | {INDEX: index}, self._picked)
 
     def gradient_steps(self, total_steps: int, num_envs: int) -> int:
         size = self.n_steps * num_envs
@@ -67,9 +83,3 @@ class Rollout(Experience):
         self._rng.load_state_dict(state["rng"])
         device = self._rng.device
         self._steps = [{name: value.to(device) for name, value in step.items()} for step in state["steps"]]
-
-
-def _rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Each member's rows of a batch ``[member, row, ...]``, as its own part of ``index`` ``[member, rows]`` says."""
-    members = torch.arange(len(values), device=values.device).unsqueeze(1)
-    return values[members, index]

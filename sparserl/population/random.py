@@ -123,6 +123,49 @@ class MemberRng:
         self._integers.load_state_dict(state["integers"])
 
 
+class SharedDraws:
+    """Numbers that are drawn once for all members, and of which several takers are each handed their own members' part.
+
+    Each taker asks for the same in the same order.
+    """
+
+    def __init__(self, rng: MemberRng) -> None:
+        self._rng = rng
+        self._drawn: list[Tensor] = []
+
+    def of(self, members: slice) -> MemberRng:
+        """What hands out the part of some members, from the first draw on."""
+        return _PartOfDraws(self, members)
+
+    def take(self, number: int, draw: Callable[[MemberRng], Tensor]) -> Tensor:
+        """The draw of this number, of all members; the first taker makes it."""
+        if number == len(self._drawn):
+            self._drawn.append(draw(self._rng))
+        return self._drawn[number]
+
+
+class _PartOfDraws(MemberRng):
+    def __init__(self, shared: SharedDraws, members: slice) -> None:
+        self._shared, self._members, self._taken = shared, members, 0
+
+    def _take(self, draw: Callable[[MemberRng], Tensor]) -> Tensor:
+        self._taken += 1
+        return self._shared.take(self._taken - 1, draw)[self._members]
+
+    @property
+    def device(self) -> torch.device:
+        return self._shared._rng.device  # noqa: SLF001 (one is part of the other)
+
+    def uniform(self, *shape: int) -> Tensor:
+        return self._take(lambda rng: rng.uniform(*shape))
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._take(lambda rng: rng.normal(*shape))
+
+    def below(self, bound: int, *shape: int) -> Tensor:
+        return self._take(lambda rng: rng.below(bound, *shape))
+
+
 class _Block:
     """Numbers of one kind that are drawn and not yet used."""
 

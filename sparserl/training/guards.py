@@ -23,17 +23,23 @@ Guard: TypeAlias = tuple[Expression, bool]
 
 def evaluate(expression: Expression, numbers: Mapping[str, Any]) -> Any:
     """The value of an expression, where the names in it have these values."""
+    return _function(expression)(numbers)
+
+
+def prepared(guards: Sequence[Guard]) -> Callable[[Mapping[str, Any]], bool]:
+    """A function of numbers: whether every comparison comes out as it did when the program was traced."""
+    comparisons = [(_function(expression), result) for expression, result in guards]
+    return lambda numbers: all(bool(compare(numbers)) is result for compare, result in comparisons)
+
+
+def _function(expression: Expression) -> Callable[[Mapping[str, Any]], Any]:
     if isinstance(expression, str):
-        return numbers[expression]
+        return operator.itemgetter(expression)
     if isinstance(expression, list):
         name, *operands = expression
-        return getattr(operator, name)(*(evaluate(operand, numbers) for operand in operands))
-    return expression
-
-
-def hold(guards: Sequence[Guard], numbers: Mapping[str, Any]) -> bool:
-    """Whether every comparison comes out as it did when the program was traced."""
-    return all(bool(evaluate(expression, numbers)) is result for expression, result in guards)
+        operation, functions = getattr(operator, name), [_function(operand) for operand in operands]
+        return lambda numbers: operation(*[function(numbers) for function in functions])
+    return lambda numbers: expression
 
 
 class TracedNumber:

@@ -13,19 +13,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
+from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
+from sparserl.population.random import MemberRng
 from sparserl.population.state import State, split
 from sparserl.regularizers.base import Regularizer
 from sparserl.runs.files import misfit
 from sparserl.terminal import say_once
-from sparserl.training.compiled import CompiledStep, CompileError
+from sparserl.training.calls import CompiledActing, CompiledParts, CompiledStep
+from sparserl.training.dependencies import CompileError
 from sparserl.training.parameters import FlatTensors, Parameters
 from sparserl.training.step import CHECKED, LARGEST_RATE, FixedGates, GradientStep, LearnerState, Scalars, replace
-from sparserl.types import Batch, Gates, Metrics, Noise, Rollout, Time, Weights, is_weight
+from sparserl.types import Action, Batch, Gates, Metrics, Noise, Rollout, Time, Weights, is_weight
 
 SENTENCE_BYTES = 500
 """What a checkpoint keeps of why a member was stopped."""
@@ -34,8 +37,8 @@ SENTENCE_BYTES = 500
 class Learner:
     """Trains the components of one algorithm under one regulariser, for every member at once.
 
-    ``algorithm`` must be bound to an environment. Where steps are to be ``compiled`` and cannot be, a line says so and they run
-    eagerly from then on.
+    ``algorithm`` must be bound to an environment. Where gradient steps and acting are to be ``compiled`` and cannot be, a line
+    says so and they run eagerly from then on.
     """
 
     def __init__(self, algorithm: Algorithm, regularizer: Regularizer, members: Population, compiled: bool = False) -> None:
@@ -63,8 +66,9 @@ class Learner:
         self._learning = members.size  # how many members have not been stopped
         self._stopped: list[str | None] = [None] * members.size
         self._step = GradientStep(algorithm, regularizer, self.bound)
-        self._compiled = CompiledStep(self._step) if compiled else None
+        self._compiled = CompiledParts(CompiledStep(self._step), CompiledActing(self._step)) if compiled else None
         self._compiled_updates = 0
+        self._unobserved: Rollout = {}  # what statistics are to take in before they are read
         self._noise: dict[str, Noise] = {}  # of the gates as they are active, by component
         self._gates_active = False
         self._scheduled_at = -1  # the environment steps after which gates were set by their schedule
@@ -117,11 +121,12 @@ class Learner:
             penalty = term.penalty(self.state.weights[component].views, gates.views)
             self.state.fixed_gates[component] = FixedGates(needed, penalty)
 
-    def update(self, batch: Batch, env_step: int) -> Metrics:
+    def update(self, batch: Batch | Selection, env_step: int) -> Metrics:
         """One gradient step of every component that is due, and the algorithm's own state after it.
 
         ``env_step``, the environment steps that each member has taken, drives the schedules. Metrics are ``[member]``.
         """
+        selection = batch if isinstance(batch, Selection) else Selection(batch)
         noise_free, with_noise_free = {}, False
         if self.algorithm.gate_noise == "gradient_step":
             with_noise_free = bool(self.state.gates) and self.regularizer.gates_active(env_step)
@@ -139,27 +144,40 @@ class Learner:
             rates={c: min(schedule(env_step), LARGEST_RATE) for c, schedule in self.algorithm.learning_rates.items()},
             gate_rate=min(self.regularizer.gate_rate(env_step), LARGEST_RATE),
         )
-        metrics = None if self._compiled is None else self._run_compiled(self._compiled, batch, scalars, with_noise_free)
+        metrics = (
+            None if self._compiled is None else self._run_compiled(self._compiled.step, selection, scalars, with_noise_free)
+        )
         if metrics is None:
+            self._take_in()
             if with_noise_free and not noise_free:
                 noise_free = self._noise_free()
-            metrics = self._step(self.state, batch, scalars, self._noise, noise_free, self._rng)
+            metrics = self._step(self.state, selection.batch(), scalars, self._noise, noise_free, self._rng)
         self._env_step, self._updates, self._computed = env_step, self._updates + 1, {}
         if self.state.learns.sum().item() < self._learning:
             self._report_diverged(metrics, env_step)
         return metrics
 
-    @torch.no_grad()
-    def _run_compiled(self, compiled: CompiledStep, batch: Batch, scalars: Scalars, with_noise_free: bool) -> Metrics | None:
+    def _run_compiled(
+        self, compiled: CompiledStep, selection: Selection, scalars: Scalars, with_noise_free: bool
+    ) -> Metrics | None:
         """The step as a program, or None, with nothing changed, where there can be none."""
         try:
-            metrics = compiled(self.state, batch, scalars, self._noise, with_noise_free, self._rng)
+            metrics = compiled(self.state, selection, scalars, self._noise, with_noise_free, self._unobserved, self._rng)
         except CompileError as error:
-            say_once(f"warning: gradient steps run eagerly, since they cannot be compiled: {error}")
-            self._compiled = None
+            self._compile_no_more(error)
             return None
         self._compiled_updates += 1
+        self._unobserved = {}
         return metrics
+
+    def _compile_no_more(self, error: CompileError) -> None:
+        say_once(f"warning: gradient steps and acting run eagerly, since they cannot be compiled: {error}")
+        self._compiled = None
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether gradient steps and acting are to run as programs."""
+        return self._compiled is not None
 
     @property
     def backend(self) -> str:
@@ -178,11 +196,23 @@ class Learner:
                 self._stopped[member] = f"the {what} is not finite: stopped at its last finite weights at step {env_step}"
         self._learning = self._stopped.count(None)
 
-    @torch.no_grad()
     def observe(self, rollout: Rollout) -> None:
-        """Let the algorithm's statistics take in what the environment gave; those of members that were stopped stay."""
-        self.state.set_statistics(self.algorithm.observe(self.state.statistics, rollout))
-        self._computed = {}
+        """Let the algorithm's statistics take in what the environment gave; those of members that were stopped stay.
+
+        Where gradient steps are compiled the next one does so, if nothing asks before.
+        """
+        self._take_in()
+        self._unobserved = rollout
+        if self._compiled is None:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Let statistics take in what they have not yet."""
+        if not self._unobserved:
+            return
+        with torch.no_grad():
+            self.state.set_statistics(self.algorithm.observe(self.state.statistics, self._unobserved))
+        self._unobserved, self._computed = {}, {}
 
     @torch.no_grad()
     def start_from(self, policies: Sequence[Weights | None]) -> None:
@@ -208,6 +238,7 @@ class Learner:
     @property
     def weights(self) -> Weights:
         """Every component as it is trained, its gates apart."""
+        self._take_in()
         return self.state.tensors()
 
     @property
@@ -218,6 +249,7 @@ class Learner:
     @torch.no_grad()
     def deterministic(self) -> Weights:
         """Every component, the learned ones without noise, targets raw: kept until something changes, so do not change it."""
+        self._take_in()
         if "deterministic" not in self._computed:
             weights = self.weights
             hardened = {c: its.harden(weights[c], self._multipliers()[c]) for c, its in self.bound.items()}
@@ -229,11 +261,32 @@ class Learner:
         """Every component as it acts while training."""
         if self.algorithm.gate_noise == "gradient_step":
             return self.deterministic()
+        self._take_in()
         if "acting" not in self._computed:
             if not self._gates_active and not self.state.fixed_gates:
                 self._fix_gates()
             self._computed["acting"] = self._step.running(self.state, self.weights, self._noise)
         return self._computed["acting"]
+
+    def act(self, observation: Shaped[Tensor, "member env *obs"], env_step: int, rng: MemberRng) -> Action:
+        """Choose actions for training, after so many environment steps of each member. Called without gradients."""
+        if self._compiled is not None:
+            try:
+                return self._act_compiled(self._compiled.act, observation, env_step, rng)
+            except CompileError as error:
+                self._compile_no_more(error)
+        return self.algorithm.act(self.acting(), observation, env_step, rng)
+
+    def _act_compiled(self, compiled: CompiledActing, observation: Tensor, env_step: int, rng: MemberRng) -> Action:
+        self._take_in()
+        if self.algorithm.gate_noise == "gradient_step":
+            return compiled(self.state, None, observation, env_step, rng)
+        if "contiguous" not in self._computed:
+            acting = self.acting()
+            self._computed["contiguous"] = {
+                c: {name: tensor.contiguous() for name, tensor in acting[c].items()} for c in self.algorithm.acting
+            }
+        return compiled(self.state, self._computed["contiguous"], observation, env_step, rng)
 
     def _multipliers(self) -> Weights:
         """What gates multiply by without noise, by component."""
@@ -271,6 +324,7 @@ class Learner:
 
     def state_dict(self) -> State:
         """Everything needed to go on; tensors keep the member axis."""
+        self._take_in()
         state = self.state
         groups = {"weights": state.weights, "gates": state.gates}
         return {

@@ -6,21 +6,20 @@ that differ in their regulariser only do these together, and then each learner t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import TypeVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
+from sparserl.experience.selection import Selection
+from sparserl.population.random import MemberRng, SharedDraws
 from sparserl.population.state import State, split, stack
 from sparserl.training.evaluation import rows_of
 from sparserl.training.learner import Learner
-from sparserl.types import Batch, Metrics, Transition, Weights
-
-T = TypeVar("T")
+from sparserl.types import Action, Batch, Metrics, Rollout, Transition, Weights
 
 
 class LearnerGroup:
@@ -50,8 +49,8 @@ class LearnerGroup:
     def begin_rollout(self, env_step: int) -> None:
         """Called before the first step of each rollout: statistics take in the last one, and gates draw new noise."""
         if self._unobserved:
-            self._observe(self._unobserved)
-            self._unobserved = []
+            steps, self._unobserved = self._unobserved, []
+            self._take_in({name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]})
         for learner in self.learners:
             learner.begin_rollout(env_step)
 
@@ -62,20 +61,17 @@ class LearnerGroup:
         if self._algorithm.gate_noise == "rollout":
             self._unobserved.append(transition)
         else:
-            self._observe([transition])
+            self._take_in({name: values.unsqueeze(1) for name, values in transition.items()})
 
-    def _observe(self, steps: Sequence[Transition]) -> None:
-        rollout = {name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]}
-        self._each(rollout, Learner.observe)
+    def _take_in(self, rollout: Rollout) -> None:
+        for learner, rows in zip(self.learners, self.rows, strict=True):
+            learner.observe({name: values[rows] for name, values in rollout.items()} if self.rows[1:] else rollout)
 
-    def update(self, batch: Batch, env_step: int) -> list[Metrics]:
+    def update(self, batch: Batch | Selection, env_step: int) -> list[Metrics]:
         """One gradient step of every learner; the metrics of each, of its own members."""
-        return self._each(batch, lambda learner, part: learner.update(part, env_step))
-
-    def _each(self, tensors: Batch, do: Callable[[Learner, Batch], T]) -> list[T]:
-        """Give each learner its own members' part."""
-        parts = [{name: values[rows] for name, values in tensors.items()} for rows in self.rows] if self.rows[1:] else [tensors]
-        return [do(learner, part) for learner, part in zip(self.learners, parts, strict=True)]
+        selection = batch if isinstance(batch, Selection) else Selection(batch)
+        parts = [selection.of(rows) for rows in self.rows] if self.rows[1:] else [selection]
+        return [learner.update(part, env_step) for learner, part in zip(self.learners, parts, strict=True)]
 
     def finish(self, env_step: int) -> None:
         """Called when training ends, before the last evaluation."""
@@ -97,6 +93,21 @@ class LearnerGroup:
             learner.start_from(policies[rows])
 
     # ------------------------------------------------------------ weights to run
+
+    @torch.no_grad()
+    def act(self, observation: Shaped[Tensor, "member env *obs"], env_step: int, rng: MemberRng) -> Action:
+        """Choose actions for training, after so many environment steps of each member."""
+        if not self.learners[1:]:
+            return self.learners[0].act(observation, env_step, rng)
+        if not any(learner.is_compiled for learner in self.learners):
+            return self._algorithm.act(self.acting(), observation, env_step, rng)
+        shared = SharedDraws(rng)
+        actions = [
+            learner.act(observation[rows], env_step, shared.of(rows))
+            for learner, rows in zip(self.learners, self.rows, strict=True)
+        ]
+        extras = {name: torch.cat([its.extras[name] for its in actions]) for name in actions[0].extras}
+        return Action(torch.cat([its.action for its in actions]), extras)
 
     def acting(self) -> Weights:
         """What acts while training: those components of every member. Do not change it."""

@@ -45,6 +45,7 @@ class Parameters(FlatTensors):
         super().__init__(tensors)
         self._optimizer = optimizer
         self.moments = optimizer.init(self.buffer)
+        self._factors: Sequence[Tensor] = ()  # in a program: of the step that it takes
         self._averages = [moment for name, moment in self.moments.items() if name != "step"]
         self.leaves = {name: view.detach().requires_grad_() for name, view in self.views.items()}
         self.gradient = torch.zeros_like(self.buffer)
@@ -52,10 +53,17 @@ class Parameters(FlatTensors):
         self.norms = self.gradient.new_zeros(len(self.gradient))
         """Of each member's gradient as it was set: clipping does not change them. One that is not finite shows here."""
 
-    def with_moments(self, buffer: Float[Tensor, "member width"], moments: Moments) -> Parameters:
-        """The same parameters in another buffer, with other moments and without a gradient."""
+    def factors(self, learning_rate: float) -> tuple[float, ...]:
+        """Those of the next step of the optimiser."""
+        return self._optimizer.factors(int(self.moments["step"]), learning_rate)
+
+    def for_program(
+        self, buffer: Float[Tensor, "member width"], moments: Moments, factors: Sequence[Float[Tensor, ""]]
+    ) -> Parameters:
+        """The same parameters in another buffer, with other moments and without a gradient; they step by ``factors``."""
         other = copy.copy(self)
         other.buffer, other.views, other.moments = buffer, views(buffer, self.views), moments
+        other._factors = factors  # noqa: SLF001 (it is one of this class)
         other._averages = [moment for name, moment in moments.items() if name != "step"]  # noqa: SLF001 (it is one of this class)
         other.leaves = {name: view.detach().requires_grad_() for name, view in other.views.items()}
         other.gradient = torch.zeros_like(buffer)
@@ -75,7 +83,7 @@ class Parameters(FlatTensors):
         scale: Float[Tensor, "member 1"] | None = None,
         active: Bool[Tensor, "member"] | None = None,
     ) -> None:
-        """One step of the optimiser, with gradients multiplied by ``scale``.
+        """One step of the optimiser, with gradients multiplied by ``scale``; in a program the rate is among its factors.
 
         Of a member for which ``learns`` is 0, not 1, gradient and moments become zero, so its values stay as they are.
         (Products take a tenth of the time that masks do.) One that is not ``active`` stays as it is, with its moments.
@@ -84,7 +92,10 @@ class Parameters(FlatTensors):
         self.gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(learns if scale is None else learns * scale)
         for average in self._averages:
             average.mul_(learns)
-        self._optimizer.step(self.buffer, self.gradient, self.moments, learning_rate)
+        if self._factors:
+            self._optimizer.step_by(self.buffer, self.gradient, self.moments, self._factors)
+        else:
+            self._optimizer.step(self.buffer, self.gradient, self.moments, float(learning_rate))
         if active is not None:
             for tensor, before in kept:
                 tensor.copy_(torch.where(active.unsqueeze(1), tensor, before))

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparserl.training.guards import Guard, hold
+from sparserl.training.guards import Guard, prepared
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Description:
     """Under which it holds."""
     draws: Sequence[tuple[str, Sequence[int]]]
     """The random numbers that it is given: their kind, and their shape without the member axis."""
-    metrics: Sequence[str]
-    """The names of the rows of its first output."""
+    names: Sequence[str]
+    """The names for what it gives."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,10 @@ class Program:
     """A program that is loaded."""
 
     description: Description
+    holds: Callable[[Mapping[str, int]], bool]
+    """Whether it does for some counters."""
     run: Callable[[list[Tensor]], list[Tensor]]
-    """From the tensors of a step to the metrics; changes the state among them in place."""
+    """From the tensors of a call to what it gives; changes some of them in place."""
 
 
 class CacheError(Exception):
@@ -89,10 +91,11 @@ def find(key: str, numbers: Mapping[str, int]) -> Program | None:
         check_owner(path)
         described = json.loads(path.read_text())
         guards = [(expression, result) for expression, result in described.pop("guards")]
-        if hold(guards, numbers):
+        holds = prepared(guards)
+        if holds(numbers):
             library = path.with_suffix(".pt2")
             check_owner(library)
-            return Program(Description(guards, **described), load(library))
+            return Program(Description(guards, **described), holds, load(library))
     return None
 
 

@@ -21,7 +21,7 @@ from sparserl.population.members import Population
 from sparserl.population.state import State, split, stack
 from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import crossed
-from sparserl.training.compiled import has_compiler
+from sparserl.training.dependencies import has_compiler
 from sparserl.training.evaluation import Evaluation, Evaluator, never_interrupted
 from sparserl.training.inspection import inspect
 from sparserl.training.learner import Learner
@@ -34,8 +34,9 @@ TRAINING_PHASES = ("acting", "environment", "replay", "update")
 """The phases of ``Row.seconds`` that are training: acting, stepping, storing and updating."""
 
 WORTH_COMPILING, MOST_TO_COMPILE = 80_000, 32
-"""The fewest gradient steps and the most members for which ``compile: auto`` compiles. A program takes about 39 s of one core
-to make, once, and saves about 0.5 ms of a step of dense DQN, alone or with eight members. The most members are not measured."""
+"""The fewest gradient steps and the most members for which ``compile: auto`` compiles. The programs of dense DQN take about a
+minute of one core to make, once, and save about 1 ms of a step and of acting before it, alone or with eight members. The most
+members are not measured."""
 
 PROGRESS_EACH_ROW = 50
 """How often the consumer hears that time has passed: often enough for a bar and for a signal, not at each step."""
@@ -120,12 +121,12 @@ class Trainer:
         eval_episodes (integer, at least 1): Episodes of each evaluation, on fixed seeds.
         checkpoint_every (integer, at least 1): Environment steps of each member between checkpoints. Each ends the running
             episodes, so this key is part of the experiment; only those of CartPole, Acrobot and Super Mario Bros go on.
-        compile (``auto`` or ``true`` or ``false``): Whether gradient steps run as programs that are compiled ahead of time,
-            each once (in ~/.cache/sparserl): false, true, or auto, which compiles DQN, PPO and A2C on a CPU with a C++ compiler
-            where a run has 80,000 gradient steps or more, and 32 members at most. Compiled steps equal eager ones but for
-            rounding, and a member equals its solo run bit for bit: slow tests see it for every algorithm without a regulariser,
-            under l0 and under l0_group_lasso, and for DQN under every regulariser. What cannot be compiled runs eagerly, and a
-            line says so; on a GPU auto runs eagerly, and true is refused.
+        compile (``auto`` or ``true`` or ``false``): Whether gradient steps and acting run as programs that are compiled ahead
+            of time, each once (in ~/.cache/sparserl): false, true, or auto, which compiles DQN, PPO and A2C on a CPU with a C++
+            compiler where a run has 80,000 gradient steps or more, and 32 members at most. Compiled steps equal eager ones but
+            for rounding, and a member equals its solo run bit for bit: slow tests see it for every algorithm without a
+            regulariser, under l0 and under l0_group_lasso, and for DQN under every regulariser. What cannot be compiled runs
+            eagerly, and a line says so; on a GPU auto runs eagerly, and true is refused.
     """
 
     total_steps: Count
@@ -214,8 +215,7 @@ class Trainer:
                 previous, step = step, step + self.num_envs
                 if experience.rollout_begins:
                     group.begin_rollout(previous)
-                with torch.no_grad():
-                    action = algorithm.act(group.acting(), observation, previous, exploration)
+                action = group.act(observation, previous, exploration)
                 taken, broken = spec.clip_action(action.action)
                 clock.lap("acting")
                 outcome = vector.step(taken)
@@ -242,9 +242,9 @@ class Trainer:
                 }
                 experience.extend(transition)
                 group.observe(transition)
-                for batch in experience.batches(lambda rollout: algorithm.prepare(group.acting(), rollout)):
+                for selection in experience.selections(lambda rollout: algorithm.prepare(group.acting(), rollout)):
                     clock.lap("replay")
-                    for average, metrics in zip(averages, group.update(batch, step), strict=True):
+                    for average, metrics in zip(averages, group.update(selection, step), strict=True):
                         average.add(metrics)
                     clock.lap("update")
                 clock.lap("replay")

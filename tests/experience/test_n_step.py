@@ -101,3 +101,17 @@ def test_by_hand(ended: int, discount: float) -> None:
     first = (batch["action"][0] == 0).nonzero()[0, 0]  # one of three rows in 200 draws: missed with a chance of (2/3)^200
     assert batch["reward"][0, first] == (4 if ended else 5.25)
     assert batch[DISCOUNT][0, first] == discount
+
+
+def test_what_a_minibatch_of_some_members_is_made_from_is_their_part() -> None:
+    """Of members in the middle too, whose part of the ring begins where it is cut."""
+    experience = replay(population(4), capacity=12, batch_size=16, n_step=3, train_freq=2)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(9):  # more than the ring holds
+        experience.extend(step(torch.randint(-3, 4, (4, 2), generator=generator), number, torch.zeros(4, 2)))
+        (selection,) = experience.selections(lambda rollout: rollout)
+    whole = selection.batch()
+    for members in (slice(0, 1), slice(1, 3), slice(3, 4)):
+        part = selection.of(members).batch()
+        assert part.keys() == whole.keys()
+        assert all(torch.equal(values, whole[name][members]) for name, values in part.items())

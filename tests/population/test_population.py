@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparserl.population.members import Population
-from sparserl.population.random import Generators, _Block
+from sparserl.population.random import Generators, SharedDraws, _Block
 from sparserl.population.state import State, split, stack
 
 CPU = torch.device("cpu")
@@ -131,6 +131,19 @@ def test_no_number_is_handed_out_twice() -> None:
     numbers = torch.cat([rng.uniform(size).flatten() for size in (1, 4, 5, 1, 9, 2, 30, 3, 10, 10)])
     # 75 numbers of 24 bits: the chance that any two are equal is below 75^2 / 2^25 = 2e-4, and the seed is fixed
     assert numbers.unique().numel() == numbers.numel() == 75
+
+
+def test_shared_draws_are_those_of_all_members_made_once() -> None:
+    """Takers that ask for the same get their own members' parts, and the stream goes on as after one taker."""
+    members = Population((3, 4, 5))
+    rng, other = members.rng("exploration"), members.rng("exploration")
+    shared = SharedDraws(rng)
+    takers = [shared.of(rows) for rows in (slice(0, 1), slice(1, 3))]
+    taken = [(its.uniform(2, 2), its.normal(3), its.below(10, 4)) for its in takers]
+    expected = other.uniform(2, 2), other.normal(3), other.below(10, 4)
+    for number, whole in enumerate(expected):
+        assert torch.equal(torch.cat([its[number] for its in taken]), whole)
+    assert torch.equal(rng.uniform(5), other.uniform(5))
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiling import CASES, ROUNDING, STEPS, difference, learner_with, tensors_of, train
+from compiling import CASES, LOOPS, ROUNDING, STEPS, TOGETHER, difference, learner_with, member_of, run_loop, tensors_of, train
 from parts import random_batches
 from torch import Tensor
 
@@ -20,6 +20,29 @@ from sparserl.training.learner import Learner
 prepare()
 
 EIGHT = list(range(8))
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(mine, its) for mine, its in zip(one, other, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", LOOPS)
+def test_a_member_of_a_loop_equals_its_solo_run_and_goes_on_from_a_checkpoint(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: it acts, and minibatches are put together, in programs too. The loop has two populations."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    together, snapshots = run_loop(algorithm, TOGETHER, is_compiled=True)
+    assert {learner.backend for learner in together.learners} == {"compiled"}
+    again, _ = run_loop(algorithm, TOGETHER, is_compiled=True, states=snapshots[0].states)
+    for member, own in enumerate(TOGETHER):
+        alone, _ = run_loop(algorithm, [own], is_compiled=True)
+        assert same(member_of(together, member), member_of(alone, 0)), member
+        assert same(member_of(together, member), member_of(again, member)), member
+    assert not same(member_of(together, 0), member_of(together, 1)), (
+        "members with other seeds differ, or this test sees nothing"
+    )
 
 
 @pytest.mark.slow
@@ -45,9 +68,6 @@ def test_a_compiled_step_is_the_eager_one_and_a_member_equals_its_solo_run(
         assert learner.backend == ("compiled" if is_compiled else "eager")
         return learner
 
-    def same(one: list[Tensor], other: list[Tensor]) -> bool:
-        return all(torch.equal(mine, its) for mine, its in zip(one, other, strict=True))
-
     eight, eager = trained(EIGHT), trained(EIGHT, is_compiled=False)
     assert difference(eight, eager) < ROUNDING
     assert difference(fresh(EIGHT, is_compiled=False), eager) > 100 * ROUNDING
@@ -59,4 +79,4 @@ def test_a_compiled_step_is_the_eager_one_and_a_member_equals_its_solo_run(
     again = fresh(EIGHT)
     again.load_state_dict(copy.deepcopy(half.state_dict()))
     assert same(tensors_of(trained(EIGHT, first=again), 5), tensors_of(eight, 5))
-    assert not same(tensors_of(eight, 0), tensors_of(eight, 1)), "members with other seeds differ, or this test sees nothing"
+    assert not same(tensors_of(eight, 0), tensors_of(eight, 1)), "members differ, or this test sees nothing"

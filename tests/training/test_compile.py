@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compiling import MEMBERS, difference, learner_of, train
+from compiling import LOOPS, MEMBERS, difference, learner_of, train
 from parts import as_kind, modules, random_batches
 
 from sparserl.algorithms.dqn import DQN
+from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
-from sparserl.training import compiled, programs
-from sparserl.training.compiled import CompiledStep, CompileError
+from sparserl.training import compiled, dependencies, programs
+from sparserl.training.calls import CompiledStep
+from sparserl.training.dependencies import CompileError
 from sparserl.training.learner import Learner
 from sparserl.training.programs import CacheError, Description
 from sparserl.training.step import Scalars
@@ -169,7 +171,7 @@ def test_a_program_is_of_one_compiler(tmp_path: Path, monkeypatch: pytest.Monkey
         compiler.write_text(f"#!/bin/sh\necho '{version}'\necho 'This is free software.'")
         compiler.chmod(0o700)
         monkeypatch.setenv("CXX", str(compiler))
-        compiled._version.cache_clear()
+        dependencies._version.cache_clear()
         return looked_for(DQN, monkeypatch)
 
     keys = [key("one", "g++ 12"), key("one", "g++ 13"), key("other", "g++ 13"), key("one", "g++ 12")]
@@ -207,9 +209,9 @@ def test_a_step_that_is_not_on_a_cpu_is_not_compiled(cache: Path) -> None:
     """As that of a run which began compiled on a CPU, and goes on where ``device=auto`` takes a GPU."""
     learner = learner_of("dqn", "none")
     learner.state.learns = learner.state.learns.to("meta")
-    scalars = Scalars(Time(0, 0, 0), False, {}, {}, 0.0)
+    scalars = Scalars(Time(0, 0, 0), False, {}, {"policy": 0.0}, 0.0)
     with pytest.raises(CompileError, match="for a CPU only, and this run is on meta"):
-        CompiledStep(learner._step)(learner.state, {}, scalars, {}, False, learner._rng)
+        CompiledStep(learner._step)(learner.state, Selection({}), scalars, {}, False, {}, learner._rng)
 
 
 # ---------------------------------------------------------------- what is in a program
@@ -237,3 +239,9 @@ def test_more_traced_steps() -> None:
 @pytest.mark.parametrize("algorithm", modules("algorithms"))
 def test_compiled_steps(algorithm: str) -> None:
     run_in_a_process("compiled_steps.py", "-m", "slow", "-k", f"[{algorithm}-")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", LOOPS)
+def test_compiled_loops(algorithm: str) -> None:
+    run_in_a_process("compiled_steps.py", "-m", "slow", "-k", f"[{algorithm}]")

@@ -19,6 +19,7 @@ from sparserl.config.validation import compose
 from sparserl.environments.base import StepResult
 from sparserl.environments.cartpole import VectorCartPole
 from sparserl.experience.replay import Replay
+from sparserl.experience.selection import Selection
 from sparserl.policies import q_values
 from sparserl.population.members import Population
 from sparserl.training import trainer as trainer_module
@@ -27,7 +28,7 @@ from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.statistics import Averages, Episodes
 from sparserl.training.trainer import Finished, Progress, Row, Snapshot
-from sparserl.types import Batch, Transition
+from sparserl.types import Transition
 
 MEMBERS, ENVS = 2, 3
 NOTHING = torch.zeros(MEMBERS, ENVS)
@@ -249,17 +250,17 @@ def test_each_phase_is_charged_with_its_own_seconds(monkeypatch: pytest.MonkeyPa
     """Each phase takes another power of ten, so that a sum of seconds says what was counted, and how often."""
     time = Time()
     monkeypatch.setattr("sparserl.training.statistics.time.perf_counter", lambda: time.now)
-    batches = Replay.batches
+    selections = Replay.selections
 
-    def timed_batches(replay: Replay, prepare: Any) -> Iterator[Batch]:
-        for batch in batches(replay, prepare):
+    def timed_selections(replay: Replay, prepare: Any) -> Iterator[Selection]:
+        for selection in selections(replay, prepare):
             time.now += 1_000  # each minibatch is sampled
-            yield batch
+            yield selection
         time.now += 500  # and one is looked for in vain
 
     monkeypatch.setattr(DQN, "act", time.after(1, DQN.act))
     monkeypatch.setattr(VectorCartPole, "step", time.after(30, VectorCartPole.step))
-    monkeypatch.setattr(Replay, "batches", timed_batches)
+    monkeypatch.setattr(Replay, "selections", timed_selections)
     monkeypatch.setattr(LearnerGroup, "update", time.after(100_000, LearnerGroup.update))
     monkeypatch.setattr(Evaluator, "__call__", time.after(10_000_000, Evaluator.__call__))
     monkeypatch.setattr(trainer_module, "observe", time.after(100_000_000, trainer_module.observe))

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
-from compiling import CASES, MEMBERS, ROUNDING, STEPS, difference, learner_of, train
+from compiling import CASES, LOOPS, MEMBERS, ROUNDING, STEPS, TOGETHER, difference, learner_of, member_of, run_loop, train
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import as_kind, random_batches
@@ -26,8 +26,9 @@ from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import DelayedRamp, crossed
 from sparserl.training import compiled, programs
-from sparserl.training.compiled import CompiledStep, Trace
-from sparserl.training.guards import TracedNumber, evaluate, hold
+from sparserl.training.calls import CompiledStep
+from sparserl.training.compiled import Trace
+from sparserl.training.guards import TracedNumber, evaluate, prepared
 from sparserl.training.interrupts import prepare
 from sparserl.training.learner import Learner
 from sparserl.training.step import Scalars
@@ -82,7 +83,9 @@ def test_a_program_holds_where_what_was_decided_would_be_decided_again(first: in
     step, previous = (TracedNumber(name, numbers, {}, guards) for name in ("step", "previous_step"))
     decided = crossed(previous, step, interval)  # type: ignore[arg-type]
     assert decided == crossed(first, first + 10, interval)
-    assert hold(guards, {"step": second + 10, "previous_step": second}) == (crossed(second, second + 10, interval) == decided)
+    assert prepared(guards)({"step": second + 10, "previous_step": second}) == (
+        crossed(second, second + 10, interval) == decided
+    )
 
 
 def test_a_number_that_is_computed_from_a_step_follows_it() -> None:
@@ -91,9 +94,9 @@ def test_a_number_that_is_computed_from_a_step_follows_it() -> None:
     share = DelayedRamp(100, 100)(step)  # type: ignore[arg-type]
     assert torch.ones(2).mul(share).tolist() == [0.5, 0.5]
     assert evaluate(share.expression, {"step": 175}) == 0.75
-    assert hold(guards, {"step": 175})
-    assert not hold(guards, {"step": 99})
-    assert not hold(guards, {"step": 201})
+    assert prepared(guards)({"step": 175})
+    assert not prepared(guards)({"step": 99})
+    assert not prepared(guards)({"step": 201})
 
 
 @pytest.mark.parametrize("use", [int, float, hash, lambda number: [0, 1][number], lambda number: f"{float(number)}"])
@@ -142,6 +145,24 @@ def test_a_traced_step_is_the_eager_one(case: tuple[str, ...], as_traced: list[T
     assert asked.backend == "compiled"
     assert difference(asked, eager) < ROUNDING
     assert difference(start, eager) > 100 * ROUNDING
+
+
+# ---------------------------------------------------------------- loops: acting, minibatches and statistics are in programs too
+
+
+@pytest.mark.parametrize("algorithm", LOOPS)
+def test_a_loop_of_programs_is_the_eager_one(algorithm: str, as_traced: list[Trace]) -> None:
+    """Within rounding: with another action, another minibatch, or statistics that are a step late it would be another run.
+
+    Gates are frozen in between.
+    """
+    asked, eager = (run_loop(algorithm, TOGETHER, is_compiled, freeze_at_step=250)[0] for is_compiled in (True, False))
+    assert {learner.backend for learner in asked.learners} == {"compiled"}
+    for member in range(len(TOGETHER)):
+        for mine, its in zip(member_of(asked, member), member_of(eager, member), strict=True):
+            torch.testing.assert_close(mine, its, atol=1e-3, rtol=1e-3)
+    first = member_of(eager, 0), member_of(eager, 1)
+    assert max(float((mine - its).abs().max()) for mine, its in zip(*first, strict=True)) > 0.1
 
 
 # ---------------------------------------------------------------- controls: what this comparison sees

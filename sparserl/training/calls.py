@@ -1,0 +1,289 @@
+"""What runs as a program: the gradient step, and acting while training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparserl.experience.selection import Selection
+from sparserl.population.random import MemberRng
+from sparserl.training.compiled import Call, Compiled, RecordedDraws
+from sparserl.training.guards import TracedNumber
+from sparserl.training.inputs import PartInputs, described, with_values
+from sparserl.training.step import FixedGates, GradientStep, LearnerState, Scalars
+from sparserl.types import Action, Metrics, Noise, Rollout, Time, Weights
+
+
+@dataclass(frozen=True)
+class CompiledParts:
+    """What of a learner runs as programs."""
+
+    step: CompiledStep
+    act: CompiledActing
+
+
+class CompiledStep:
+    """A GradientStep as programs."""
+
+    def __init__(self, step: GradientStep) -> None:
+        self._step, self._compiled = step, Compiled()
+        self._inputs = PartInputs(step.algorithm, step.regularizer)
+
+    def __call__(
+        self,
+        state: LearnerState,
+        selection: Selection,
+        scalars: Scalars,
+        noise: Mapping[str, Noise],
+        with_noise_free: bool,
+        observed: Rollout,
+        rng: MemberRng,
+    ) -> Metrics:
+        """As GradientStep, which see; ``with_noise_free`` says whether components without noise are needed.
+
+        Statistics take in what was ``observed``, if anything, before. Raises CompileError, before anything has changed, where
+        there is no program and none can be made.
+        """
+        call = StepCall(self._step, self._inputs, state, selection, scalars, noise, with_noise_free, observed)
+        names, (rows,) = self._compiled(call, rng)
+        return dict(zip(names, rows.unbind(0), strict=True))
+
+
+class CompiledActing:
+    """What an algorithm does to act, as programs."""
+
+    def __init__(self, step: GradientStep) -> None:
+        self._step, self._compiled = step, Compiled()
+        self._inputs = PartInputs(step.algorithm, step.regularizer)
+
+    def __call__(self, state: LearnerState, running: Weights | None, observation: Tensor, step: int, rng: MemberRng) -> Action:
+        """As ``algorithm.act`` with the weights that are ``running``, or None for those of the state without noise.
+
+        Raises as CompiledStep does.
+        """
+        names, (action, *extras) = self._compiled(ActingCall(self._step, self._inputs, state, running, observation, step), rng)
+        return Action(action, dict(zip(names[1:], extras, strict=True)))
+
+
+class StepCall(Call):
+    """One gradient step."""
+
+    what = "the gradient step"
+
+    def __init__(
+        self,
+        step: GradientStep,
+        inputs: PartInputs,
+        state: LearnerState,
+        selection: Selection,
+        scalars: Scalars,
+        noise: Mapping[str, Noise],
+        with_noise_free: bool,
+        observed: Rollout,
+    ) -> None:
+        self._step, self._inputs, self._state, self._selection = step, inputs, state, selection
+        self._scalars, self._noise, self._with_noise_free, self._observed = scalars, noise, with_noise_free, observed
+        changed, fixed = _changed(state), _fixed(state)
+        read = [*fixed, *inputs.tensors(self.members), *selection.tensors.values(), *observed.values()]
+        read += [its for noise_of in noise.values() for its in noise_of.values()]
+        read += [its for its in scalars.penalty.values() if isinstance(its, Tensor)]
+        self.tensors, self.changed = [*changed, *(tensor.contiguous() for tensor in read)], len(changed)
+        time = scalars.time
+        self.counters = {"step": time.step, "previous_step": time.previous_step, "update": time.update}
+        penalties = [its for its in scalars.penalty.values() if not isinstance(its, Tensor)]
+        rates = {c: float(rate) for c, rate in scalars.rates.items()}
+        gate_rate = float(scalars.gate_rate)
+        weights = [factor for c, its in state.weights.items() for factor in its.factors(rates[c])]
+        gates = [factor for its in state.gates.values() for factor in its.factors(gate_rate)]
+        self.numbers = [*weights, *gates, *inputs.numbers(time.step), gate_rate, *rates.values(), *penalties]
+        shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in selection.tensors.items())
+        self.signature = (
+            _fixed_names(state),
+            selection.assembly,
+            shapes,
+            tuple(observed),
+            tuple(noise),
+            scalars.gates_active,
+            with_noise_free,
+        )
+
+    @property
+    def members(self) -> int:
+        return self._state.learns.shape[0]
+
+    def key(self) -> tuple[Any, ...]:
+        penalties = [(name, isinstance(its, Tensor)) for name, its in self._scalars.penalty.items()]
+        noise = [(component, tuple(its)) for component, its in self._noise.items()]
+        return _key(self._step, self._state), tuple(self._observed), penalties, noise
+
+    def parts(self) -> list[Any]:
+        return [self._step.algorithm, self._step.regularizer, self._selection.assembly]
+
+    def run(
+        self,
+        tensors: Sequence[Tensor],
+        draws: RecordedDraws,
+        counters: Mapping[str, TracedNumber],
+        numbers: Sequence[Tensor],
+    ) -> tuple[list[str], list[Tensor]]:
+        rest, values = iter(tensors), iter(numbers)
+        state = _state(self._state, rest, values)
+        step = _with_inputs(self._step, self._inputs, rest, values)
+        batch = self._selection.assembly({name: next(rest) for name in self._selection.tensors})
+        observed = {name: next(rest) for name in self._observed}
+        noise = {component: {name: next(rest) for name in its} for component, its in self._noise.items()}
+        given = self._scalars.penalty
+        penalty = {name: next(rest) if isinstance(its, Tensor) else None for name, its in given.items()}
+        gate_rate = next(values)
+        rates = {name: next(values) for name in self._scalars.rates}
+        penalty = {name: next(values) if its is None else its for name, its in penalty.items()}
+        time = Time(counters["step"], counters["previous_step"], counters["update"])  # type: ignore[arg-type]
+        scalars = Scalars(time, self._scalars.gates_active, penalty, rates, gate_rate)  # type: ignore[arg-type]
+        before = [(layers, name, tensor) for layers in state.statistics.values() for name, tensor in layers.items()]
+        with torch.no_grad():
+            if observed:
+                state.set_statistics(step.algorithm.observe(state.statistics, observed))
+            noise_free = _noise_free(step, state) if self._with_noise_free else {}
+        with torch.enable_grad():
+            metrics = step(state, batch, scalars, noise, noise_free, draws)  # type: ignore[arg-type]
+        for layers, name, tensor in before:
+            if layers[name] is not tensor:
+                tensor.copy_(layers[name])
+        return list(metrics), [torch.stack([metric.detach() for metric in metrics.values()])]
+
+
+class ActingCall(Call):
+    """One step of acting."""
+
+    what = "acting"
+    changed = 0
+
+    def __init__(
+        self,
+        step: GradientStep,
+        inputs: PartInputs,
+        state: LearnerState,
+        running: Weights | None,
+        observation: Tensor,
+        env_step: int,
+    ) -> None:
+        self._step, self._inputs, self._state, self._running = step, inputs, state, running
+        if running is None:
+            read = [*_changed(state), *_fixed(state)]
+        else:
+            read = [tensor for layers in running.values() for tensor in layers.values()]
+        read = [*read, *inputs.tensors(self.members), observation]
+        self.tensors = [tensor.contiguous() for tensor in read]
+        self.counters, self.numbers = {"step": env_step}, inputs.numbers(env_step)
+        self.signature = running is None, _fixed_names(state) if running is None else None, observation.shape[1:]
+
+    @property
+    def members(self) -> int:
+        return self._state.learns.shape[0]
+
+    def key(self) -> tuple[Any, ...]:
+        running = self._running or {}
+        return _key(self._step, self._state), [(component, tuple(its)) for component, its in running.items()]
+
+    def parts(self) -> list[Any]:
+        return [self._step.algorithm, self._step.regularizer]
+
+    def run(
+        self,
+        tensors: Sequence[Tensor],
+        draws: RecordedDraws,
+        counters: Mapping[str, TracedNumber],
+        numbers: Sequence[Tensor],
+    ) -> tuple[list[str], list[Tensor]]:
+        rest, values = iter(tensors), iter(numbers)
+        state = _state(self._state, rest) if self._running is None else None
+        running = {component: {name: next(rest) for name in its} for component, its in (self._running or {}).items()}
+        step = _with_inputs(self._step, self._inputs, rest, values)
+        with torch.no_grad():
+            weights = running if state is None else state.tensors() | _noise_free(step, state)
+            acted = step.algorithm.act(weights, next(rest), counters["step"], draws)  # type: ignore[arg-type]
+        return ["action", *acted.extras], [acted.action, *acted.extras.values()]
+
+
+# ---------------------------------------------------------------- the state of a learner as tensors, and back
+
+
+def _changed(state: LearnerState) -> list[Tensor]:
+    """What a gradient step changes in place."""
+    found: list[Tensor] = [state.learns]
+    for group in (state.weights, state.gates):
+        for its in group.values():
+            found += [its.buffer, *its.moments.values()]
+    found += [its.buffer for its in state.targets.values()]
+    for layers in state.statistics.values():
+        for name, tensor in layers.items():
+            layers[name] = tensor.contiguous()  # another tensor only where an algorithm has made it so
+            found.append(layers[name])
+    return found
+
+
+def _fixed(state: LearnerState) -> list[Tensor]:
+    return [its for each in state.fixed_gates.values() for its in (*each.multipliers.values(), each.penalty)]
+
+
+def _fixed_names(state: LearnerState) -> tuple[Any, ...]:
+    return tuple((component, *its.multipliers) for component, its in state.fixed_gates.items())
+
+
+def _state(like: LearnerState, rest: Iterator[Tensor], values: Iterator[Tensor] | None = None) -> LearnerState:
+    """A state like another one, of the tensors that ``_changed`` and ``_fixed`` give.
+
+    ``values`` begin with the factors of its next step, if it takes one.
+    """
+    learns = next(rest)
+    weights, gates = (
+        {
+            component: its.for_program(
+                next(rest),
+                {name: next(rest) for name in its.moments},
+                [next(values).float() for _ in its.factors(0.0)] if values else [],
+            )
+            for component, its in group.items()
+        }
+        for group in (like.weights, like.gates)
+    )
+    targets = {component: its.moved(next(rest)) for component, its in like.targets.items()}
+    statistics = {component: {name: next(rest) for name in layers} for component, layers in like.statistics.items()}
+    fixed = {
+        component: FixedGates({name: next(rest) for name in its.multipliers}, next(rest))
+        for component, its in like.fixed_gates.items()
+    }
+    return LearnerState(weights, gates, targets, statistics, learns, fixed)
+
+
+def _with_inputs(step: GradientStep, inputs: PartInputs, rest: Iterator[Tensor], values: Iterator[Tensor]) -> GradientStep:
+    """The same step of parts whose values are the next tensors and numbers."""
+    tensors, numbers = inputs.counts
+    of_algorithm, of_regularizer = inputs.given([*islice(rest, tensors)], [*islice(values, numbers)])
+    return GradientStep(
+        with_values(step.algorithm, of_algorithm),
+        with_values(step.regularizer, of_regularizer),
+        {component: with_values(its, of_regularizer) for component, its in step.bound.items()},
+    )
+
+
+def _noise_free(step: GradientStep, state: LearnerState) -> Weights:
+    """What runs under gates, without noise."""
+    fixed = state.fixed_gates
+    multipliers = {c: fixed[c].multipliers if c in fixed else step.multipliers(state, c) for c in step.bound}
+    return step.noise_free(state, multipliers)
+
+
+def _key(step: GradientStep, state: LearnerState) -> tuple[Any, ...]:
+    """What programs of a learner depend on beside shapes and code."""
+    groups = (state.weights, state.gates, state.targets)
+    names = [{component: tuple(its.views) for component, its in group.items()} for group in groups]
+    statistics = {component: tuple(its) for component, its in state.statistics.items()}
+    structures = {component: regularizer.structure for component, regularizer in step.bound.items()}
+    parts = [described(part) for part in (step.algorithm, step.regularizer)]
+    return names, statistics, parts, step.algorithm.spec, structures

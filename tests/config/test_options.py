@@ -41,7 +41,11 @@ FILES = {
           - override /network: mine
         """,
     "network/mine": "defaults: [mlp]\nhidden: [7]\n",
-    "tuned/dqn-mountain_car-l0": "# @package _global_\ntrainer: {total_steps: 1_000_000}\nexperience: {learning_starts: 500_000}\n",
+    "tuned/dqn-mountain_car-l0": """
+        # @package _global_
+        trainer: {total_steps: 1_000_000}
+        experience: {learning_starts: 500_000}
+        """,
     "experiment/mine": """
         # @package _global_
         sweep_name: long

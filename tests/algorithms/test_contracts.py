@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,13 @@ class Descent(Optimizer):
         return {"step": torch.zeros(())}
 
     def step(self, values: Tensor, gradient: Tensor, moments: Moments, learning_rate: float) -> None:
-        values.sub_(learning_rate * gradient)
+        self.step_by(values, gradient, moments, [torch.tensor(learning_rate)])
+
+    def factors(self, steps: int, learning_rate: float) -> tuple[float, ...]:
+        return (learning_rate,)
+
+    def step_by(self, values: Tensor, gradient: Tensor, moments: Moments, factors: Sequence[Tensor]) -> None:
+        values.sub_(factors[0] * gradient)
         moments["step"].add_(1)
 
 

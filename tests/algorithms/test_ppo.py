@@ -485,9 +485,11 @@ class Kept(PPO):
 
 
 def test_a_checkpoint_truncates_the_episodes_in_a_rollout() -> None:
-    """There the environment starts afresh, so nothing that follows belongs to the episode before."""
+    """There an environment whose state cannot be saved starts afresh: nothing that follows belongs to the episode before."""
     small = "trainer.num_envs=2", "trainer.total_steps=120", "trainer.checkpoint_every=60", "trainer.eval_every=120"
-    trainer, parts = build([compose("algorithm=ppo", "trainer=smoke", "regularizer=none", "experience.n_steps=20", *small)])
+    cartpole = "environment=gymnasium", "environment.id=CartPole-v1"
+    config = compose("algorithm=ppo", *cartpole, "trainer=smoke", "regularizer=none", "experience.n_steps=20", *small)
+    trainer, parts = build([config])
     algorithm = as_kind(Kept, parts.algorithm)
     algorithm.seen.clear()
     populations = [dataclasses.replace(population, algorithm=algorithm) for population in parts.populations]

@@ -10,7 +10,7 @@ import pytest
 from browser import PROGRAM, Browser, browser
 from folders import made_up, unfinished
 
-from sparserl.report import writer
+from sparserl.report import building, writer
 from sparserl.report.__main__ import main
 from sparserl.report.figures import catalogue
 
@@ -36,7 +36,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(writer, "FORMATS", (".svg",))
         patch.setattr(sys, "argv", ["sparserl-report", str(folder)])
         main()
-    return folder / writer.PAGE
+    return folder / building.PAGE
 
 
 @pytest.fixture(scope="module")

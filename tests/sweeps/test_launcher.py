@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from hydra_plugins.sparserl_population import PopulationLauncher
 from sparserl import terminal
 from sparserl.config.schema import Config
+from sparserl.experience.selection import Selection
 from sparserl.lowrank.sweep import RankSweep
 from sparserl.regularizers.l1 import L1
 from sparserl.runs.files import read_json
@@ -527,8 +528,9 @@ def test_a_diverged_member_is_a_failed_job_and_is_not_tried_again(
     """Runs are deterministic: retry_failed=true used to train it for as long again, and it diverged at the same step."""
     update = Learner.update
 
-    def poison(learner: Learner, batch: Any, env_step: int) -> Any:
-        batch = batch | {"reward": batch["reward"].clone()}
+    def poison(learner: Learner, selection: Selection, env_step: int) -> Any:
+        batch = selection.batch()
+        batch["reward"] = batch["reward"].clone()
         batch["reward"][1] = float("nan")
         return update(learner, batch, env_step)
 

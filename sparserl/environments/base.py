@@ -58,9 +58,6 @@ class VectorEnvironment(ABC):
     Nothing that one sub-environment gives or raises reaches those of other members.
     """
 
-    keeps_episodes = False
-    """Whether a checkpoint can hold the episodes under way, by ``snapshot`` and ``restore``; otherwise it ends them."""
-
     def __init__(self, generators: Generators, envs: int) -> None:
         self.generators = generators
         self.shape = (len(generators), envs)
@@ -77,21 +74,6 @@ class VectorEnvironment(ABC):
     def step(self, action: Tensor) -> StepResult:
         """Take one action ``[member, env, ...]`` in every sub-environment."""
 
-    def snapshot(self) -> State:
-        """The episodes under way, of environments that keep them.
-
-        With the state of ``generators``, which is not in it, everything needed to go on.
-        """
-        raise NotImplementedError
-
-    def restore(self, state: State) -> Tensor:
-        """Go on with the episodes of a ``snapshot``, in the place of ``reset``.
-
-        Gives the observations ``[member, env, *obs]`` to act on.
-        Raises ValueError, in a sentence for the user, where they cannot be what they were.
-        """
-        raise NotImplementedError
-
     @abstractmethod
     def close(self) -> None:
         """Give back what it holds."""
@@ -104,6 +86,22 @@ class VectorEnvironment(ABC):
     def _limit(self, cut: np.ndarray) -> None:
         """Note whose episodes ``[member * env]`` a step limit has cut."""
         self.limited.update(np.flatnonzero(cut.reshape(self.shape).any(axis=1)).tolist())
+
+
+class EpisodeKeeper(VectorEnvironment):
+    """One whose episodes under way a checkpoint can hold. Those of every other one it ends."""
+
+    @abstractmethod
+    def snapshot(self) -> State:
+        """The episodes under way. With the state of ``generators``, which is not in it, everything needed to go on."""
+
+    @abstractmethod
+    def restore(self, state: State) -> Tensor:
+        """Go on with the episodes of a ``snapshot``, in the place of ``reset``.
+
+        Gives the observations ``[member, env, *obs]`` to act on.
+        Raises ValueError, in a sentence for the user, where they cannot be what they were.
+        """
 
 
 class Environment(ABC):

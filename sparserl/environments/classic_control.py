@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparserl.environments.base import Environment, StepResult, VectorEnvironment
+from sparserl.environments.base import Environment, EpisodeKeeper, StepResult
 from sparserl.fields import Count
 from sparserl.population.random import Generators
 from sparserl.population.state import State
@@ -54,14 +54,12 @@ class _States:
         return state
 
 
-class VectorClassicControl(VectorEnvironment):
+class VectorClassicControl(EpisodeKeeper):
     """The state ``[number, member * env]`` of all sub-environments, float64, with their step limits and first states.
 
     Gymnasium's own vectors reset a finished sub-environment one step late and draw all resets from one generator; here a
     finished one is given a fresh state at once, drawn from its member's generator.
     """
-
-    keeps_episodes = True
 
     STATE_SIZE: ClassVar[int] = 4
     START: ClassVar[float]

@@ -24,7 +24,6 @@ from sparserl.environments.observations import ACHIEVED, DESIRED, as_array, goal
 from sparserl.environments.vectors import Vectorization, vectorize
 from sparserl.fields import Count
 from sparserl.population.random import Generators
-from sparserl.population.state import State
 from sparserl.terminal import describe
 from sparserl.types import Spec
 
@@ -201,11 +200,7 @@ def _seed(generator: torch.Generator) -> int:
 
 
 class VectorGymnasium(VectorEnvironment):
-    """A vector of Gymnasium's, of contained environments; every episode is seeded anew from its member's generator.
-
-    Where an episode follows from its seed and the actions taken in it, bit for bit, ``keeps_episodes`` may be set: then a
-    snapshot has these, and an episode is restored by playing it again.
-    """
+    """A vector of Gymnasium's, of contained environments; every episode is seeded anew from its member's generator."""
 
     def __init__(
         self,
@@ -214,28 +209,19 @@ class VectorGymnasium(VectorEnvironment):
         envs: int,
         spec: Spec,
         measures: Sequence[str],
-        keeps_episodes: bool = False,
     ) -> None:
         super().__init__(generators, envs)
-        self.keeps_episodes = keeps_episodes
         self._seeds = np.zeros(self.shape, np.int64)  # of the episodes under way
-        self._lengths = np.zeros(self.shape, np.int64)  # the steps that they have
-        its = ((), np.int64) if spec.discrete_actions is not None else ((len(spec.action_low),), np.float32)
-        self._actions = np.zeros((*self.shape, 1, *its[0]), its[1])  # in these, [member, env, step, *action], and room for more
-        self._shown = torch.empty(0)  # the last observations
         self._vector, self._dtype = vector, spec.observation_dtype
         self._extras = () if spec.goal_size is None else (ACHIEVED,)
         self._measures = measures
         self._failures: dict[int, str] = {}  # that no step has told of yet
 
     def reset(self) -> Tensor:
-        self._shown = self._tensor(self._restart(np.ones(self.shape, dtype=np.bool_)), self._dtype)
-        return self._shown
+        return self._tensor(self._restart(np.ones(self.shape, dtype=np.bool_)), self._dtype)
 
     def step(self, action: Tensor) -> StepResult:
         actions = action.flatten(0, 1).cpu().numpy().copy()  # an environment may change the one that it is given
-        if self.keeps_episodes and self.autoreset:
-            self._note(actions)
         observation, reward, terminated, truncated, info = self._vector.step(actions)
         self._read(info)
         next_observation = self._tensor(observation, self._dtype)
@@ -249,59 +235,14 @@ class VectorGymnasium(VectorEnvironment):
             rewards = self._tensor(reward)
             measures = {name: self._tensor(info[name]) for name in self._measures}
         ends = self._tensor(terminated), self._tensor(truncated)
-        self._shown = following
         return StepResult(following, next_observation, rewards, *ends, failures, extras, measures)
 
     def close(self) -> None:
         self._vector.close()
 
-    def snapshot(self) -> State:
-        taken = [its[:, : lengths.max()].copy() for its, lengths in zip(self._actions, self._lengths, strict=True)]
-        return {
-            "seeds": torch.from_numpy(self._seeds.copy()),
-            "lengths": torch.from_numpy(self._lengths.copy()),
-            "actions": tuple(map(torch.from_numpy, taken)),  # of each member as many as its longest episode has
-            "observation": self._shown,
-        }
-
-    def restore(self, state: State) -> Tensor:
-        """All episodes are played again at the same time; those that are shorter begin later."""
-        self._seeds, self._lengths = state["seeds"].numpy().copy(), state["lengths"].numpy().copy()
-        longest = int(self._lengths.max())
-        self._actions = np.zeros((*self.shape, max(longest, 1), *self._actions.shape[3:]), self._actions.dtype)
-        for place, taken in zip(self._actions, state["actions"], strict=True):
-            place[:, : taken.shape[1]] = taken.numpy()
-        flat = self._actions.reshape(-1, *self._actions.shape[2:])
-        begin = longest - self._lengths.reshape(-1)
-        observation = self._idle(np.ones(self.shape, dtype=np.bool_))
-        for step in range(longest + 1):
-            if (begin == step).any():
-                observation = self._begin(begin == step)
-            if step < longest:
-                observation, *_ = self._vector.step(flat[np.arange(begin.size), np.maximum(step - begin, 0)])
-        self._shown = self._tensor(np.asarray(observation), self._dtype)
-        expected = state["observation"].to(self._shown.device)
-        same = (self._shown == expected).flatten(2).all(dim=2)
-        failed = (expected == 0).flatten(2).all(dim=2)  # what a sub-environment that failed shows: its member learns no more
-        if not (same | failed).all():
-            raise ValueError(
-                "the episodes of the checkpoint cannot be restored: played again, the environment shows something else; "
-                "install the versions of its packages that result.json or run.log names"
-            )
-        return self._shown
-
-    def _note(self, actions: np.ndarray) -> None:
-        """Keep the actions ``[member * env, *action]`` of a step for a snapshot."""
-        if self._lengths.max() >= self._actions.shape[2]:
-            self._actions = np.concatenate([self._actions, np.zeros_like(self._actions)], axis=2)
-        members, envs = np.indices(self.shape)
-        self._actions[members, envs, self._lengths] = actions.reshape(*self.shape, *actions.shape[1:])
-        self._lengths += 1
-
     def _restart(self, which: np.ndarray) -> np.ndarray:
         for member, env in zip(*np.nonzero(which), strict=True):
             self._seeds[member, env] = _seed(self.generators[int(member)])
-        self._lengths[which] = 0
         return self._begin(which.reshape(-1))
 
     def _begin(self, which: np.ndarray) -> np.ndarray:

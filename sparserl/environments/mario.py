@@ -21,9 +21,10 @@ from gymnasium.wrappers import HumanRendering
 
 from sparserl.environments.base import BrokenEnvironmentError, Environment, VectorEnvironment
 from sparserl.environments.containment import Contained
-from sparserl.environments.gymnasium import Seeded, VectorGymnasium, spec_of
+from sparserl.environments.gymnasium import Seeded, spec_of
 from sparserl.environments.mario_console import Console, Rom, buttons_of, check_installed
 from sparserl.environments.mario_views import Pixels, Tiles, View
+from sparserl.environments.replayed import ReplayedGymnasium
 from sparserl.environments.vectors import Vectorization, vectorize
 from sparserl.fields import Count, Fraction, NonNegative, Positive, Steps
 from sparserl.population.random import Generators
@@ -67,7 +68,7 @@ class SuperMarioBros(Environment):
 
     def open(self, generators: Generators, envs: int) -> VectorEnvironment:
         vector = vectorize(self._contained, len(generators) * envs, self.vectorization, NAME, self.threads)
-        return VectorGymnasium(vector, generators, envs, self.spec(), self.measures, keeps_episodes=True)
+        return ReplayedGymnasium(vector, generators, envs, self.spec(), self.measures)
 
     def single(self, generators: Iterator[torch.Generator], render_mode: str) -> gymnasium.Env[Any, Any]:
         env: gymnasium.Env[Any, Any] = self._make()

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from sparserl.algorithms.base import Algorithm
-from sparserl.environments.base import Environment
+from sparserl.environments.base import Environment, EpisodeKeeper
 from sparserl.experience.base import Experience
 from sparserl.fields import Count
 from sparserl.population.members import Population
@@ -205,8 +205,9 @@ class Trainer:
                 del state
 
             clock, episodes, averages = Clock(), Episodes(members, self.num_envs), [Averages() for _ in parts.populations]
-            if under_way and step < self.total_steps:  # what is trained has no need of them
-                observation = vector.restore(under_way["environment"])
+            keeper = vector if isinstance(vector, EpisodeKeeper) else None
+            if keeper and under_way and step < self.total_steps:  # what is trained has no need of them
+                observation = keeper.restore(under_way["environment"])
                 episodes.load_state_dict(under_way["returns"])
             else:
                 observation = vector.reset()
@@ -229,7 +230,7 @@ class Trainer:
                 # The state of most environments cannot be saved, so every checkpoint ends all episodes. It does so whether or
                 # not a run is interrupted, so both give the same result.
                 snapshot_due = crossed(previous, step, self.checkpoint_every) or step >= self.total_steps
-                ends_episodes = snapshot_due and not vector.keeps_episodes
+                ends_episodes = snapshot_due and not keeper
                 transition = {
                     "observation": observation,
                     "next_observation": outcome.next_observation,
@@ -290,8 +291,8 @@ class Trainer:
                         "exploration": exploration.state_dict(),
                         "compile": compiled,
                     }
-                    if vector.keeps_episodes:
-                        shared["episodes"] = {"environment": vector.snapshot(), "returns": episodes.state_dict()}
+                    if keeper:
+                        shared["episodes"] = {"environment": keeper.snapshot(), "returns": episodes.state_dict()}
                     learned = enumerate(group.states())
                     yield Snapshot(
                         step, [{"env_step": step, "learner": own} | split(shared, member) for member, own in learned]

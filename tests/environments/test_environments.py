@@ -18,7 +18,7 @@ from probes import (
 from torch import Tensor
 
 from sparserl.environments.acrobot import Acrobot
-from sparserl.environments.base import Environment, StepResult, VectorEnvironment
+from sparserl.environments.base import Environment, EpisodeKeeper, StepResult, VectorEnvironment
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium
 from sparserl.population.members import Population
@@ -144,7 +144,7 @@ def test_episodes_go_on_from_a_snapshot(environment: Environment) -> None:
     """In another vector, with the states of the generators: also limits of steps, and first states of what follows."""
     members = Population((1, 2))
     vector, uniforms, spec = environment.open(members.generators("environment"), 3), members.rng("actions"), environment.spec()
-    assert vector.keeps_episodes
+    assert isinstance(vector, EpisodeKeeper)
     observation = vector.reset()
     for _ in range(5):  # in the middle of an episode
         observation = vector.step(spec.random_action(uniforms.uniform(3, 1))).observation
@@ -155,6 +155,7 @@ def test_episodes_go_on_from_a_snapshot(environment: Environment) -> None:
     other = environment.open(members.generators("environment"), 3)
     other.reset()
     other.step(actions[0])  # its clock is another one
+    assert isinstance(other, EpisodeKeeper)
     other.generators.load_state_dict(generators)
     assert torch.equal(other.restore(kept), observation)
     for action, expected in zip(actions, followed, strict=True):

@@ -21,7 +21,7 @@ from sparserl import play as play_command
 from sparserl.config.schema import CONF
 from sparserl.config.validation import compose
 from sparserl.environments import mario, mario_console
-from sparserl.environments.base import StepResult
+from sparserl.environments.base import EpisodeKeeper, StepResult
 from sparserl.environments.mario import Stage, SuperMarioBros
 from sparserl.environments.mario_console import Console, check_installed
 from sparserl.environments.mario_views import COLUMNS, MARIO_COLUMN, ROWS, TILE, TOP
@@ -405,7 +405,7 @@ def test_a_snapshot_restores_episodes_exactly(make: Any) -> None:
     columns = torch.tensor([actions(steps, env) for env in range(2)])
     generators = Population(seeds).generators("environment")
     with closing(environment.open(generators, 2)) as vector:
-        assert vector.keeps_episodes
+        assert isinstance(vector, EpisodeKeeper)
         vector.reset()
         for step in range(33):
             outcome = vector.step(columns[:, step].expand(2, 2))
@@ -421,6 +421,7 @@ def test_a_snapshot_restores_episodes_exactly(make: Any) -> None:
     alone = stack(members[1:])
     generators = Population(seeds[1:]).generators("environment")
     with closing(environment.open(generators, 2)) as vector:
+        assert isinstance(vector, EpisodeKeeper)
         generators.load_state_dict(alone["drawn"])
         assert torch.equal(vector.restore(alone["episodes"]), outcome.observation[1:])
         again = [vector.step(columns[:, step].expand(1, 2)) for step in range(33, steps)]

@@ -19,6 +19,7 @@ from folders import stopping_at_checkpoints
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import compose, read_back
 from sparserl.environments import gymnasium
+from sparserl.environments.replayed import ReplayedGymnasium
 from sparserl.lowrank.sweep import RankEvaluator
 from sparserl.runs import checkpoint
 from sparserl.runs.files import read_json
@@ -379,9 +380,8 @@ KEEPING = (
 
 @pytest.fixture
 def _keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Acrobot follows from its seed and its actions, too."""
-    made = gymnasium.VectorGymnasium
-    monkeypatch.setattr(gymnasium, "VectorGymnasium", lambda *arguments: made(*arguments, keeps_episodes=True))
+    """MountainCar follows from its seed and its actions, as Super Mario Bros does."""
+    monkeypatch.setattr(gymnasium, "VectorGymnasium", ReplayedGymnasium)
 
 
 @pytest.mark.usefixtures("_keeping")

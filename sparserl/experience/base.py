@@ -13,7 +13,7 @@ from typing import ClassVar
 from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
 from sparserl.population.state import State
-from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
+from sparserl.types import Prepare, Relabel, Spec, Transition
 
 
 class Experience(ABC):
@@ -49,10 +49,6 @@ class Experience(ABC):
 
         Rollouts go through ``prepare`` first. Each is to be used before the next one is asked for.
         """
-
-    def batches(self, prepare: Prepare) -> Iterator[Batch]:
-        """The minibatches themselves."""
-        return (selection.batch() for selection in self.selections(prepare))
 
     def gradient_steps(self, total_steps: int, num_envs: int) -> int:
         """About how many minibatches ``total_steps`` environment steps of each member give; 0 where that is not known."""

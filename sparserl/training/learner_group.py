@@ -19,7 +19,7 @@ from sparserl.population.random import MemberRng, SharedDraws
 from sparserl.population.state import State, split, stack
 from sparserl.training.evaluation import rows_of
 from sparserl.training.learner import Learner
-from sparserl.types import Action, Batch, Metrics, Rollout, Transition, Weights
+from sparserl.types import Action, Metrics, Rollout, Transition, Weights
 
 
 class LearnerGroup:
@@ -67,9 +67,8 @@ class LearnerGroup:
         for learner, rows in zip(self.learners, self.rows, strict=True):
             learner.observe({name: values[rows] for name, values in rollout.items()} if self.rows[1:] else rollout)
 
-    def update(self, batch: Batch | Selection, env_step: int) -> list[Metrics]:
+    def update(self, selection: Selection, env_step: int) -> list[Metrics]:
         """One gradient step of every learner; the metrics of each, of its own members."""
-        selection = batch if isinstance(batch, Selection) else Selection(batch)
         parts = [selection.of(rows) for rows in self.rows] if self.rows[1:] else [selection]
         return [learner.update(part, env_step) for learner, part in zip(self.learners, parts, strict=True)]
 

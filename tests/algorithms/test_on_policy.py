@@ -237,7 +237,8 @@ def test_a2c_takes_each_rollout_as_one_batch_once() -> None:
         action, zeros = algorithm.act(weights, observation, step, rng).action, torch.zeros(1, 8)
         transition = {"observation": observation, "next_observation": observation, "action": action}
         experience.extend(transition | {"reward": zeros, "terminated": zeros, "truncated": zeros})
-        sizes += [batch["advantage"].shape[1] for batch in experience.batches(lambda steps: algorithm.prepare(weights, steps))]
+        minibatches = experience.selections(lambda steps: algorithm.prepare(weights, steps))
+        sizes += [selection.batch()["advantage"].shape[1] for selection in minibatches]
     assert sizes == [40, 40]
 
 

@@ -269,7 +269,7 @@ def rollouts(
             }
             experience.extend(transition)
             observation, step = outcome.observation, step + ENVS
-        batches = experience.batches(lambda steps: algorithm.prepare(learner.acting(), steps))
+        batches = (its.batch() for its in experience.selections(lambda steps: algorithm.prepare(learner.acting(), steps)))
         yield [learner.update(batch, step) for batch in batches]
 
 

@@ -44,7 +44,7 @@ def never(_: Rollout) -> Batch:
 
 
 def due(experience: Replay) -> list[Batch]:
-    return list(experience.batches(never))
+    return [selection.batch() for selection in experience.selections(never)]
 
 
 def rows(log: Log) -> Tensor:

@@ -63,7 +63,7 @@ def never(_: Rollout) -> Batch:
 
 
 def due(experience: Replay) -> list[Batch]:
-    return list(experience.batches(never))
+    return [selection.batch() for selection in experience.selections(never)]
 
 
 def is_relabelled(batch: Batch) -> Tensor:

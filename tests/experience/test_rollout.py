@@ -38,7 +38,7 @@ def flattened(steps: Steps) -> Batch:
 
 
 def due(experience: Rollout) -> list[Batch]:
-    return list(experience.batches(flattened))
+    return [selection.batch() for selection in experience.selections(flattened)]
 
 
 def collected(experience: Rollout, members: int, envs: int, steps: range) -> list[Batch]:
@@ -103,7 +103,7 @@ def test_a_rollout_is_prepared_once_whole_and_without_gradients() -> None:
 
     for step in range(3):
         experience.extend(transition(2, 4, step))
-    batches = list(experience.batches(prepare))
+    batches = [selection.batch() for selection in experience.selections(prepare)]
     (steps,) = seen
     assert steps["observation"].shape == (2, 3, 4, 2)
     assert torch.equal(steps["action"], torch.stack([transition(2, 4, step)["action"] for step in range(3)], dim=1))

@@ -287,6 +287,22 @@ def test_figures_are_written_in_both_formats_and_equal_ones_are_equal_files(tmp_
     assert style.save(drawn[0], tmp_path / "a.png", ["typed"]).read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize(("values", "span"), [([499.96, 500.0], 25.0), ([20.0, 500.0], 480.0), ([-0.1, 0.1], 0.2)])
+def test_returns_that_are_nearly_equal_are_shown_as_nearly_equal(values: list[float], span: float) -> None:
+    """By itself matplotlib would fill the panel with a difference of 0.04, and write "+4.999e2" over the title."""
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.plot([0, 1], values)
+    style.finish(axes, "title", "x", "y", legend=False)
+    figure.canvas = FigureCanvasAgg(figure)
+    figure.canvas.draw()
+    low, high = axes.get_ylim()
+    # a twentieth of what is largest on the axis, or the values with matplotlib's margin of a tenth
+    assert high - low == pytest.approx(span, rel=0.11)
+    assert low < min(values) <= max(values) < high
+    assert axes.yaxis.get_offset_text().get_text() == ""
+
+
 def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to compare"):
         comparison.of_many([])

@@ -18,6 +18,7 @@ from sparserl.algorithms.dqn import DQN
 from sparserl.algorithms.ppo import PPO
 from sparserl.config.build import build
 from sparserl.config.validation import compose
+from sparserl.experience.selection import Selection
 from sparserl.policies import categorical
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
@@ -164,8 +165,8 @@ def test_statistics_change_only_between_rollouts() -> None:
             group.observe(steps[-1])
             assert torch.equal(group.acting()["statistics"]["mean"], means[-1])
         batch = algorithm.prepare(group.acting(), {name: torch.stack([s[name] for s in steps], dim=1) for name in steps[0]})
-        (first,) = group.update(batch, rollout)
-        (second,) = group.update(batch, rollout)
+        (first,) = group.update(Selection(batch), rollout)
+        (second,) = group.update(Selection(batch), rollout)
         assert first["policy/difference"].item() == 0
         assert second["policy/difference"].item() > 0
     assert means[0].eq(0).all()

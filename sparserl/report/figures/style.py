@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter, ScalarFormatter
 
 from sparserl.runs.files import replace
 from sparserl.terminal import plain
@@ -25,6 +25,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 
 PANEL = 4.4, 3.3
 """Width and height of one panel with its labels, in inches."""
+
+SMALLEST_SPAN = 0.05
+"""The least that a vertical axis spans, as a share of the largest value on it: the size of a line and its markers."""
 
 LONGEST = 250
 """Characters of a text in a figure; more would leave no room for the panels."""
@@ -86,3 +89,14 @@ def finish(axes: Axes, title: str, x: str, y: str, legend: bool = True) -> None:
     if legend:
         axes.margins(y=0.15)  # room for it
         axes.legend(fontsize=7, framealpha=0.8, edgecolor="none")
+    if isinstance(formatter := axes.yaxis.get_major_formatter(), ScalarFormatter):
+        formatter.set_useOffset(False)
+        _spread(axes)
+
+
+def _spread(axes: Axes) -> None:
+    """Values that are nearly equal are shown as that, not with their last digits as tall as the panel."""
+    low, high = axes.get_ylim()
+    lacking = SMALLEST_SPAN * max(abs(low), abs(high)) - (high - low)
+    if lacking > 0:
+        axes.set_ylim(low - lacking / 2, high + lacking / 2)

@@ -124,7 +124,7 @@ def beside(ours: Path, rows: Path) -> str:
             peers = {(row["algorithm"], row["environment"]): f"{float(row['return']):.1f}" for row in csv.DictReader(file)}
     with ours.open(newline="") as file:
         dense = [row for row in csv.DictReader(file) if row.get("regularizer", "none") == "none"]
-    lines = [["algorithm", "environment", "seeds", "return here", *PUBLISHED, PEER]]
+    lines = [["algorithm", "environment", "seeds", "return here", *PUBLISHED, *([PEER] if peers else [])]]
     lines.append(["---"] * len(lines[0]))
     for row in dense:
         pair = row["algorithm"], row["environment"]
@@ -132,7 +132,15 @@ def beside(ours: Path, rows: Path) -> str:
         interval = f" [{float(low):.1f}, {float(high):.1f}]" if low and high else ""
         published = [PUBLISHED[source].get(pair[0], {}).get(pair[1]) for source in PUBLISHED]
         cells = ["-" if each is None else str(each) for each in published]
-        lines.append([*pair, row["seeds"], f"{float(row['return_mean']):.1f}{interval}", *cells, peers.get(pair, "-")])
+        lines.append(
+            [
+                *pair,
+                row["seeds"],
+                f"{float(row['return_mean']):.1f}{interval}",
+                *cells,
+                *([peers.get(pair, "-")] if peers else []),
+            ]
+        )
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hydra
 from claims_by_setting import NO_LOSS, Cells, table
 from claims_settings import DID_NOT_HOLD, HELD, NOT_DECIDED, Setting, difference, once, verdict
 
-from sparserl.config.validation import compose
+from sparserl.config.schema import CONF
 from sparserl.report.statistics import Estimate
 from sparserl.report.table import shown
 from sparserl.report.tables import gained, scores_of
@@ -127,8 +128,9 @@ GAMES = "as trained", "stock"
 
 def unit(environment: str, algorithm: str) -> str:
     """What a return of training is in the package's points, by today's settings."""
-    settings = compose(f"algorithm={algorithm}", f"environment={environment}")["environment"]
-    scale, flag = settings["reward_scale"], settings["flag_reward"]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):  # not checked, since the game need not be installed
+        settings = hydra.compose("train", [f"algorithm={algorithm}", f"environment={environment}"]).environment
+    scale, flag = settings.reward_scale, settings.flag_reward
     return (
         f"Returns of {algorithm} on {environment} are {scale:g} times the package's points, plus {flag:g} for the flag.\n"
         f"Points are means of greedy episodes of the whole policy, from the table's {PLAY} where it has one: in the game as\n"

@@ -28,6 +28,7 @@ class Optimizer(ABC):
     def init(self, values: Float[Tensor, "member number"]) -> Moments:
         """Fresh moments."""
 
+    @abstractmethod
     def step(
         self,
         values: Float[Tensor, "member number"],
@@ -39,8 +40,6 @@ class Optimizer(ABC):
 
         A row whose gradient and moments are all zero stays, bit for bit, what it is.
         """
-        factors = self.factors(int(moments["step"]), learning_rate)
-        self.step_by(values, gradient, moments, [gradient.new_tensor(factor) for factor in factors])
 
     @abstractmethod
     def factors(self, steps: int, learning_rate: float) -> tuple[float, ...]:
@@ -139,6 +138,16 @@ class RMSprop(Optimizer):
     def init(self, values: Float[Tensor, "member number"]) -> Moments:
         return {"square_avg": torch.zeros_like(values), "step": torch.zeros((), device=values.device)}
 
+    def step(
+        self,
+        values: Float[Tensor, "member number"],
+        gradient: Float[Tensor, "member number"],
+        moments: Moments,
+        learning_rate: float,
+    ) -> None:
+        average = self._average(gradient, moments)
+        values.addcdiv_(gradient, average.sqrt().add_(self.eps), value=-learning_rate)
+
     def factors(self, steps: int, learning_rate: float) -> tuple[float, ...]:
         """The learning rate."""
         return (learning_rate,)
@@ -150,6 +159,9 @@ class RMSprop(Optimizer):
         moments: Moments,
         factors: Sequence[Float[Tensor, ""]],
     ) -> None:
-        moments["step"].add_(1)
-        average = moments["square_avg"].mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
+        average = self._average(gradient, moments)
         values.sub_(factors[0] * gradient / (average.sqrt() + self.eps))
+
+    def _average(self, gradient: Float[Tensor, "member number"], moments: Moments) -> Float[Tensor, "member number"]:
+        moments["step"].add_(1)
+        return moments["square_avg"].mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)

@@ -41,6 +41,9 @@ class Descent(Optimizer):
     def init(self, values: Float[Tensor, "member number"]) -> Moments:
         return {"step": torch.zeros(())}
 
+    def step(self, values: Tensor, gradient: Tensor, moments: Moments, learning_rate: float) -> None:
+        self.step_by(values, gradient, moments, [torch.tensor(learning_rate)])
+
     def factors(self, steps: int, learning_rate: float) -> tuple[float, ...]:
         return (learning_rate,)
 

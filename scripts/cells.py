@@ -18,8 +18,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sparserl.config.schema import CONF, Config, ConfigError
 from sparserl.config.validation import compose
+from sparserl.report.sources import kept
 from sparserl.runs.files import read_json, write_text
-from sparserl.runs.reader import RUNS_FILE
+from sparserl.runs.reader import RUNS_FILE, Run
 from sparserl.sweeps.jobs import finished, job_name
 
 # ---------------------------------------------------------------- cells and tables
@@ -208,7 +209,15 @@ class Plan:
 
     def is_done(self, cell: Cell) -> bool:
         """Whether every run of a cell has ended."""
-        return self.why_not(cell) is None and all(finished(path) is not None for path in self.jobs(cell))
+        return self.why_not(cell) is None and all(self._is_known(path) for path in self.jobs(cell))
+
+    def _is_known(self, path: Path) -> bool:
+        """Whether a run has ended, here or, as the tables in results/ say, on another machine."""
+        return finished(path) is not None or (path in self._kept and self._kept[path].is_swept)
+
+    @cached_property
+    def _kept(self) -> Mapping[Path, Run]:
+        return kept(self.results.parent)
 
     def left(self, cell: Cell, seen: set[Path]) -> Left:
         """What is left of a cell but for the jobs that were ``seen`` before, which it adds to."""
@@ -217,7 +226,7 @@ class Plan:
         left = Left(jobs=len(jobs))
         for path, config in jobs.items():
             total, names = config["trainer"]["total_steps"], config["names"]
-            if finished(path) is not None:
+            if self._is_known(path):
                 left.done += 1
             else:
                 steps = total - _reached(path)
@@ -231,7 +240,7 @@ class Plan:
         named = dict.fromkeys(path for cell in self.table.cells if self.why_not(cell) is None for path in self.jobs(cell))
         self.results.mkdir(parents=True, exist_ok=True)
         write_text(self.results / RUNS_FILE, "".join(f"{path.as_posix()}\n" for path in named))
-        if any(path.is_dir() for path in named):
+        if any(path.is_dir() or path in self._kept for path in named):
             subprocess.run([sys.executable, "-m", "sparserl.report", str(self.results)], check=True)
 
 

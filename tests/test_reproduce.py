@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from folders import made_up
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -28,6 +30,7 @@ from sparserl.config import validation  # noqa: E402
 from sparserl.config.schema import ConfigError  # noqa: E402
 from sparserl.config.validation import compose  # noqa: E402
 from sparserl.environments.surrol import FOLDER  # noqa: E402
+from sparserl.report import building, writer  # noqa: E402
 from sparserl.runs.reader import RUNS_FILE, find  # noqa: E402
 from sparserl.status import look  # noqa: E402
 from sparserl.sweeps.jobs import job_name  # noqa: E402
@@ -174,6 +177,25 @@ def test_the_estimate_is_steps_by_rate_and_a_run_that_is_begun_counts_in_part(
     assert left == Left(jobs=2, done=0, steps=10_000, seconds=100)
     assert str(left) == "0 of 2 runs are done; 10,000 environment steps are left, about 0 h 02 min on one core"
     assert str(plan.left(cell, seen)) == "every run of it is in a table before"
+
+
+def test_a_run_that_another_machine_has_left_in_results_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whichever table it is; one that is trained and not swept by rank is not done."""
+    monkeypatch.chdir(tmp_path)
+    cell = Cell("dqn", "cartpole", "none", 2, ("trainer.total_steps=6_000",))
+    plan = Plan(Table("mine", [cell]), "", [])
+    for path, (seed, reason) in zip(plan.jobs(cell), ((0, None), (1, "not_swept")), strict=True):
+        made_up(path, regularizer="none", seed=seed, rank_reason=reason)
+    monkeypatch.setattr(writer, "FIGURES", {})
+    building.build([Path("outputs")], Path("results/others"))
+    shutil.rmtree("outputs")
+    assert plan.left(cell, set()) == Left(jobs=2, done=1, steps=6_000, seconds=6_000 / cells.RATES["dqn"])
+    assert not plan.is_done(cell)
+    plan.report()
+    with Path("results/mine/rows.csv").open(newline="") as file:
+        assert [line["seed"] for line in csv.DictReader(file)] == ["0", "1"]
 
 
 def run(arguments: Sequence[str], folder: Path, script: str = "reproduce_tables") -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparserl.report import sources, writer
+from sparserl.report import details, sources, writer
 from sparserl.report.groups import grouped
 from sparserl.report.page import Content, page
 from sparserl.report.rows import rows
@@ -58,7 +58,7 @@ def build(folders: Sequence[Path], to: Path, only: str | None = None) -> Content
         if not any(path.resolve() == (to / sources.ROWS).resolve() for path in found.tables):  # what it says of its runs stays
             made_by = {f"report_{key}": value for key, value in origin.items()}
             write_text(to / sources.ROWS, rows(runs, kept).assign(**made_by).to_csv(index=False))
-            written.insert(0, sources.ROWS)
+            written = [sources.ROWS, *details.write(runs, to / sources.ROWS), *written]
         written += writer.write_exports(groups, to)
         figures, not_drawn = writer.write_figures(groups, to / writer.FIGURE_FOLDER, origin)
         skipped += not_drawn

@@ -13,12 +13,8 @@ from sparserl.runs.schema import MEASURES
 
 LONG = ("exp_name", "env_name", "seed", "metric", "env_step", "value")
 
-CURVES = (
-    "train/return",
-    "eval/return_mean",
-    *(f"eval/{measure}" for measure in MEASURES),
-    "sparsity/exact",
-)
+EVALUATIONS = ("eval/return_mean", *(f"eval/{measure}" for measure in MEASURES), "sparsity/exact")
+CURVES = ("train/return", *EVALUATIONS)
 """The metrics of metrics.jsonl that are exported; those of single layers would be most of the file."""
 
 RESULTS = ("return_mean", "return_random", *MEASURES, "sparsity", "nonzero_weights", "policy_weights", "alive_units",

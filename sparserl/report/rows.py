@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pandas as pd
 
+from sparserl.report import details
 from sparserl.runs.reader import NAMED, OF_REGULARIZER, Row, Run, distinguishing
 from sparserl.runs.schema import Result
 
@@ -48,7 +49,7 @@ def rows(runs: Sequence[Run], counted: Sequence[Run]) -> pd.DataFrame:
 
 
 def read_rows(path: Path) -> list[Run]:
-    """The runs that a ``rows.csv`` lists, but for those that it does not count, as runs without curves, ranks or spectra.
+    """The runs that a ``rows.csv`` lists, but for those that it does not count, with the ranks and curves kept beside it.
 
     A field that the table lacks is null: the version that made it did not know it. Every column that is no field of a result
     and says nothing of the folder or the report is a setting. Raises ValueError where it is not such a table.
@@ -63,7 +64,12 @@ def read_rows(path: Path) -> list[Run]:
     if lacking:
         raise ValueError(f"{path} is not a table of runs: it has no {', '.join(lacking)}")
     try:
-        runs = [_run(line) for line in lines if line.get("counted") != "False"]
+        by_rank, by_step = details.read(path)
+        runs = [
+            replace(_run(line), lowrank=by_rank.get(place, []), metrics=by_step.get(place, []))
+            for place, line in enumerate(lines)
+            if line.get("counted") != "False"
+        ]
     except ValueError as error:
         raise ValueError(f"{path} is not whole: {error}") from error
     return _with_lengths(runs)

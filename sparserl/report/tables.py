@@ -256,7 +256,9 @@ def stored(groups: Sequence[Group]) -> Table:
         "the selected rank. Return within a share of the dense policy's numbers: IQM in the form, named in parentheses, that "
         "is best for the group, each run at the largest rank that fits; where not all runs fit, it is said how many do."
     )
-    return _table("stored", "Return at equal stored numbers", kept, rows, columns, caption)
+    lost = sum(run.is_swept and not run.lowrank for group in kept for run in group.done)
+    notes = [f"of {lost} runs only the selected ranks are kept, so that no other can fit"] * (lost > 0)
+    return _table("stored", "Return at equal stored numbers", kept, rows, columns, caption, notes)
 
 
 FORMS = ("sparse", "shrunken", "factored", "shrunken and factored")

@@ -158,11 +158,16 @@ RUNS_FILE = "runs.txt"
 """The runs of a table, in the table's folder: a run's folder on each line, as seen from the working directory."""
 
 
+def named(root: Path) -> list[Path]:
+    """The folders of runs that the RUNS_FILE of a table's folder names, whether they are there or not; empty without one."""
+    path = root / RUNS_FILE
+    return [Path(line) for line in path.read_text("utf-8").splitlines() if line] if path.is_file() else []
+
+
 def _listed(roots: Sequence[Path]) -> list[Path]:
     """The folders of runs that are named where tables are; those that are not there yet are left out."""
-    files = [path for root in roots if (path := root / RUNS_FILE).is_file()]
-    named = [Path(line) for path in files for line in path.read_text("utf-8").splitlines() if line]
-    return [folder for folder in named if folder.is_dir() and _is_run(folder, {path.name for path in folder.iterdir()})]
+    found = [folder for root in roots for folder in named(root)]
+    return [folder for folder in found if folder.is_dir() and _is_run(folder, {path.name for path in folder.iterdir()})]
 
 
 def read(folder: Path, rows: bool = True) -> Run:
@@ -184,9 +189,9 @@ def read(folder: Path, rows: bool = True) -> Run:
         attempt("status.json", lambda path: vars(read_record(Status, path)), {}),
         attempt("result.json", lambda path: vars(read_record(Result, path)), {}),
         attempt("metrics.jsonl", _lines, []) if rows else [],
-        attempt("lowrank.csv", lambda path: _table(RankRow, path), []) if rows else [],
-        attempt("spectrum.csv", lambda path: _table(SingularValue, path), []) if rows else [],
-        attempt(LAYER_RANKS, lambda path: _table(LayerRanks, path), []) if rows else [],
+        attempt("lowrank.csv", lambda path: table(RankRow, path), []) if rows else [],
+        attempt("spectrum.csv", lambda path: table(SingularValue, path), []) if rows else [],
+        attempt(LAYER_RANKS, lambda path: table(LayerRanks, path), []) if rows else [],
         problems,
     )
 
@@ -276,7 +281,7 @@ def _lines(path: Path) -> list[Row]:
     return rows
 
 
-def _table(cls: type, path: Path) -> list[Row]:
+def table(cls: type, path: Path) -> list[Row]:
     """The lines of a table, each a dataclass ``cls`` when it was written. An empty or missing cell is no number."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)

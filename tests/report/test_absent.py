@@ -181,7 +181,7 @@ def test_a_figure_that_fails_leaves_the_tables_and_is_a_warning(
     printed = capsys.readouterr()
     assert printed.err == "warning: there is no figure comparison: ValueError: made to fail\n"
     written = printed.out.splitlines()[-1]
-    assert written.startswith("rows.csv, table.md, table.tex, table.csv, ")
+    assert written.startswith("rows.csv, rows_by_rank.csv, rows_by_step.csv, table.md, table.tex, table.csv, ")
     assert "figures/" not in written
 
 

@@ -229,7 +229,7 @@ def test_every_file_says_what_it_was_made_with(tmp_path: Path, monkeypatch: pyte
     named = {
         f"{name}{ending}" for name in ("table", "main", "ranks", "rank_sweep", "stored") for ending in (".md", ".tex", ".csv")
     }
-    exports = {"rows.csv", "long.csv", "marl_eval.json", "report.html"}
+    exports = {"rows.csv", "rows_by_rank.csv", "rows_by_step.csv", "long.csv", "marl_eval.json", "report.html"}
     assert {path.name for path in place.iterdir()} == named | exports | {"figures"}
     assert {path.name for path in (place / "figures").iterdir()} == {"comparison.png", "comparison.svg"}
     typed = f"sparserl-report {tmp_path / 'runs'} --to {place}"

@@ -48,10 +48,9 @@ def numbers(path: Path) -> pd.DataFrame:
 def test_every_table_of_results_is_the_same_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report(monkeypatch, several(tmp_path / "runs"), "--to", tmp_path / "first")
     report(monkeypatch, tmp_path / "first" / "rows.csv", "--to", tmp_path / "second")
-    for name in ("table", "main", "ranks"):
+    for name in ("table", "main", "ranks", "rank_sweep", "stored"):
         pd.testing.assert_frame_equal(numbers(tmp_path / "first" / f"{name}.csv"), numbers(tmp_path / "second" / f"{name}.csv"))
     assert "network.hidden" in numbers(tmp_path / "second" / "main.csv")
-    assert not (tmp_path / "second" / "rank_sweep.csv").exists(), "it needs more than results"
     assert "failed, ValueError: made to fail" in (tmp_path / "second" / "table.md").read_text()
 
 
@@ -63,6 +62,29 @@ def test_a_folder_with_a_table_and_no_runs_is_read_and_its_table_stays(tmp_path:
     report(monkeypatch, tmp_path / "kept")
     assert (tmp_path / "kept" / "main.csv").exists()
     assert (tmp_path / "kept" / "rows.csv").read_bytes() == before, "it says what its runs were reported with"
+
+
+def test_runs_of_another_machine_are_taken_from_the_tables_of_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is named and not on this disk: from the table's own rows, else from those of another; ranks and curves too."""
+    several(tmp_path / "runs")
+    results = tmp_path / "results"
+    report(monkeypatch, tmp_path / "runs" / "none0", tmp_path / "runs" / "l00", "--to", results / "others")
+    report(monkeypatch, tmp_path / "runs" / "none0", tmp_path / "runs" / "none1", "--to", results / "mine")
+    names = [tmp_path / "runs" / name for name in ("none0", "none1", "l00", "l01", "wide0")]
+    (results / "mine" / reader.RUNS_FILE).write_text("".join(f"{name}\n" for name in names))
+    for name in ("none0", "none1", "l00", "wide0"):
+        shutil.rmtree(tmp_path / "runs" / name)
+    found = sources.read([results / "mine"])
+    assert {run.folder.name for run in found.runs} == {"none0", "none1", "l00", "l01"}, "nobody has kept wide0"
+    assert all(len(run.lowrank) == 3 and run.curve("eval/return_mean")[0] == [10, 20] for run in found.runs)
+    assert found.tables == [], "its table has not all of them, so it is written again"
+    report(monkeypatch, results / "mine")
+    shutil.rmtree(results / "others")
+    shutil.rmtree(tmp_path / "runs")
+    again = sources.read([results / "mine"])
+    assert {run.folder.name for run in again.runs} == {"none0", "none1", "l00", "l01"}, "now its table has them all"
 
 
 def test_runs_that_are_still_there_come_before_the_table_beside_them(tmp_path: Path) -> None:
@@ -138,3 +160,18 @@ def test_a_table_that_is_none_is_named(
     with pytest.raises(SystemExit, match="there is no run in"):
         report(monkeypatch, tmp_path / "rows.csv")
     assert f"{tmp_path / 'rows.csv'} {problem}" in capsys.readouterr().err
+
+
+def test_ranks_that_are_not_whole_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(monkeypatch, several(tmp_path / "runs"), "--to", tmp_path / "kept")
+    for name, problem in (("by_rank", "it has no rank"), ("by_step", "KeyError: 'row'")):
+        path = tmp_path / "kept" / f"rows_{name}.csv"
+        whole = path.read_text()
+        path.write_text("a,b\n1,2\n")
+        found = sources.read([tmp_path / "kept"])
+        assert found.runs == []
+        assert problem in found.problems[0]
+        path.write_text(whole)
+    assert len(sources.read([tmp_path / "kept"]).runs) == 7

@@ -38,7 +38,7 @@ class PopulationLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """``task_function`` would train one job; it is not asked."""
-        from sparserl.sweeps.launcher import Composer
+        from sparserl.sweeps.composer import Composer
 
         self._composer = Composer(hydra_context.config_loader)
         self._context, self._config = HydraContext(hydra_context.config_loader, hydra_context.callbacks), config

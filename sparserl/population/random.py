@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,13 @@ _WORDS = slice(24, 24 + 624 * 8)
 
 
 def _generator(seed: int, stream: str) -> torch.Generator:
-    """A generator whose 624 words all follow from the seed and the stream.
+    """A generator whose 624 words all follow from the seed and the stream."""
+    return torch.Generator().set_state(_first_state(seed, stream))
+
+
+@lru_cache(maxsize=1024)
+def _first_state(seed: int, stream: str) -> Tensor:
+    """The state of a generator before it draws; not to be written to. Kept, since each evaluation begins the same episodes.
 
     ``manual_seed`` takes 32 bits of a seed, whatever it is given: of 77,000 streams two would be equal with a chance of one
     half. What is drawn is what NumPy's MT19937 draws from the same SeedSequence.
@@ -73,7 +80,7 @@ def _generator(seed: int, stream: str) -> torch.Generator:
     generator = torch.Generator().manual_seed(int(words["key"][-1]))  # only so that ``initial_seed`` tells streams apart
     state = generator.get_state()
     state.numpy()[_WORDS].view(np.uint64)[:] = words["key"]
-    return generator.set_state(state)
+    return state
 
 
 class MemberRng:

@@ -7,21 +7,16 @@ nested: the task function of the first job runs the second job, and so on, and t
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
-from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -29,10 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from sparserl.config.identity import canonical, identity, populations
 from sparserl.config.schema import ConfigError, PartError
 from sparserl.config.validation import interpolation_error, to_plain, without_hydra
-from sparserl.report.statistics import iqm
 from sparserl.runs import provenance
 from sparserl.runs.files import DiskError
 from sparserl.runs.schema import Result
+from sparserl.sweeps.composer import SEED, of_seed
 from sparserl.sweeps.executors.base import Executor
 from sparserl.sweeps.executors.inline import Inline
 from sparserl.sweeps.executors.processes import Processes
@@ -54,7 +49,7 @@ from sparserl.sweeps.jobs import (
     write_job_status,
 )
 from sparserl.sweeps.loop import run
-from sparserl.terminal import describe, say, say_once
+from sparserl.terminal import describe, say
 from sparserl.tracking.console import print_jobs
 
 JobOutcome: TypeAlias = float | Exception | None
@@ -114,15 +109,8 @@ def _with_seeds(config: DictConfig) -> list[DictConfig]:
     count, first = config.objective_seeds, config.seed
     if not isinstance(count, int) or not isinstance(first, int):
         return [config]
-    runs = []
-    for seed in range(first, first + count):
-        run = deepcopy(config)
-        with read_write(run), open_dict(run):
-            run.seed = seed
-            given = [each for each in run.hydra.overrides.task if not each.startswith("seed=")]
-            run.hydra.overrides.task = [*given, f"seed={seed}"]
-        runs.append(run)
-    return runs or [config]
+    given = [each for each in config.hydra.overrides.task if not each.startswith(SEED)]
+    return [of_seed(config, seed, [*given, f"{SEED}{seed}"]) for seed in range(first, first + count)] or [config]
 
 
 def _joined(config: DictConfig, returns: Sequence[JobReturn]) -> JobReturn:
@@ -133,6 +121,8 @@ def _joined(config: DictConfig, returns: Sequence[JobReturn]) -> JobReturn:
     task = list(config.hydra.overrides.task)
     if told.status is JobStatus.FAILED:
         return replace(told, overrides=task)
+    from sparserl.report.statistics import iqm  # scipy takes a second, and few sweeps need it
+
     values = [its.return_value for its in returns]
     mean = None if None in values else float(iqm(values))
     seeds = f"seeds {config.seed} to {config.seed + len(values) - 1}"
@@ -153,81 +143,6 @@ def _executor(settings: Settings, root: Path) -> Executor:
         case "slurm":
             return Slurm(root / ".slurm", settings.slurm)
     raise ConfigError(f"hydra.launcher.executor is {settings.executor!r}; it must be inline, processes or slurm")
-
-
-class Composer:
-    """Hydra's config loader, which composes every job once.
-
-    Hydra's sweepers compose each job to see whether it can be, and throw it away; its launchers compose it again. At a tenth of
-    a second and more for each that is a long wait before a large sweep.
-
-    A sweep over options may set a key that only some of them have (``algorithm=dqn,ppo algorithm.target_kl=0.01``): jobs of the
-    others are composed without it, which is said.
-    """
-
-    def __init__(self, loader: ConfigLoader) -> None:
-        self._loader = loader
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
-        self._known: dict[tuple[str, str], bool] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        config = self._load(master_config, sweep_overrides)
-        self._composed[tuple(sweep_overrides)] = config
-        return config
-
-    def take(self, sweep: DictConfig, overrides: Sequence[str]) -> DictConfig:
-        """The config of one job, its own: of two with the same overrides the second is composed anew."""
-        found = self._composed.pop(tuple(overrides), None)
-        return self._load(sweep, list(overrides)) if found is None else found
-
-    def _load(self, sweep: DictConfig, overrides: list[str]) -> DictConfig:
-        """The config of one job, without the keys that only options of other jobs have."""
-        try:
-            return self._loader.load_sweep_config(sweep, overrides)
-        except ConfigCompositionException as error:
-            key = _unknown_key(error)
-            chosen = None if key is None else self._option_without(key, sweep, overrides)
-            if key is None or chosen is None:
-                raise
-        say_once(f"{key} is left out of the jobs with {chosen}, which have no such key")
-        return self._load(sweep, _without(key, overrides))
-
-    def _option_without(self, key: str, sweep: DictConfig, overrides: Sequence[str]) -> str | None:
-        """The option of this job that lacks a key which another option of the sweep has; None where none has it."""
-        for swept in OverridesParser.create().parse_overrides(list(sweep.hydra.overrides.task)):
-            group = swept.key_or_group
-            chosen = next((given for given in overrides if given.partition("=")[0] == group), None)
-            if chosen is None or not swept.is_sweep_override():
-                continue
-            for option in map(str, swept.sweep_string_iterator()):
-                other = f"{group}={option}"
-                if (key, other) not in self._known:
-                    replaced = [other if given == chosen else given for given in overrides]
-                    self._known[key, other] = self._has(key, sweep, replaced)
-                if self._known[key, other]:
-                    return chosen
-        return None
-
-    def _has(self, key: str, sweep: DictConfig, overrides: list[str]) -> bool:
-        try:
-            self._loader.load_sweep_config(sweep, overrides)
-        except ConfigCompositionException as error:
-            other = _unknown_key(error)
-            return other not in (key, None) and self._has(key, sweep, _without(str(other), overrides))
-        return True
-
-
-def _without(key: str, overrides: Sequence[str]) -> list[str]:
-    return [override for override in overrides if override.partition("=")[0] != key]
-
-
-def _unknown_key(error: ConfigCompositionException) -> str | None:
-    """The key that a config cannot be composed with, as far as Hydra says."""
-    found = re.match(r"Could not override '([^']+)'", str(error))
-    return found[1] if found else None
 
 
 class Launch:

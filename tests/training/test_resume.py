@@ -403,20 +403,3 @@ def test_episodes_that_go_on_over_checkpoints_do_so_after_an_interruption(
     assert sum(row["train/episodes"] for row in rows) == 4
     assert sum(row["train/episodes_cut"] for row in rows) == 0
     assert {row["train/return"] for row in rows if row["train/episodes"]} == {-70.0}, "returns of whole episodes"
-
-
-@pytest.mark.usefixtures("_keeping")
-def test_a_checkpoint_without_its_episodes_ends_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As those of versions before."""
-    config = compose(*KEEPING)
-    with stopping_at_checkpoints(monkeypatch), pytest.raises(KeyboardInterrupt):
-        run([config], [tmp_path], live=False)
-    (state,) = checkpoint.load([tmp_path]) or ()
-    del state["trainer"]["episodes"]
-    checkpoint.save([tmp_path], 100, [state])
-    (result,) = run([config], [tmp_path], live=False)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert result.status == "done"
-    # 50 steps were before, and 150 after it have two episodes of 70
-    assert sum(row["train/episodes"] for row in rows) == 4
-    assert {row["train/return"] for row in rows if row["train/episodes"]} == {-70.0}

@@ -143,13 +143,13 @@ class Left:
 
 
 class Rates:
-    """Environment steps a second, of all members of a loop together, as finished runs in a folder measured them.
+    """Environment steps a second, of all members of a loop together, as finished runs measured them.
 
     Where there is none of an algorithm in an environment, it is the constant.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, results: Iterable[Mapping[str, Any]]) -> None:
+        self._results = results
 
     def __call__(self, algorithm: str, environment: str, regularizer: str) -> float:
         for known in ((algorithm, environment, regularizer), (algorithm, environment)):
@@ -162,9 +162,8 @@ class Rates:
     @cached_property
     def _loops(self) -> list[tuple[tuple[str, ...], tuple[float, float]]]:
         """Of each regulariser in each loop: its names, and the steps and the seconds of the loop."""
-        rows = [read_json(path) for path in self._folder.glob("*/result.json")]
-        loops: dict[float, list[dict[str, Any]]] = {}
-        for row in rows:  # what trained in one loop has the same seconds, to the last digit
+        loops: dict[float, list[Mapping[str, Any]]] = {}
+        for row in self._results:  # what trained in one loop has the same seconds, to the last digit
             loops.setdefault(row["wall_seconds"], []).append(row)
         found = []
         for seconds, members in loops.items():
@@ -188,7 +187,6 @@ class Plan:
         self._sweep = f"smoke-{table.kept_in}" if is_smoke else table.kept_in
         self.results = Path("outputs/smoke-results" if is_smoke else "results") / table.name
         self._jobs: dict[Cell, dict[Path, Config]] = {}
-        self._rates: dict[Path, Rates] = {}
 
     def command(self, cell: Cell) -> list[str]:
         return cell.command(self._sweep, *self._overrides)
@@ -216,6 +214,12 @@ class Plan:
         return finished(path) is not None or (path in self._kept and self._kept[path].is_swept)
 
     @cached_property
+    def _rates(self) -> Rates:
+        """From the runs that are here, and from those of the tables in results/."""
+        here = Path("outputs", self._sweep).glob("*/result.json")
+        return Rates([*map(read_json, here), *(run.result for run in self._kept.values() if run.result)])
+
+    @cached_property
     def _kept(self) -> Mapping[Path, Run]:
         return kept(self.results.parent)
 
@@ -230,8 +234,7 @@ class Plan:
                 left.done += 1
             else:
                 steps = total - _reached(path)
-                rates = self._rates.setdefault(path.parent, Rates(path.parent))
-                rate = rates(names["algorithm"], names["environment"], names["regularizer"])
+                rate = self._rates(names["algorithm"], names["environment"], names["regularizer"])
                 left.steps, left.seconds = left.steps + steps, left.seconds + steps / rate
         return left
 

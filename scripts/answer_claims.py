@@ -15,6 +15,7 @@ from pathlib import Path
 
 from claims_by_setting import CLAIMS, table
 from claims_headlines import HEADLINES
+from claims_open import open_questions
 from claims_settings import RESULTS, VERDICTS, Setting, read, tables_of_today
 
 from sparserl.report.sources import ROWS
@@ -31,8 +32,8 @@ def main() -> None:
     if absent := [str(folder) for folder in named if not (folder / ROWS).is_file()]:
         parser.error(f"there is no {ROWS} in {', '.join(absent)}")
     settings = read(named or tables_of_today())
-    parts = introduction, summary, *(each.part for each in (*CLAIMS, *HEADLINES))
-    write_text(RESULTS / "claims.md", "\n".join([*(line for part in parts for line in (*part(settings), "")), LEFT_OPEN]))
+    parts = introduction, summary, *(each.part for each in (*CLAIMS, *HEADLINES)), open_questions
+    write_text(RESULTS / "claims.md", "\n".join(line for part in parts for line in (*part(settings), "")))
 
 
 def introduction(settings: Sequence[Setting]) -> Iterator[str]:
@@ -99,16 +100,6 @@ unless the command names them. The claims are those of arXiv 2403.06313 as its a
 gives neither its settings nor how it counts: a claim that does not hold here does not hold for the settings and definitions
 of this repository. Each row has the seeds that it is of. In brackets are {CONFIDENCE:.0%} bootstrap intervals over seeds; of
 fewer than eight seeds they are too narrow.
-"""
-
-LEFT_OPEN = """## Open questions of the paper
-
-* **The range of lambda_c and beta** depends on the size of the loss. Claim 1 has the strengths that were tried, and what was
-  lost.
-* **L0 against L1 and L2 beyond Mario**: claim 3, by environment.
-* **Low rank in continuous control**: claim 2, the rows of Pendulum and of the robots.
-* **Rank selection**: here the lowest rank from which on every rank keeps 95 % of the gain, measured again on other seeds.
-* **Other algorithms**: A2C, TD3 and SAC train with every regulariser. What was measured is in the tables.
 """
 
 

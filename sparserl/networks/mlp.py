@@ -132,7 +132,11 @@ def _run(
         single = weight.shape[2] == 1
         if single:  # twice, as in _product
             weight, bias = weight.expand(-1, -1, 2), bias.expand(-1, -1, 2)
-        x = torch.baddbmm(bias.mT, weight.mT, x.mT).mT if x.shape[1] >= _WIDE else torch.baddbmm(bias, x, weight)
+        wide = x.shape[1] >= _WIDE
+        if weight.shape[1] == 1:  # MKL adds the bias to products of one term with one rounding or two, by the number of members
+            x = (torch.bmm(weight.mT, x.mT).mT if wide else torch.bmm(x, weight)) + bias
+        else:
+            x = torch.baddbmm(bias.mT, weight.mT, x.mT).mT if wide else torch.baddbmm(bias, x, weight)
         x = x[..., :1] if single else x
         outputs.append(x)
     if activates_output:

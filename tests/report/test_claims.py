@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import answer_claims
 import claims_headlines as headlines
 from claims_by_setting import CLAIMS, Claim
+from claims_open import ranges
 from claims_settings import Setting, difference, once, read, tables_of_today, verdict
 
 from sparserl.report.statistics import Estimate
@@ -272,6 +273,14 @@ def test_the_summary_counts_the_settings_of_each_form(folder: Path) -> None:
         "* **1: no loss**: of 4 settings of gates (l0, l0_units) it held in 3, did not hold in 1, and is not decided in 0; "
         "of 2 settings of other forms (l1, l2) it held in 0, did not hold in 1, and is not decided in 1." in text
     )
+
+
+def test_the_range_of_lambda_c_is_that_which_keeps_the_return(folder: Path) -> None:
+    """Of 60, 99 and 100 of dense 100, above a random 20: (60 - 20) / 80 is a half, (99 - 20) / 80 is 0.988."""
+    units = table(folder.parent / "units", DENSE, *(setting("l0_units", [r] * 8, 0.8, lambda_c=r) for r in (100.0, 60.0, 99.0)))
+    (row,) = (row for row in ranges(read([folder, units])) if row["regularizer"] == "l0_units")
+    assert [row[name] for name in ("table", "lambda_c tried", "recommended lambda_c")] == ["units", "60, 99, 100", "99"]
+    assert row["lambda_c with 95% of the dense gain"] == "99, 100"
 
 
 def test_the_page_is_made_of_the_tables_without_a_date(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Composer:
         rest = tuple(override for override in overrides if not override.startswith(SEED))
         (given,) = {*overrides} - {*rest} if len(overrides) == len(rest) + 1 else ("",)
         number = given.removeprefix(SEED)
-        if not re.fullmatch("[0-9]+", number):
+        if not re.fullmatch("0|[1-9][0-9]*", number):
             return self._load(sweep, overrides)
         if rest not in self._first:
             config = self._load(sweep, overrides)

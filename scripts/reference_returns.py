@@ -2,7 +2,7 @@
 
 `--train` trains one run of Stable-Baselines3 (MuJoCo tasks; minutes to an hour each) with the settings that sparserl ships for
 the pair, and evaluates its last policy in as many episodes. Rows go to results/references/rows.csv, and
-results/references/table.md has them beside the dense policies of results/algorithms. Needs the extra `bench`.
+results/references/table.md has them beside the dense policies of the tables in results/. Needs the extra `bench`.
 
     python scripts/reference_returns.py                                # the table of what there is
     python scripts/reference_returns.py --train ppo-hopper             # trains, then the table
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +116,31 @@ ROWS = Measurements(
 )
 
 
-def beside(ours: Path, rows: Path) -> str:
-    """The dense policies of a table of a report, beside published returns and the rows that were trained."""
+OURS = "table_main", "table_continuous", "table_algorithms", "algorithms"
+"""Tables with dense policies: of a pair that several have, the first counts."""
+
+
+def dense(tables: Iterable[Path]) -> dict[tuple[str, str], dict[str, str]]:
+    """The rows of dense policies of whole networks in tables of reports, by algorithm and environment."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for table in tables:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("regularizer", "none") == "none"]
+        for row in rows:
+            if row.get("network") != "small_dense":
+                found.setdefault((row["algorithm"], row["environment"]), row)
+    return dict(sorted(found.items()))
+
+
+def beside(ours: Iterable[Path], rows: Path) -> str:
+    """The dense policies of tables of reports, beside published returns and the rows that were trained."""
     peers: dict[tuple[str, str], str] = {}
     if rows.exists():
         with rows.open(newline="") as file:
             peers = {(row["algorithm"], row["environment"]): f"{float(row['return']):.1f}" for row in csv.DictReader(file)}
-    with ours.open(newline="") as file:
-        dense = [row for row in csv.DictReader(file) if row.get("regularizer", "none") == "none"]
     lines = [["algorithm", "environment", "seeds", "return here", *PUBLISHED, *([PEER] if peers else [])]]
     lines.append(["---"] * len(lines[0]))
-    for row in dense:
-        pair = row["algorithm"], row["environment"]
+    for pair, row in dense(ours).items():
         low, high = row["return_low"], row["return_high"]
         interval = f" [{float(low):.1f}, {float(high):.1f}]" if low and high else ""
         published = [PUBLISHED[source].get(pair[0], {}).get(pair[1]) for source in PUBLISHED]
@@ -149,14 +162,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", nargs="+", choices=PAIRS, default=[], metavar="PAIR", help=", ".join(PAIRS))
     parser.add_argument("--steps", type=int, help="environment steps, by default those of reproduce_algorithms.py")
-    parser.add_argument("--ours", type=Path, default=Path("results/algorithms/table.csv"), help="the table of our runs")
+    parser.add_argument("--ours", nargs="+", type=Path, help="tables of our runs, by default those of results/")
     parser.add_argument("--to", type=Path, default=Path("results"), help="where the folder `references` is")
     options = parser.parse_args()
     folder = options.to / "references"
     for pair in options.train:
         ROWS.add(folder, [train(pair, options.steps or PAIRS[pair])])
     folder.mkdir(parents=True, exist_ok=True)
-    table = beside(options.ours, folder / "rows.csv")
+    known = [path for name in OURS if (path := Path("results", name, "table.csv")).exists()]
+    table = beside(options.ours or known, folder / "rows.csv")
     (folder / "table.md").write_text(table)
     print(table)
 

@@ -255,20 +255,26 @@ def test_every_algorithm_is_measured_beside_stable_baselines3(name: str, tmp_pat
 
 
 def test_dense_returns_stand_beside_published_ones_and_those_trained_here(tmp_path: Path) -> None:
-    """Sparse rows are left out; what nobody has is a dash; one seed has no interval."""
+    """Sparse rows and small networks are left out, what nobody has is a dash, one seed has no interval, the first table counts."""
     ours, rows = tmp_path / "table.csv", tmp_path / "rows.csv"
     ours.write_text(
         "algorithm,environment,regularizer,seeds,return_mean,return_low,return_high\n"
         "ppo,acrobot,none,5,-71.45,-75.7,-67.1\nppo,acrobot,l0,5,-99,-99,-99\nppo,hopper,none,1,2000.04,,\n"
     )
     rows.write_text("algorithm,environment,return\nppo,hopper,1234.56\n")
-    header, _, *body = reference_returns.beside(ours, rows).splitlines()
+    later = tmp_path / "later.csv"
+    later.write_text(
+        "algorithm,environment,regularizer,network,seeds,return_mean,return_low,return_high\n"
+        "a2c,acrobot,none,small_dense,3,-1,-1,-1\na2c,acrobot,none,mlp,3,-90,,\nppo,hopper,none,mlp,9,1,,\n"
+    )
+    header, _, *body = reference_returns.beside([ours, later], rows).splitlines()
     assert [cell.strip() for cell in header.strip("|").split("|")][4:] == [
         "rl-baselines3-zoo",
         "CleanRL",
         reference_returns.PEER,
     ]
     assert body == [
+        "| a2c | acrobot | 3 | -90.0 | - | - | - |",
         "| ppo | acrobot | 5 | -71.5 [-75.7, -67.1] | -73.5 | -86.4 | - |",
         "| ppo | hopper | 1 | 2000.0 | 2410 | - | 1234.6 |",
     ]

@@ -255,7 +255,7 @@ def test_every_algorithm_is_measured_beside_stable_baselines3(name: str, tmp_pat
 
 
 def test_dense_returns_stand_beside_published_ones_and_those_trained_here(tmp_path: Path) -> None:
-    """Sparse rows and small networks are left out, what nobody has is a dash, one seed has no interval, the first table counts."""
+    """Sparse rows and small networks are left out; what nobody has is a dash; of two tables the first counts."""
     ours, rows = tmp_path / "table.csv", tmp_path / "rows.csv"
     ours.write_text(
         "algorithm,environment,regularizer,seeds,return_mean,return_low,return_high\n"

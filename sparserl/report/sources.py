@@ -63,12 +63,11 @@ def _elsewhere(source: Path, named: Iterable[Path], found: Found) -> list[Run]:
 
 
 def kept(results: Path) -> dict[Path, Run]:
-    """The runs that the tables below ``results`` list, by their folders: of a run in several, the row of the first by name.
+    """The runs that the tables below ``results`` list, by their folders: of a run in several, the row of the last by name.
 
-    Tables that are none of runs are passed over.
+    Of folders whose names begin with a date so only what no other has counts. Tables that are none of runs are passed over.
     """
-    tables = sorted(results.glob(f"*/{ROWS}"), reverse=True)
-    return {run.folder: run for table in tables for run in _rows(table, [])}
+    return {run.folder: run for table in sorted(results.glob(f"*/{ROWS}")) for run in _rows(table, [])}
 
 
 def _rows(table: Path, problems: list[str]) -> list[Run]:

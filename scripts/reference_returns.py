@@ -116,8 +116,8 @@ ROWS = Measurements(
 )
 
 
-OURS = "table_main", "table_continuous", "table_algorithms", "algorithms"
-"""Tables with dense policies: of a pair that several have, the first counts."""
+OURS = "table_main", "table_continuous", "table_algorithms", "algorithms", "2026-11-28-algorithms"
+"""Tables with dense policies: of a pair that several have, the first counts. The last is of an earlier version."""
 
 
 def dense(tables: Iterable[Path]) -> dict[tuple[str, str], dict[str, str]]:

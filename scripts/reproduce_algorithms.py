@@ -17,10 +17,10 @@ from cells import Cell, Table, reproduce
 from reproduce_sparsity import AS_SUM, FIRST_SEED
 
 STRENGTHS = {
-    # the losses of PPO are about 1, those of SAC as large as action values
-    "l0": {"ppo": (0.1, 1.0), "sac": (1.0, 10.0)},
-    "l1": {"ppo": (1e-5, 1e-4), "sac": (1e-4, 1e-3)},
-    "l2": {"ppo": (1e-5, 1e-4), "sac": (1e-4, 1e-3)},
+    # the losses of PPO are about 1, those of DDPG's actors as large as action values
+    "l0": {"ppo": (0.1, 1.0), "ddpg": (1.0, 10.0)},
+    "l1": {"ppo": (1e-5, 1e-4), "ddpg": (1e-4, 1e-3)},
+    "l2": {"ppo": (1e-5, 1e-4), "ddpg": (1e-4, 1e-3)},
 }
 """Two values of lambda_c for each regulariser and algorithm, none of them tuned; the penalties of l1 and l2 are sums."""
 
@@ -44,8 +44,8 @@ CELLS = [
     *(dense(algorithm, "fetch_reach", 3) for algorithm in ("sac", "ddpg")),
     *(dense("ppo", environment, 3) for environment in ("hopper", "half_cheetah")),
     *(cell for environment in ("cartpole", "acrobot", "lunar_lander") for cell in sparse("ppo", environment)),
-    *sparse("sac", "fetch_reach"),
-    *sparse("sac", "pendulum"),
+    *sparse("ddpg", "fetch_reach"),
+    *sparse("ddpg", "pendulum"),
     # the first tenth of what is published
     *(dense(algorithm, "half_cheetah", 3, "trainer.total_steps=100_000") for algorithm in ("td3", "sac")),
 ]

@@ -191,6 +191,14 @@ class Plan:
     def command(self, cell: Cell) -> list[str]:
         return cell.command(self._sweep, *self._overrides)
 
+    def rest_of(self, cell: Cell) -> list[str]:
+        """The same, of the seeds that something is left to train of; of all where that cannot be known yet."""
+        if self.why_not(cell):
+            return self.command(cell)
+        left = sorted({config["seed"] for path, config in self.jobs(cell).items() if not self._is_known(path)})
+        seeds = f"seed={','.join(map(str, left))}"
+        return [seeds if word.startswith("seed=range(") else word for word in self.command(cell)]
+
     def jobs(self, cell: Cell) -> dict[Path, Config]:
         """By their folders. Raises ConfigError."""
         if cell not in self._jobs:
@@ -287,7 +295,7 @@ def reproduce(tables: Sequence[Table], description: str) -> None:
         left = [cell for cell in plan.cells if not plan.is_done(cell)]
         for cell in left:
             # a member that fails is a row of the table; the other cells are trained all the same
-            subprocess.run([sys.executable, *plan.command(cell)], check=False)
+            subprocess.run([sys.executable, *plan.rest_of(cell)], check=False)
             plan.report()
         if not left:
             plan.report()

@@ -189,6 +189,7 @@ def test_a_run_that_another_machine_has_left_in_results_is_not_trained_again(
     shutil.rmtree("outputs")
     assert plan.left(cell, set()) == Left(jobs=2, done=1, steps=6_000, seconds=60), "at the rate of both"
     assert not plan.is_done(cell)
+    assert "seed=1" in plan.rest_of(cell)
     plan.report()
     with Path("results/mine/rows.csv").open(newline="") as file:
         assert [line["seed"] for line in csv.DictReader(file)] == ["0", "1"]

@@ -51,10 +51,37 @@ from sparserl.types import Spec, Weights
 
 def _of_total(fraction: float, *, _root_: DictConfig) -> int:
     """``${of_total:0.1}``: a tenth of trainer.total_steps, and 1 or more."""
-    total = _root_.trainer.total_steps
+    return _share(fraction, _total(_root_))
+
+
+def _share_of_learning(fraction: int | float, *, _root_: DictConfig) -> int:
+    """``${share_of_learning:0.1}``: a tenth of the environment steps in which is learned, and 1 or more.
+
+    These are trainer.total_steps, without those before experience.learning_starts where they are more than a tenth of all.
+    """
+    return _share(fraction, _total(_root_) - _begin(_root_))
+
+
+def _step_of_learning(fraction: int | float, *, _root_: DictConfig) -> int:
+    """``${step_of_learning:0.4}``: the step after which four tenths of those in which is learned are over."""
+    return _begin(_root_) + (_share_of_learning(fraction, _root_=_root_) if fraction else 0)
+
+
+def _share(fraction: int | float, steps: int | float) -> int:
+    return max(1, round(fraction * steps))
+
+
+def _total(root: DictConfig) -> int | float:
+    total = root.trainer.total_steps
     if not isinstance(total, int | float):
         raise ValueError(f"trainer.total_steps is {total!r}; it must be a number")
-    return max(1, round(fraction * total))
+    return total
+
+
+def _begin(root: DictConfig) -> int:
+    """Where learning begins, as far as schedules mind: a tenth of all steps, or fewer, is as none."""
+    begin = root.experience.get("learning_starts", 0)
+    return begin if isinstance(begin, int) and _total(root) / 10 < begin < _total(root) else 0
 
 
 def _sweep_group(*, _root_: DictConfig) -> str | None:
@@ -71,6 +98,8 @@ def _smoke_steps(fewest: int, of_each: int, *, _root_: DictConfig) -> int:
 
 
 OmegaConf.register_new_resolver("of_total", _of_total, replace=True)
+OmegaConf.register_new_resolver("share_of_learning", _share_of_learning, replace=True)
+OmegaConf.register_new_resolver("step_of_learning", _step_of_learning, replace=True)
 OmegaConf.register_new_resolver("smoke_steps", _smoke_steps, replace=True)
 OmegaConf.register_new_resolver("sweep_group", _sweep_group, replace=True)
 

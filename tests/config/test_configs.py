@@ -407,6 +407,30 @@ def test_what_is_said_of_an_unknown_key_is_true(key: str, overrides: list[str], 
     assert unknown_key(key, [*overrides, f"{key}=1"]) == sentence
 
 
+@pytest.mark.parametrize(
+    ("starts", "steps"),
+    [
+        # half of the steps pass before learning begins, so four tenths of the others are over at 5,000 + 2,000
+        (5_000, {"delay_steps": 7_000, "ramp_steps": 500, "freeze_at_step": 8_000, "rate": (5_000, 5_000)}),
+        # a tenth counts as none, and so does what is never reached
+        (1_000, {"delay_steps": 4_000, "ramp_steps": 1_000, "freeze_at_step": 6_000, "rate": (10_000, 0)}),
+        (10_000, {"delay_steps": 4_000, "ramp_steps": 1_000, "freeze_at_step": 6_000, "rate": (10_000, 0)}),
+    ],
+)
+def test_gates_close_while_there_is_learning(starts: int, steps: dict[str, Any]) -> None:
+    """With DDPG on Pendulum, which learns from the middle on, they had closed before anything was learned."""
+    short = "trainer.total_steps=10_000", f"experience.learning_starts={starts}"
+    gates = compose("algorithm=ddpg", "environment=pendulum", "regularizer=l0", *short)["regularizer"]
+    rate = gates["gate_learning_rate"]
+    found = {key: gates[key] for key in ("delay_steps", "ramp_steps", "freeze_at_step")}
+    assert found | {"rate": (rate["steps"], rate["delay_steps"])} == steps
+
+
+def test_rollouts_are_learned_from_from_the_first_on() -> None:
+    gates = compose("algorithm=ppo", "trainer.total_steps=10_000", "regularizer=magnitude")["regularizer"]
+    assert (gates["start_step"], gates["end_step"]) == (2_000, 7_500)
+
+
 def test_the_key_that_was_given_is_never_proposed() -> None:
     """Hydra may refuse a key that the config has for another reason than its name."""
     assert "regularizer.beta?" not in unknown_key("regularizer.beta", ["regularizer.beta=0.5"])

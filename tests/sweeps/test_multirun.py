@@ -58,7 +58,7 @@ def test_an_environment_that_raises_fails_its_own_job_only_wherever_jobs_are_tra
     (tmp_path / "failing.py").write_text(FAILING)
     process = begin(
         tmp_path,
-        *("regularizer=none", "environment=mountain_car", "environment.id=failing:Failing-v0", "trainer.total_steps=100", how),
+        *("regularizer=none", "environment=mountain_car", "environment.id=failing:Failing-v0", "trainer.total_steps=96", how),
         "+environment.arguments.how=made,stepped,exit,never",
     )
     _, errors = process.communicate(timeout=300)

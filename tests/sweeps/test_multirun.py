@@ -68,8 +68,10 @@ def test_an_environment_that_raises_fails_its_own_job_only_wherever_jobs_are_tra
     folders = {read_json(path)["environment"]["arguments"]["how"]: path.parent for path in tmp_path.rglob("config.json")}
     statuses = {how: read_json(folder / "status.json")["status"] for how, folder in folders.items()}
     assert statuses == {"made": "failed", "stepped": "failed", "exit": "failed", "never": "done"}
-    for failed in ("made", "stepped", "exit"):
-        assert "failing.py" in (folders[failed] / "run.log").read_text()
+    logs = {how: (folder / "run.log").read_text() for how, folder in folders.items()}
+    assert "failed in step 1 of an episode: failing.OddError: on the moon" in logs["stepped"]
+    assert "failed in step 1 of an episode: SystemExit: 0" in logs["exit"]
+    assert "failing.py" in logs["made"], "where it was raised"
 
 
 FAILING = """

@@ -65,7 +65,7 @@ class Composer:
         return run
 
     def take(self, sweep: DictConfig, overrides: Sequence[str]) -> DictConfig:
-        """The config of one job, its own: of two with the same overrides the second is composed anew."""
+        """The config of one job, its own: of two with the same overrides the second is another one."""
         found = self._composed.pop(tuple(overrides), None)
         return self._load_seed(sweep, list(overrides)) if found is None else found
 

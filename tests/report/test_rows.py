@@ -64,9 +64,7 @@ def test_a_folder_with_a_table_and_no_runs_is_read_and_its_table_stays(tmp_path:
     assert (tmp_path / "kept" / "rows.csv").read_bytes() == before, "it says what its runs were reported with"
 
 
-def test_runs_of_another_machine_are_taken_from_the_tables_of_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_of_another_machine_are_taken_from_the_tables_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is named and not on this disk: from the table's own rows, else from those of another; ranks and curves too."""
     several(tmp_path / "runs")
     results = tmp_path / "results"
@@ -166,9 +164,7 @@ def test_a_table_that_is_none_is_named(
     assert f"{tmp_path / 'rows.csv'} {problem}" in capsys.readouterr().err
 
 
-def test_ranks_that_are_not_whole_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ranks_that_are_not_whole_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report(monkeypatch, several(tmp_path / "runs"), "--to", tmp_path / "kept")
     for name, problem in (("by_rank", "it has no rank"), ("by_step", "KeyError: 'row'")):
         path = tmp_path / "kept" / f"rows_{name}.csv"

@@ -88,7 +88,7 @@ TOGETHER = (("none", 0), ("none", 1), ("l0", 2))
 
 LOOPS = {
     "dqn": ("experience.learning_starts=100", "experience.n_step=3", "algorithm.normalize_observation=true"),
-    "ppo": ("experience.n_steps=20", "experience.batch_size=40", "algorithm.normalize_observation=true"),
+    "ppo": ("experience.n_steps=20", "experience.batch_size=50", "algorithm.normalize_observation=true"),
 }
 """Overrides of short loops: those of DQN put returns of several steps together, and all have statistics."""
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import config_cache
 import pytest
 import shape_checks
 import yaml
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 assert not any(name.split(".")[0] == "sparserl" for name in sys.modules), "imported too early for its calls to be checked"
 shape_checks.install()
+config_cache.install()
 
 from sparserl.training.interrupts import prepare  # noqa: E402 (only what is imported after the hook is checked)
 
@@ -26,7 +28,7 @@ os.environ["WANDB_MODE"] = "disabled"  # for the default logger, also in the pro
 # no test cuts the power: files need not reach the disk, for which a short run waits longer than for some of its training
 os.fsync = lambda fd: None
 
-# Hydra reads two dozen files for each config. A test composes one or several, and libyaml's parser takes half of the time
+# libyaml's parser takes a tenth of the time
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 prepare()  # before the first product of matrices, as in a training process

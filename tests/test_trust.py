@@ -116,7 +116,6 @@ STRANGE = {
     "names": at("names._target_", "stranger.Schedule"),
     "an argument": at("environment", given(wheels=WORLD)),
     "deep in arguments": at("environment", given(wheels=[{"left": [WORLD]}])),
-    "an interpolation": at("environment", given(wheels="${oc.create:'{_target_: stranger.Schedule, value: 1}'}")),
     "an id with a module": at("environment", given() | {"id": "stranger:World-v0"}),
     "a function": at("environment", given(wheels={"_target_": "sparserl.tracking.wandb.os.mkdir", "path": "TRACE"})),
 }
@@ -150,6 +149,8 @@ def test_a_config_from_a_stranger_runs_nothing_unless_it_is_trusted(
         at("environment", given(env_id="stranger:World-v0") | {"id": "GymV26Environment-v0"}),
         # W&B would be told
         at("logger", {"_target_": "sparserl.tracking.base.Disk", "project": "${oc.env:HOME}"}),
+        # nothing resolves it today
+        at("environment", given(wheels="${oc.create:'{_target_: stranger.Schedule, value: 1}'}")),
         # no part, and building it is calling it
         at("environment", given(wheels={"_target_": "sparserl.runs.folder.RunFolder", "path": "TRACE", "total_steps": 1})),
         at("environment", given(wheels={"_target_": "sparserl.loading.load_policy", "folder": "TRACE"})),

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import RLock
 from types import UnionType
@@ -194,7 +195,7 @@ def _check_fields(path: str, cls: type, values: dict[str, Any]) -> Config:
     for name in fields:
         if name not in values:
             raise ConfigError(f"{prefix}{name} is missing; {_title(cls)} needs it")
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     checked = {"_target_": values["_target_"]} if "_target_" in values else {}
     for name, field in fields.items():
         hint = field.metadata.get("per_member", hints[name])
@@ -243,11 +244,21 @@ def _check_plain(path: str, hint: Any, value: Any) -> Any:
     elif type(value) in (int, float) and str in allowed and type(value) not in allowed:  # sweep_name=2026
         given = str(value)
     try:
-        adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
-        return adapter.validate_json(json.dumps(given), strict=True)
+        return _adapter(hint).validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
         reasons = dict.fromkeys(map(_reason, error.errors()))  # one for each type of value that is allowed, each item of a list
         raise ConfigError(f"{path} is {value!r}; {', or '.join(reasons)}") from error
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+@cache
+def _adapter(hint: Any) -> Any:
+    """The TypeAdapter of a hint."""
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
 def _reason(found: ErrorDetails) -> str:

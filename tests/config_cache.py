@@ -1,7 +1,8 @@
 """Hydra reads two dozen files for each config and merges them, which takes 0.1 s, and most tests ask for the same files.
 
 Here a file is parsed once and a list of files is merged once, as long as no file changes. Overrides of values come after that,
-so nothing that a test gives is kept.
+so nothing that a test gives is kept. For lists of defaults without an interpolation, which are all but one, Hydra need not
+gather what an interpolation could refer to.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
-from hydra.core.default_element import ResultDefault
+from hydra.core.default_element import InputDefault, ResultDefault
+from omegaconf import DictConfig
 
 State: TypeAlias = tuple[str, int, int] | None
 
@@ -60,3 +63,11 @@ def install() -> None:
     ):
         function = kept(key, getattr(owner, name))
         setattr(owner, name, lambda self, *arguments, function=function, **keys: function(self, *arguments, *keys.values()))
+
+    gather = defaults_list._create_interpolation_map
+
+    def gather_if_needed(overrides: defaults_list.Overrides, defaults: list[InputDefault], self_added: bool) -> DictConfig:
+        needed = any("${" in repr(default) for default in defaults)
+        return gather(overrides, defaults, self_added) if needed else DictConfig({})
+
+    defaults_list._create_interpolation_map = gather_if_needed

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
-from compiling import CASES, LOOPS, MEMBERS, ROUNDING, STEPS, TOGETHER, difference, learner_of, member_of, run_loop, train
+from compiling import CASES, MEMBERS, ROUNDING, STEPS, TOGETHER, difference, learner_of, member_of, run_loop, train
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import as_kind, random_batches
@@ -150,7 +150,7 @@ def test_a_traced_step_is_the_eager_one(case: tuple[str, ...], as_traced: list[T
 # ---------------------------------------------------------------- loops: acting, minibatches and statistics are in programs too
 
 
-@pytest.mark.parametrize("algorithm", LOOPS)
+@pytest.mark.parametrize("algorithm", ["dqn", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_a_loop_of_programs_is_the_eager_one(algorithm: str, as_traced: list[Trace]) -> None:
     """Within rounding: with another action, another minibatch, or statistics that are a step late it would be another run.
 

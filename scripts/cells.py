@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ from sparserl.sweeps.jobs import finished, job_name
 
 
 SMOKE = "trainer=smoke"
+RESULTS, SMOKE_RESULTS = "results", "outputs/smoke-results"
+"""Where tables are: what a few steps gave must not stand among results."""
+POLICY_FILE = "policy.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Cell:
         chosen = f"algorithm={self.algorithm}", f"environment={self.environment}", f"regularizer={self.regularizers}"
         experiment = [f"experiment={self.experiment}"] if self.experiment else []
         overrides = [each for each in self.overrides if not (is_smoke and each.startswith("trainer.total_steps="))]
+        if is_smoke:
+            overrides = [each.replace(f"init_from={RESULTS}/", f"init_from={SMOKE_RESULTS}/") for each in overrides]
         return [*experiment, *chosen, f"seed=range({self.first_seed},{self.first_seed + self.seeds})", *overrides]
 
     def command(self, sweep: str, *more: str) -> list[str]:
@@ -97,11 +103,14 @@ class Table:
     """Cells that are reported together in results/<name>.
 
     Their runs are kept in outputs/<sweep>. Tables of one sweep share runs: the same config has the same folder there.
+    Where others begin from these runs, ``keeps_policies`` puts their policies beside the table, in policies/<run folder>,
+    so that the others can be trained on another machine.
     """
 
     name: str
     cells: Sequence[Cell]
     sweep: str = ""
+    keeps_policies: bool = False
 
     @property
     def kept_in(self) -> str:
@@ -183,9 +192,8 @@ class Plan:
         is_smoke = SMOKE in overrides
         self.table, self._overrides = table, overrides
         self.cells = [cell for cell in table.cells if only in cell.name]
-        # what a few steps gave must not stand among results
         self._sweep = f"smoke-{table.kept_in}" if is_smoke else table.kept_in
-        self.results = Path("outputs/smoke-results" if is_smoke else "results") / table.name
+        self.results = Path(SMOKE_RESULTS if is_smoke else RESULTS) / table.name
         self._jobs: dict[Cell, dict[Path, Config]] = {}
 
     def command(self, cell: Cell) -> list[str]:
@@ -219,7 +227,13 @@ class Plan:
 
     def _is_known(self, path: Path) -> bool:
         """Whether a run has ended, here or, as the tables in results/ say, on another machine."""
-        return finished(path) is not None or (path in self._kept and self._kept[path].is_swept)
+        if finished(path) is not None:
+            return True
+        is_lost = self.table.keeps_policies and not self._policy(path).exists()
+        return path in self._kept and self._kept[path].is_swept and not is_lost
+
+    def _policy(self, path: Path) -> Path:
+        return self.results / "policies" / path.name / POLICY_FILE
 
     @cached_property
     def _rates(self) -> Rates:
@@ -251,6 +265,10 @@ class Plan:
         named = dict.fromkeys(path for cell in self.table.cells if self.why_not(cell) is None for path in self.jobs(cell))
         self.results.mkdir(parents=True, exist_ok=True)
         write_text(self.results / RUNS_FILE, "".join(f"{path.as_posix()}\n" for path in named))
+        for path in named if self.table.keeps_policies else ():
+            if finished(path) is not None and (path / POLICY_FILE).exists():
+                self._policy(path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path / POLICY_FILE, self._policy(path))
         if any(path.is_dir() or path in self._kept for path in named):
             subprocess.run([sys.executable, "-m", "sparserl.report", str(self.results)], check=True)
 

@@ -30,9 +30,13 @@ AT_ONCE = "regularizer.delay_steps=0"
 """Gates move from the first step on, since the policy is a trained one."""
 
 
-def began_from(environment: str, sweep: str) -> str:
+DENSE = {TILES: "results/mario_7_1_tiles_dense/policies", PIXELS: "outputs/${sweep_name}_dense"}
+"""Where dense policies are: those on tiles, which are small, are kept with their table."""
+
+
+def began_from(which: tuple[str, str]) -> str:
     """The override that names the dense policy of the same seed."""
-    return f"init_from=outputs/{sweep}/ppo-{environment}-none-seed${{seed}}-*"
+    return f"init_from={DENSE[which]}/ppo-{which[0]}-none-seed${{seed}}-*"
 
 
 def dense(which: tuple[str, str], seeds: int, steps: int) -> list[Cell]:
@@ -44,7 +48,7 @@ def dense(which: tuple[str, str], seeds: int, steps: int) -> list[Cell]:
 def from_dense(which: tuple[str, str], seeds: int, steps: int, *regularizers: str) -> list[Cell]:
     """Policies that begin as the dense one of the same seed; without a regulariser too, as the control of the steps."""
     environment, threads = which
-    shared = (threads, f"trainer.total_steps={steps}", began_from(environment, "${sweep_name}_dense"), *FROM_DENSE)
+    shared = (threads, f"trainer.total_steps={steps}", began_from(which), *FROM_DENSE)
     return [
         Cell("ppo", environment, regularizer, seeds, (*shared, *([AT_ONCE] if regularizer.startswith("l0") else [])))
         for regularizer in regularizers
@@ -60,7 +64,7 @@ def at_the_level(which: tuple[str, str], seeds: int, steps: int) -> list[Cell]:
     shared = (
         threads,
         f"trainer.total_steps={steps}",
-        began_from(environment, "mario_7_1_tiles_dense"),
+        began_from(which),
         *FROM_DENSE,
         "lowrank.ranks=[16,32,64]",
     )
@@ -71,7 +75,7 @@ def at_the_level(which: tuple[str, str], seeds: int, steps: int) -> list[Cell]:
 
 
 TABLES = [
-    Table("mario_7_1_tiles_dense", dense(TILES, 3, 1_500_000)),
+    Table("mario_7_1_tiles_dense", dense(TILES, 3, 1_500_000), keeps_policies=True),
     Table("mario_7_1_tiles", from_dense(TILES, 3, 500_000, "none", "l0", "l0_units", "l1", "l2")),
     Table("mario_7_1_tiles_93", at_the_level(TILES, 3, 500_000)),
     Table("mario_7_1_dense", dense(PIXELS, 1, 1_000_000)),

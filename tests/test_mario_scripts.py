@@ -26,12 +26,20 @@ TABLES = {table.name: table for table in reproduce_mario.TABLES}
 
 
 def test_policies_that_are_trained_on_begin_from_the_dense_table() -> None:
-    """Those of the smoke form from the dense ones of the smoke form: the pattern follows the name of the sweep."""
-    for name in ("mario_7_1_tiles", "mario_7_1"):
-        (dense,), cells = TABLES[f"{name}_dense"].cells, TABLES[name].cells
-        start = f"outputs/${{sweep_name}}_dense/ppo-{dense.environment}-{dense.regularizers}-seed${{seed}}-*"
+    """Those of the smoke form from the dense ones of the smoke form."""
+    tiles, smoke = "results/mario_7_1_tiles_dense/policies", "outputs/smoke-results/mario_7_1_tiles_dense/policies"
+    pixels = "outputs/${sweep_name}_dense"
+    assert TABLES["mario_7_1_tiles_dense"].keeps_policies
+    for name, folder, of_smoke in (
+        ("mario_7_1_tiles", tiles, smoke),
+        ("mario_7_1_tiles_93", tiles, smoke),
+        ("mario_7_1", pixels, pixels),
+    ):
+        (dense,), cells = TABLES[f"{name.removesuffix('_93')}_dense"].cells, TABLES[name].cells
+        start = f"ppo-{dense.environment}-{dense.regularizers}-seed${{seed}}-*"
         for cell in cells:
-            assert f"init_from={start}" in cell.overrides
+            assert f"init_from={folder}/{start}" in cell.choices(is_smoke=False)
+            assert f"init_from={of_smoke}/{start}" in cell.choices(is_smoke=True)
             assert (cell.environment, cell.seeds, cell.first_seed) == (dense.environment, dense.seeds, dense.first_seed)
             assert cell.overrides[0] == dense.overrides[0], "a policy begins in the environment that it was trained in"
         assert cells[0].regularizers == "none", "the control of the steps that the others are trained on"

@@ -195,6 +195,26 @@ def test_a_run_that_another_machine_has_left_in_results_is_not_trained_again(
         assert [line["seed"] for line in csv.DictReader(file)] == ["0", "1"]
 
 
+def test_a_table_that_others_begin_from_keeps_its_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose policy is lost is trained again, or nothing could begin from it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: building.build([Path(command[-1])], Path(command[-1])))
+    monkeypatch.setattr(writer, "FIGURES", {})
+    cell = Cell("dqn", "cartpole", "none", 2)
+    table = Table("mine", [cell], keeps_policies=True)
+    for path, config in Plan(table, "", []).jobs(cell).items():
+        made_up(path, regularizer="none", seed=config["seed"])
+        (path / "policy.safetensors").write_text(f"of seed {config['seed']}")
+    Plan(table, "", []).report()
+    shutil.rmtree("outputs")
+    assert Plan(table, "", []).is_done(cell)
+    (lost,) = Path("results/mine/policies").glob("dqn-cartpole-none-seed1-*/policy.safetensors")
+    assert lost.read_text() == "of seed 1"
+    lost.unlink()
+    assert "seed=1" in Plan(table, "", []).rest_of(cell)
+    assert Plan(Table("mine", [cell]), "", []).is_done(cell), "a table that keeps none does not ask for it"
+
+
 def run(arguments: Sequence[str], folder: Path, script: str = "reproduce_tables") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / f"scripts/{script}.py"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

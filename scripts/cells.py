@@ -237,9 +237,10 @@ class Plan:
 
     @cached_property
     def _rates(self) -> Rates:
-        """From the runs that are here, and from those of the tables in results/."""
-        here = Path("outputs", self._sweep).glob("*/result.json")
-        return Rates([*map(read_json, here), *(run.result for run in self._kept.values() if run.result)])
+        """From the runs that are here, and from those of the tables in results/, each once."""
+        here = {path.parent: read_json(path) for path in Path("outputs", self._sweep).glob("*/result.json")}
+        elsewhere = {path: run.result for path, run in self._kept.items() if run.result}
+        return Rates((elsewhere | here).values())
 
     @cached_property
     def _kept(self) -> Mapping[Path, Run]:

@@ -60,7 +60,7 @@ def lower_rank(setting: Setting, _: Sequence[Setting]) -> Cells | None:
     """Compression beside that of dense policies, with and without dead units."""
     if not len(setting.group.scores("compression")) or not len(scores_of(setting.dense, "compression")):
         return None
-    told: Cells = {}
+    told: Cells = {"learned": f"{len(setting.group.scores('compression'))} of {len(setting.group.done)}"}
     for said, field in (("SVD alone", "compression"), ("shrunken", "shrunken_compression")):
         more = difference(setting.group.scores(field), scores_of(setting.dense, field))
         told |= {said: shown(setting.group.mean(field), ".1%"), f"{said}: beyond dense": shown(more, ".1%")}
@@ -72,7 +72,7 @@ def beats(setting: Setting, settings: Sequence[Setting]) -> Cells | None:
     """A setting of gates beside every one of L1 and L2 that stands in a table with it, each once."""
     same = [here for here in settings if here.number == setting.number]
     beside = [(here.group, other) for here in same for other in settings if _penalises(here, other)]
-    pairs = {other.number: (ours, other) for ours, other in beside}.values()
+    pairs = {other.number: (ours, other) for ours, other in reversed(beside)}.values()  # as the first table has them
     if not setting.has_gates or not pairs:
         return None
     won, lost = sum(_better(a, b.group) for a, b in pairs), sum(_better(b.group, a) for a, b in pairs)

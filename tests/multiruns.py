@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
-"""Of a process that is to use this checkout."""
 SMOKE = ("-m", "trainer=smoke", "logger=disk", "sweep_name=mine", "lowrank.ranks=[2]", "lowrank.episodes=2")
 LONG = ("trainer.total_steps=6000", "trainer.log_every=250", "trainer.eval_every=3000", "trainer.checkpoint_every=500")
+
+
+def environment() -> dict[str, str]:
+    """Of a process that is to use this checkout."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def begin(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -21,7 +24,7 @@ def begin(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "sparserl.train", *SMOKE, *overrides],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -67,7 +70,7 @@ def killed(folder: Path, rows: int, *overrides: str) -> None:
     """A sweep that ends by SIGKILL when it has written so many rows of all its jobs, however fast the machine is."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(rows), *SMOKE, *overrides], cwd=folder, env=ENVIRONMENT, check=False, timeout=300
+        [sys.executable, "-c", KILLED, str(rows), *SMOKE, *overrides], cwd=folder, env=environment(), check=False, timeout=300
     )
     assert done.returncode == -signal.SIGKILL
 

@@ -40,6 +40,8 @@ def write(runs: Sequence[Run], table: Path) -> list[str]:
         if row.get(EVALUATIONS[0]) is not None
     ]
     written = {_beside(table, ending): lines for ending, lines in ((BY_RANK, ranks), (BY_STEP, steps)) if lines}
+    for ending in (BY_RANK, BY_STEP):
+        _beside(table, ending).unlink(missing_ok=True)  # an earlier table's, of other runs at the same places
     for path, lines in written.items():
         write_text(path, pd.DataFrame(lines).convert_dtypes().to_csv(index=False, float_format=DIGITS))
     return [path.name for path in written]

@@ -27,6 +27,9 @@ NEEDED = ("algorithm", "environment", "regularizer", "seed", "return_mean", "env
 MADE_BY = "report_"
 """What the columns begin with that say how the table was made."""
 
+LENGTH = "env_steps"
+"""The result that is a setting too where runs of several tables are compared."""
+
 FIELDS = tuple(field.name for field in fields(Result))
 
 
@@ -76,11 +79,15 @@ def read_rows(path: Path) -> list[Run]:
 
 
 def alike(runs: Sequence[Run]) -> list[Run]:
-    """The same runs, those of folders with no more settings than a table states: so both can be compared."""
-    columns = dict.fromkeys((*NAMED, *OF_REGULARIZER, *distinguishing([run for run in runs if run.stated is None])))
-    stated = {id(run): {key: run.settings.get(key) for key in columns} for run in runs if run.stated is None}
-    shortened = _with_lengths([replace(run, stated=stated[id(run)]) for run in runs if run.stated is None])
-    return [*shortened, *(run for run in runs if run.stated is not None)]
+    """The same runs with the same settings stated, those of folders and those of tables: so both can be compared.
+
+    A table does not state a setting in which its own runs do not differ. Where those of folders differ in it, its runs are
+    none of theirs: nobody knows.
+    """
+    on_disk, tabled = [run for run in runs if run.stated is None], [run for run in runs if run.stated is not None]
+    stated = (key for run in tabled for key in run.settings if key != LENGTH)
+    columns = [*dict.fromkeys((*NAMED, *OF_REGULARIZER, *distinguishing(on_disk), *stated))]
+    return [*_with_lengths([replace(run, stated={key: run.settings.get(key) for key in columns}) for run in on_disk]), *tabled]
 
 
 def _with_lengths(runs: Sequence[Run]) -> list[Run]:
@@ -89,7 +96,7 @@ def _with_lengths(runs: Sequence[Run]) -> list[Run]:
     One that has no result has the length of those of the same settings that have.
     """
     lengths = {_key(run): run.result["env_steps"] for run in runs if run.result}
-    return [replace(run, stated=run.settings | {"env_steps": lengths.get(_key(run))}) for run in runs]
+    return [replace(run, stated=run.settings | {LENGTH: lengths.get(_key(run))}) for run in runs]
 
 
 def _key(run: Run) -> str:
@@ -141,6 +148,8 @@ def _field(name: str, hint: Any, text: str) -> Any:
 
 def _number(text: str) -> Any:
     """A cell of a setting: whole numbers as such, also where an empty cell in the column made them fractions."""
+    if text in ("True", "False"):
+        return text == "True"
     try:
         value = json.loads(text)
     except ValueError:

@@ -91,7 +91,7 @@ def estimate(tasks: Sequence[ArrayLike], statistic: Statistic = pooled_iqm) -> E
     """A statistic of tasks with its percentile interval; None where a task has no run, or where it is not finite.
 
     The interval is of the runs at hand: with fewer than about eight it is narrower than it claims to be, and there is none
-    where no task has two.
+    where a task has only one, which would count as known for certain.
     """
     arrays = [np.asarray(task, float) for task in tasks]
     if not arrays or not all(map(len, arrays)):
@@ -99,7 +99,7 @@ def estimate(tasks: Sequence[ArrayLike], statistic: Statistic = pooled_iqm) -> E
     n = sum(map(len, arrays))
     with np.errstate(divide="ignore", invalid="ignore"):  # a quotient of resamples may have nothing below
         value = float(statistic(arrays))
-        low, high = ends(statistic(resamples(arrays))) if max(map(len, arrays)) > 1 else (math.nan, math.nan)
+        low, high = ends(statistic(resamples(arrays))) if min(map(len, arrays)) > 1 else (math.nan, math.nan)
     if not math.isfinite(value):
         return None
     known = math.isfinite(low) and math.isfinite(high)

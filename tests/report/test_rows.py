@@ -89,6 +89,53 @@ def test_runs_of_another_machine_are_taken_from_the_tables_of_results(tmp_path: 
     assert {run.folder.name for run in again.runs} == {"none0", "none1", "l00", "l01"}, "now its table has them all"
 
 
+def test_a_finished_row_stays_where_its_run_has_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several(tmp_path / "runs")
+    mine, later = tmp_path / "results" / "mine", tmp_path / "results" / "others"
+    report(monkeypatch, tmp_path / "runs", "--to", mine)
+    names = [tmp_path / "runs" / name for name in ("none0", "none1", "l00")]
+    (mine / reader.RUNS_FILE).write_text("".join(f"{name}\n" for name in names))
+    for path in names[1:]:
+        shutil.rmtree(path)
+    unfinished(names[1], "interrupted", regularizer="none", lambda_c=None, seed=1)
+    report(monkeypatch, names[1], names[0], "--to", later)
+    found = {run.folder: run.status for run in sources.read([mine]).runs if run.folder in names}
+    assert found == dict.fromkeys(names, "done")
+    assert sources.kept(tmp_path / "results")[names[1]].status == "done", "though the table of the interrupted one is the last"
+
+
+def test_runs_that_a_table_no_longer_names_leave_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several(tmp_path / "runs")
+    mine = tmp_path / "results" / "mine"
+    report(monkeypatch, tmp_path / "runs", "--to", mine)
+    (mine / reader.RUNS_FILE).write_text(f"{tmp_path / 'runs' / 'l01'}\n")
+    shutil.rmtree(tmp_path / "runs")
+    report(monkeypatch, mine)
+    assert [Path(name).name for name in pd.read_csv(mine / "rows.csv")["folder"]] == ["l01"]
+    (run,) = sources.read([mine]).runs
+    assert [row["return_mean"] for row in run.lowrank] == [40.0, 96.0, 91.0], "its own ranks, though it stands elsewhere"
+
+
+def test_ranks_of_an_earlier_table_do_not_stay_beside_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report(monkeypatch, made_up(tmp_path / "swept"), "--to", tmp_path / "kept")
+    report(monkeypatch, made_up(tmp_path / "not", sweep=False, rank_reason="not_swept"), "--to", tmp_path / "kept")
+    (run,) = sources.read([tmp_path / "kept" / "rows.csv"]).runs
+    assert run.lowrank == []
+
+
+def test_a_setting_is_one_whether_its_runs_are_in_a_folder_or_in_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs of the table differ in ``proximal``, which it states, and those of folders do not."""
+    for seed, proximal in ((0, True), (1, True), (0, False)):
+        made_up(tmp_path / "first" / f"{seed}{proximal}", seed=seed, config={"proximal": proximal})
+    report(monkeypatch, tmp_path / "first", "--to", tmp_path / "kept")
+    for seed in (2, 3):
+        made_up(tmp_path / "second" / f"{seed}", seed=seed, config={"proximal": True})
+    groups = grouped(sources.read([tmp_path / "second", tmp_path / "kept"]).runs)
+    assert sorted(sorted(run.seed or 0 for run in group.done) for group in groups) == [[0], [0, 1, 2, 3]]
+
+
 def test_runs_that_are_still_there_come_before_the_table_beside_them(tmp_path: Path) -> None:
     several(tmp_path)
     shutil.copy(COMMITTED[0], tmp_path / "rows.csv")

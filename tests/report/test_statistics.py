@@ -68,6 +68,8 @@ def test_one_run_has_no_interval_and_none_has_no_estimate() -> None:
     assert estimate([[7.0]]) == Estimate(7.0, None, None, 1)
     assert estimate([[]]) is None
     assert estimate([[1.0], []], ratio_of_iqms) is None
+    beside_five = estimate([[500.0], [500.0] * 5], ratio_of_iqms)
+    assert beside_five == Estimate(1.0, None, None, 6), "one run is not known for certain, whatever is beside it"
 
 
 def test_a_quotient_of_interquartile_means() -> None:

@@ -17,8 +17,9 @@ from typing import Any
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from sparserl.config.identity import canonical
 from sparserl.config.schema import CONF, Config, ConfigError
-from sparserl.config.validation import compose
+from sparserl.config.validation import check, check_start, resolve
 from sparserl.report.sources import kept
 from sparserl.runs.files import read_json, write_text
 from sparserl.runs.reader import RUNS_FILE, Run
@@ -31,6 +32,16 @@ SMOKE = "trainer=smoke"
 RESULTS, SMOKE_RESULTS = "results", "outputs/smoke-results"
 """Where tables are: what a few steps gave must not stand among results."""
 POLICY_FILE = "policy.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of a cell."""
+
+    folder: Path
+    config: Config
+    combination: tuple[str, ...]
+    """Its overrides but for the seed."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +76,8 @@ class Cell:
         """What a user would type after ``python``."""
         return ["-m", "sparserl.train", "-m", *self.choices(SMOKE in more), f"sweep_name={sweep}", "logger=disk", *more]
 
-    def jobs(self, sweep: str, *more: str) -> Iterator[tuple[Path, Config]]:
-        """The folder and the config of each of its jobs. Raises ConfigError where one cannot be trained on this machine."""
+    def jobs(self, sweep: str, *more: str) -> Iterator[Job]:
+        """Its jobs, whether or not they can be trained on this machine."""
         given = {each.key_or_group: each for each in _parsed([*self.choices(SMOKE in more), f"sweep_name={sweep}", *more])}
         swept = _parsed(f"{key}={value}" for key, value in _swept_by(self.experiment).items() if key not in given)
         values = [
@@ -76,12 +87,12 @@ class Cell:
             for each in (*swept, *given.values())
         ]
         (seeds,) = ([int(each.removeprefix("seed=")) for each in its] for its in values if its[0].startswith("seed="))
-        for chosen in product(*(its for its in values if not its[0].startswith("seed="))):
-            first = compose(*chosen, f"seed={seeds[0]}")
+        for combination in product(*(its for its in values if not its[0].startswith("seed="))):
+            first = resolve(*combination, f"seed={seeds[0]}")
             for seed in seeds:
                 # composing takes a tenth of a second, and only what a run begins from may be named by its seed
-                run = compose(*chosen, f"seed={seed}") if first["init_from"] else first | {"seed": seed}
-                yield Path("outputs") / run["sweep_name"] / job_name(run), run
+                run = resolve(*combination, f"seed={seed}") if first["init_from"] else first | {"seed": seed}
+                yield Job(Path("outputs") / run["sweep_name"] / job_name(run), run, combination)
 
 
 def _parsed(overrides: Iterable[str]) -> list[Any]:
@@ -194,36 +205,47 @@ class Plan:
         self.cells = [cell for cell in table.cells if only in cell.name]
         self._sweep = f"smoke-{table.kept_in}" if is_smoke else table.kept_in
         self.results = Path(SMOKE_RESULTS if is_smoke else RESULTS) / table.name
-        self._jobs: dict[Cell, dict[Path, Config]] = {}
+        self._jobs: dict[Cell, list[Job]] = {}
 
     def command(self, cell: Cell) -> list[str]:
         return cell.command(self._sweep, *self._overrides)
 
-    def rest_of(self, cell: Cell) -> list[str]:
-        """The same, of the seeds that something is left to train of; of all where that cannot be known yet."""
-        if self.why_not(cell):
-            return self.command(cell)
-        left = sorted({config["seed"] for path, config in self.jobs(cell).items() if not self._is_known(path)})
-        seeds = f"seed={','.join(map(str, left))}"
-        return [seeds if word.startswith("seed=range(") else word for word in self.command(cell)]
+    def commands(self, cell: Cell) -> list[list[str]]:
+        """Those that train what is left of a cell, and nothing that is known.
 
-    def jobs(self, cell: Cell) -> dict[Path, Config]:
-        """By their folders. Raises ConfigError."""
+        It is one where of each combination the same seeds are left: these train together.
+        """
+        left: dict[tuple[str, ...], list[int]] = {job.combination: [] for job in self.jobs(cell)}
+        for job in self.jobs(cell):
+            if not self._is_known(job.folder):
+                left[job.combination].append(job.config["seed"])
+        seeds = {combination: f"seed={','.join(map(str, its))}" for combination, its in left.items() if its}
+        if len(seeds) == len(left) and len({*seeds.values()}) == 1:
+            (same,) = {*seeds.values()}
+            return [[same if word.startswith("seed=range(") else word for word in self.command(cell)]]
+        return [["-m", "sparserl.train", "-m", *words, its, "logger=disk"] for words, its in seeds.items()]
+
+    def jobs(self, cell: Cell) -> list[Job]:
+        """Those of a cell, each folder once."""
         if cell not in self._jobs:
-            self._jobs[cell] = dict(cell.jobs(self._sweep, *self._overrides))
+            jobs = {job.folder: job for job in reversed([*cell.jobs(self._sweep, *self._overrides)])}
+            self._jobs[cell] = [*reversed(jobs.values())]
         return self._jobs[cell]
 
     def why_not(self, cell: Cell) -> str | None:
-        """Why a cell cannot be trained on this machine, or not yet: None where it can be."""
+        """Why what is left of a cell cannot be trained on this machine, or not yet: None where it can be."""
+        left = {canonical(job.config | {"seed": 0}): job.config for job in self.jobs(cell) if not self._is_known(job.folder)}
         try:
-            self.jobs(cell)
+            for config in left.values():
+                check(config)
+                check_start(config)
         except ConfigError as error:
             return str(error)
         return None
 
     def is_done(self, cell: Cell) -> bool:
         """Whether every run of a cell has ended."""
-        return self.why_not(cell) is None and all(self._is_known(path) for path in self.jobs(cell))
+        return all(self._is_known(job.folder) for job in self.jobs(cell))
 
     def _is_known(self, path: Path) -> bool:
         """Whether a run has ended, here or, as the tables in results/ say, on another machine."""
@@ -248,22 +270,22 @@ class Plan:
 
     def left(self, cell: Cell, seen: set[Path]) -> Left:
         """What is left of a cell but for the jobs that were ``seen`` before, which it adds to."""
-        jobs = {path: config for path, config in self.jobs(cell).items() if path not in seen}
-        seen.update(jobs)
+        jobs = [job for job in self.jobs(cell) if job.folder not in seen]
+        seen.update(job.folder for job in jobs)
         left = Left(jobs=len(jobs))
-        for path, config in jobs.items():
-            total, names = config["trainer"]["total_steps"], config["names"]
-            if self._is_known(path):
+        for job in jobs:
+            total, names = job.config["trainer"]["total_steps"], job.config["names"]
+            if self._is_known(job.folder):
                 left.done += 1
             else:
-                steps = total - _reached(path)
+                steps = total - _reached(job.folder)
                 rate = self._rates(names["algorithm"], names["environment"], names["regularizer"])
                 left.steps, left.seconds = left.steps + steps, left.seconds + steps / rate
         return left
 
     def report(self) -> None:
         """Write the table of all its cells, whichever were chosen to be trained."""
-        named = dict.fromkeys(path for cell in self.table.cells if self.why_not(cell) is None for path in self.jobs(cell))
+        named = dict.fromkeys(job.folder for cell in self.table.cells for job in self.jobs(cell))
         self.results.mkdir(parents=True, exist_ok=True)
         write_text(self.results / RUNS_FILE, "".join(f"{path.as_posix()}\n" for path in named))
         for path in named if self.table.keeps_policies else ():
@@ -313,8 +335,9 @@ def reproduce(tables: Sequence[Table], description: str) -> None:
     for plan in plans:
         left = [cell for cell in plan.cells if not plan.is_done(cell)]
         for cell in left:
-            # a member that fails is a row of the table; the other cells are trained all the same
-            subprocess.run([sys.executable, *plan.rest_of(cell)], check=False)
+            for command in plan.commands(cell):
+                # a member that fails is a row of the table; the other cells are trained all the same
+                subprocess.run([sys.executable, *command], check=False)
             plan.report()
         if not left:
             plan.report()

@@ -26,8 +26,6 @@ import reproduce_surgical  # noqa: E402
 import reproduce_tables  # noqa: E402
 from cells import Cell, Left, Plan, Rates, Table  # noqa: E402
 
-from sparserl.config import validation  # noqa: E402
-from sparserl.config.schema import ConfigError  # noqa: E402
 from sparserl.config.validation import compose  # noqa: E402
 from sparserl.environments.surrol import FOLDER  # noqa: E402
 from sparserl.report import building, writer  # noqa: E402
@@ -55,9 +53,9 @@ def test_cells_of_one_table_are_all_different() -> None:
 
 
 def test_the_ablation_is_four_lambda_c_by_three_beta_by_four_seeds() -> None:
-    """Issue: of dqn and ppo on CartPole, dqn on Acrobot, ppo on LunarLander and td3 on Pendulum; beside the dense ones."""
+    """Of dqn and ppo on CartPole, dqn on Acrobot, ppo on LunarLander and td3 on Pendulum; beside the dense ones."""
     (cell,) = (cell for cell in TABLES["ablation_lambda_beta"].cells if cell.name == "td3-pendulum-l0")
-    runs = [config for _, config in cell.jobs("x", *SMALL)]
+    runs = [job.config for job in cell.jobs("x", *SMALL)]
     points = {(config["regularizer"]["lambda_c"], config["regularizer"]["beta"], config["seed"]) for config in runs}
     assert len(points) == len(runs) == 4 * 3 * 4
     assert {seed for *_, seed in points} == {2000, 2001, 2002, 2003}
@@ -68,11 +66,10 @@ def test_the_ablation_is_four_lambda_c_by_three_beta_by_four_seeds() -> None:
     }
 
 
-def test_each_seed_begins_from_the_policy_of_its_own_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_seed_begins_from_the_policy_of_its_own_seed() -> None:
     """As the command's jobs do, or their folders would be others: what a run begins from is part of its name."""
-    monkeypatch.setattr(validation, "check_start", lambda config: None)  # there are no policies to begin from
     (cell,) = (cell for cell in TABLES["first_steps"].cells if cell.experiment == "first_steps_from_dense")
-    begins = {config["init_from"] for _, config in cell.jobs("x", *SMALL) if config["seed"] in (0, 1)}
+    begins = {job.config["init_from"] for job in cell.jobs("x", *SMALL) if job.config["seed"] in (0, 1)}
     assert begins == {f"outputs/x/dqn-cartpole-none-seed{seed}-*" for seed in (0, 1)}
 
 
@@ -84,14 +81,14 @@ def test_a_run_has_one_folder_in_whichever_table_it_is() -> None:
         "controls": next(cell for cell in TABLES["table_controls"].cells if cell.name == "dqn-cartpole-l0_units"),
         "typed": Cell("dqn", "cartpole", "l0_units", 8, (), 2000, "table_main"),
     }
-    folders = {name: {path for path, _ in cell.jobs("x")} for name, cell in given.items()}
+    folders = {name: {job.folder for job in cell.jobs("x")} for name, cell in given.items()}
     assert len(folders["main"]) == 8
     assert folders["main"] == folders["controls"] == folders["typed"] < folders["sparsity"]
 
 
 def test_the_folder_of_a_job_is_the_one_that_training_gives_it() -> None:
     cell = Cell("dqn", "cartpole", "none,l1", 2, ("regularizer.lambda_c=1e-3,1e-2",), 5)
-    found = [path for path, _ in cell.jobs("mine", *SMALL)]
+    found = [job.folder for job in cell.jobs("mine", *SMALL)]
     typed = [
         *(("regularizer=none", f"seed={seed}") for seed in (5, 6)),  # of none, lambda_c makes no other run
         *(("regularizer=l1", f"regularizer.lambda_c={c}", f"seed={seed}") for c in (1e-3, 1e-2) for seed in (5, 6)),
@@ -102,15 +99,15 @@ def test_the_folder_of_a_job_is_the_one_that_training_gives_it() -> None:
 
 def test_what_the_user_gives_wins_over_the_cell() -> None:
     cell = Cell("dqn", "cartpole", "none", 8, first_seed=2000)
-    ((path, config),) = cell.jobs("mine", *SMALL, "seed=3", "sweep_name=other")
-    assert (path.parent, config["seed"]) == (Path("outputs/other"), 3)
+    (job,) = cell.jobs("mine", *SMALL, "seed=3", "sweep_name=other")
+    assert (job.folder.parent, job.config["seed"]) == (Path("outputs/other"), 3)
 
 
 def test_the_smoke_form_is_short_where_the_cell_has_a_length_of_its_own_unless_the_user_gives_one() -> None:
     cell = Cell("dqn", "cartpole", "none", 1, ("trainer.total_steps=100_000",))
 
     def steps(*more: str) -> list[int]:
-        return [config["trainer"]["total_steps"] for _, config in cell.jobs("x", *more)]
+        return [job.config["trainer"]["total_steps"] for job in cell.jobs("x", *more)]
 
     assert steps() == [100_000]
     assert steps("trainer=smoke") == [400]
@@ -127,15 +124,14 @@ def test_the_smoke_form_is_short_where_the_cell_has_a_length_of_its_own_unless_t
     ids=lambda cell: cell.name,
 )
 def test_every_cell_can_be_trained(cell: Cell) -> None:
-    try:
-        runs = dict(cell.jobs("x"))
-    except ConfigError as error:
-        absent = "SURROL_PATH", "not installed", "make install-mario", "matches no finished run"
-        if not any(text in str(error) for text in absent):
-            raise
-        pytest.skip(str(error))
+    runs = {job.folder: job.config for job in cell.jobs("x")}
     assert {config["seed"] for config in runs.values()} == {*range(cell.first_seed, cell.first_seed + cell.seeds)}
     assert len(runs) % cell.seeds == 0
+    why = Plan(Table("mine", [cell]), "", []).why_not(cell)
+    absent = "SURROL_PATH", "not installed", "make install-mario", "matches no finished run"
+    if why is not None and any(text in why for text in absent):
+        pytest.skip(why)
+    assert why is None
 
 
 # ---------------------------------------------------------------- what is left
@@ -165,7 +161,7 @@ def test_the_estimate_is_steps_by_rate_and_a_run_that_is_begun_counts_in_part(
     monkeypatch.setattr(cells, "RATES", {"dqn": 100})
     cell = Cell("dqn", "cartpole", "none", 2, ("trainer.total_steps=6_000",))
     plan = Plan(Table("mine", [cell]), "", [])
-    begun, _ = plan.jobs(cell)
+    begun = plan.jobs(cell)[0].folder
     begun.mkdir(parents=True)
     (begun / "status.json").write_text('{"env_step": 2000}')
     seen: set[Path] = set()
@@ -182,17 +178,61 @@ def test_a_run_that_another_machine_has_left_in_results_is_not_trained_again(
     monkeypatch.chdir(tmp_path)
     cell = Cell("dqn", "cartpole", "none", 2, ("trainer.total_steps=6_000",))
     plan = Plan(Table("mine", [cell]), "", [])
-    for path, (seed, reason) in zip(plan.jobs(cell), ((0, None), (1, "not_swept")), strict=True):
+    folders = [job.folder for job in plan.jobs(cell)]
+    for path, (seed, reason) in zip(folders, ((0, None), (1, "not_swept")), strict=True):
         made_up(path, regularizer="none", seed=seed, rank_reason=reason, wall_seconds=2.0, env_steps=100)
     monkeypatch.setattr(writer, "FIGURES", {})
     building.build([Path("outputs")], Path("results/others"))
+    rate = Plan(Table("mine", [cell]), "", [])._rates("dqn", "cartpole", "none")
+    assert rate == 2 * 100 / 2.0, "what is here and in a table counts once"
     shutil.rmtree("outputs")
     assert plan.left(cell, set()) == Left(jobs=2, done=1, steps=6_000, seconds=60), "at the rate of both"
     assert not plan.is_done(cell)
-    assert "seed=1" in plan.rest_of(cell)
+    (command,) = plan.commands(cell)
+    assert "seed=1" in command
     plan.report()
     with Path("results/mine/rows.csv").open(newline="") as file:
         assert [line["seed"] for line in csv.DictReader(file)] == ["0", "1"]
+
+
+def test_only_what_is_left_of_a_cell_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together where the same seeds are left of every strength; else each strength with its own seeds."""
+    monkeypatch.chdir(tmp_path)
+    cell = Cell("dqn", "cartpole", "l1", 2, ("regularizer.lambda_c=1e-3,1e-2",))
+    plan = Plan(Table("mine", [cell]), "", [])
+    strengths = "regularizer.lambda_c=0.001", "regularizer.lambda_c=0.01"
+    folders = {(job.combination[3], job.config["seed"]): job.folder for job in plan.jobs(cell)}
+    assert {strength for strength, _ in folders} == {*strengths}
+    assert plan.commands(cell) == [[*cell.command("mine")[:6], "seed=0,1", *cell.command("mine")[7:]]]
+    for strength in strengths:
+        made_up(folders[strength, 0])
+    (both,) = plan.commands(cell)
+    assert {"seed=1", "regularizer.lambda_c=1e-3,1e-2"} < {*both}
+    made_up(folders[strengths[1], 1])
+    (one,) = plan.commands(cell)
+    assert {"seed=1", strengths[0]} < {*one}
+    assert strengths[1] not in one
+
+
+def test_a_cell_that_cannot_be_trained_here_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where SurRoL is absent, and its runs were trained on another machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SURROL_PATH", raising=False)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: building.build([Path(command[-1])], Path(command[-1])))
+    monkeypatch.setattr(writer, "FIGURES", {})
+    absent, here = Cell("ddpg", "surrol_ecm_reach", "none", 1), Cell("dqn", "cartpole", "none", 1)
+    plan = Plan(Table("mine", [absent, here]), "", [])
+    assert "SURROL_PATH" in str(plan.why_not(absent))
+    for cell in (absent, here):
+        made_up(plan.jobs(cell)[0].folder, regularizer="none", algorithm=cell.algorithm, environment=cell.environment)
+    plan.report()
+    shutil.rmtree("outputs")
+    again = Plan(Table("mine", [absent, here]), "", [])
+    again.report()
+    with Path("results/mine/rows.csv").open(newline="") as file:
+        assert [line["environment"] for line in csv.DictReader(file)] == ["surrol_ecm_reach", "cartpole"]
+    assert again.is_done(absent)
+    assert again.why_not(absent) is None, "nothing is left of it"
 
 
 def test_a_table_that_others_begin_from_keeps_its_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,16 +242,17 @@ def test_a_table_that_others_begin_from_keeps_its_policies(tmp_path: Path, monke
     monkeypatch.setattr(writer, "FIGURES", {})
     cell = Cell("dqn", "cartpole", "none", 2)
     table = Table("mine", [cell], keeps_policies=True)
-    for path, config in Plan(table, "", []).jobs(cell).items():
-        made_up(path, regularizer="none", seed=config["seed"])
-        (path / "policy.safetensors").write_text(f"of seed {config['seed']}")
+    for job in Plan(table, "", []).jobs(cell):
+        made_up(job.folder, regularizer="none", seed=job.config["seed"])
+        (job.folder / "policy.safetensors").write_text(f"of seed {job.config['seed']}")
     Plan(table, "", []).report()
     shutil.rmtree("outputs")
     assert Plan(table, "", []).is_done(cell)
     (lost,) = Path("results/mine/policies").glob("dqn-cartpole-none-seed1-*/policy.safetensors")
     assert lost.read_text() == "of seed 1"
     lost.unlink()
-    assert "seed=1" in Plan(table, "", []).rest_of(cell)
+    (command,) = Plan(table, "", []).commands(cell)
+    assert "seed=1" in command
     assert Plan(Table("mine", [cell]), "", []).is_done(cell), "a table that keeps none does not ask for it"
 
 

@@ -110,11 +110,16 @@ def compose(*overrides: str) -> Config:
 
     May be called inside another Hydra application, whose state stays as it is, and in threads.
     """
-    with _composed(overrides) as config:
-        resolved = to_plain(without_hydra(config))
+    resolved = resolve(*overrides)
     check(resolved)
     check_start(resolved)
     return resolved
+
+
+def resolve(*overrides: str) -> Config:
+    """The same without asking whether it can be trained on this machine: what a run is called does not depend on that."""
+    with _composed(overrides) as config:
+        return to_plain(without_hydra(config))
 
 
 _SINGLETONS = GlobalHydra, HydraConfig, JobRuntime, VersionBase

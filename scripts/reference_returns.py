@@ -21,6 +21,11 @@ from measurements import Measurements
 
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
+from sparserl.report import sources
+from sparserl.report.groups import Group, grouped
+from sparserl.report.rows import LENGTH
+from sparserl.report.statistics import t_interval
+from sparserl.runs.reader import without_repeats
 
 PEER = "Stable-Baselines3, trained here"
 
@@ -38,7 +43,7 @@ PUBLISHED = {
     },
 }
 """Returns by source, algorithm and environment. The zoo's are of one run each, without exploration, MuJoCo tasks in version 3
-after 1,000,000 steps (its benchmark.md); CleanRL's of the last training episodes (its documentation)."""
+after 1,000,000 steps and more (its benchmark.md); CleanRL's of the last training episodes (its documentation)."""
 
 PAIRS = {"ppo-hopper": 1_000_000, "ppo-half_cheetah": 1_000_000, "td3-half_cheetah": 100_000, "sac-half_cheetah": 100_000}
 """What is trained, with the environment steps that reproduce_algorithms.py takes."""
@@ -116,41 +121,39 @@ ROWS = Measurements(
 )
 
 
-OURS = "table_main", "table_continuous", "table_algorithms", "algorithms", "2026-11-28-algorithms"
-"""Tables with dense policies: of a pair that several have, the first counts. The last is of an earlier version."""
+OURS = "table_main", "table_continuous", "table_algorithms", "algorithms"
+"""Tables with dense policies: of a pair that several have, the first counts."""
 
 
-def dense(tables: Iterable[Path]) -> dict[tuple[str, str], dict[str, str]]:
-    """The rows of dense policies of whole networks in tables of reports, by algorithm and environment."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for table in tables:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("regularizer", "none") == "none"]
-        for row in rows:
-            if row.get("network") != "small_dense":
-                found.setdefault((row["algorithm"], row["environment"]), row)
+def dense(folders: Iterable[Path]) -> dict[tuple[str, str], tuple[Path, Group]]:
+    """Dense policies of whole networks, with the table that has them, by algorithm and environment."""
+    found: dict[tuple[str, str], tuple[Path, Group]] = {}
+    for folder in folders:
+        runs, _ = without_repeats(sources.read([folder / sources.ROWS]).runs)
+        for group in grouped(runs):
+            environment, algorithm = group.task
+            if group.is_dense and group.done and group.settings["network"] != "small_dense":
+                found.setdefault((algorithm, environment), (folder, group))
     return dict(sorted(found.items()))
 
 
 def beside(ours: Iterable[Path], rows: Path) -> str:
-    """The dense policies of tables of reports, beside published returns and the rows that were trained."""
+    """The dense policies of the tables in some folders, beside published returns and the rows that were trained."""
     peers: dict[tuple[str, str], str] = {}
     if rows.exists():
         with rows.open(newline="") as file:
             peers = {(row["algorithm"], row["environment"]): f"{float(row['return']):.1f}" for row in csv.DictReader(file)}
-    lines = [["algorithm", "environment", "seeds", "return here", *PUBLISHED, *([PEER] if peers else [])]]
-    lines.append(["---"] * len(lines[0]))
-    for pair, row in dense(ours).items():
-        low, high = row["return_low"], row["return_high"]
-        interval = f" [{float(low):.1f}, {float(high):.1f}]" if low and high else ""
+    header = ["algorithm", "environment", "table", "steps", "seeds", "return here", *PUBLISHED, *([PEER] if peers else [])]
+    lines = [header, ["---"] * len(header)]
+    for pair, (folder, group) in dense(ours).items():
+        returns = group.scores("return_mean")
+        low, high = t_interval(returns.tolist())
+        interval = "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
         published = [PUBLISHED[source].get(pair[0], {}).get(pair[1]) for source in PUBLISHED]
-        cells = ["-" if each is None else str(each) for each in published]
         lines.append(
             [
-                *pair,
-                row["seeds"],
-                f"{float(row['return_mean']):.1f}{interval}",
-                *cells,
+                *(*pair, folder.name, f"{group.settings[LENGTH]:,}", str(len(returns)), f"{returns.mean():.1f}{interval}"),
+                *("-" if each is None else str(each) for each in published),
                 *([peers.get(pair, "-")] if peers else []),
             ]
         )
@@ -162,14 +165,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", nargs="+", choices=PAIRS, default=[], metavar="PAIR", help=", ".join(PAIRS))
     parser.add_argument("--steps", type=int, help="environment steps, by default those of reproduce_algorithms.py")
-    parser.add_argument("--ours", nargs="+", type=Path, help="tables of our runs, by default those of results/")
+    parser.add_argument("--ours", nargs="+", type=Path, help="folders with tables of our runs, by default those of results/")
     parser.add_argument("--to", type=Path, default=Path("results"), help="where the folder `references` is")
     options = parser.parse_args()
     folder = options.to / "references"
     for pair in options.train:
         ROWS.add(folder, [train(pair, options.steps or PAIRS[pair])])
     folder.mkdir(parents=True, exist_ok=True)
-    known = [path for name in OURS if (path := Path("results", name, "table.csv")).exists()]
+    known = [path for name in OURS if (path := Path("results", name)).exists()]
     table = beside(options.ours or known, folder / "rows.csv")
     (folder / "table.md").write_text(table)
     print(table)

@@ -316,29 +316,44 @@ def test_every_algorithm_is_measured_beside_stable_baselines3(name: str, tmp_pat
 # ---------------------------------------------------------------- returns of others
 
 
-def test_dense_returns_stand_beside_published_ones_and_those_trained_here(tmp_path: Path) -> None:
-    """Sparse rows and small networks are left out; what nobody has is a dash; of two tables the first counts."""
-    ours, rows = tmp_path / "table.csv", tmp_path / "rows.csv"
-    ours.write_text(
-        "algorithm,environment,regularizer,seeds,return_mean,return_low,return_high\n"
-        "ppo,acrobot,none,5,-71.45,-75.7,-67.1\nppo,acrobot,l0,5,-99,-99,-99\nppo,hopper,none,1,2000.04,,\n"
+def test_dense_returns_stand_beside_published_ones_and_those_trained_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sparse runs and small networks are left out; what nobody has is a dash; of two tables the first counts."""
+    monkeypatch.setattr(writer, "FIGURES", {})
+
+    def table(name: str, *runs: tuple[str, str, str, str, int, float]) -> Path:
+        for algorithm, environment, regularizer, network, seed, its_return in runs:
+            names = {"algorithm": algorithm, "environment": environment, "regularizer": regularizer, "network": network}
+            path = tmp_path / "runs" / name / "-".join(map(str, (*names.values(), seed)))
+            made_up(path, **names, seed=seed, return_mean=its_return, env_steps=100_000)
+        building.build([tmp_path / "runs" / name], tmp_path / name)
+        return tmp_path / name
+
+    ours = table(
+        "ours",
+        *(("ppo", "acrobot", "none", "mlp", seed, its_return) for seed, its_return in ((0, -70.0), (1, -72.0))),
+        ("ppo", "acrobot", "l0", "mlp", 0, -99.0),
+        ("ppo", "hopper", "none", "mlp", 0, 2000.04),
     )
+    later = table(
+        "later",
+        ("a2c", "acrobot", "none", "small_dense", 0, -1.0),
+        ("a2c", "acrobot", "none", "mlp", 0, -90.0),
+        ("ppo", "hopper", "none", "mlp", 0, 1.0),
+    )
+    rows = tmp_path / "rows.csv"
     rows.write_text("algorithm,environment,return\nppo,hopper,1234.56\n")
-    later = tmp_path / "later.csv"
-    later.write_text(
-        "algorithm,environment,regularizer,network,seeds,return_mean,return_low,return_high\n"
-        "a2c,acrobot,none,small_dense,3,-1,-1,-1\na2c,acrobot,none,mlp,3,-90,,\nppo,hopper,none,mlp,9,1,,\n"
-    )
     header, _, *body = reference_returns.beside([ours, later], rows).splitlines()
-    assert [cell.strip() for cell in header.strip("|").split("|")][4:] == [
-        "rl-baselines3-zoo",
-        "CleanRL",
-        reference_returns.PEER,
+    assert [cell.strip() for cell in header.strip("|").split("|")][2:] == [
+        *("table", "steps", "seeds", "return here"),
+        *("rl-baselines3-zoo", "CleanRL", reference_returns.PEER),
     ]
     assert body == [
-        "| a2c | acrobot | 3 | -90.0 | - | - | - |",
-        "| ppo | acrobot | 5 | -71.5 [-75.7, -67.1] | -73.5 | -86.4 | - |",
-        "| ppo | hopper | 1 | 2000.0 | 2410 | - | 1234.6 |",
+        "| a2c | acrobot | later | 100,000 | 1 | -90.0 | - | - | - |",
+        # Student's t of one degree of freedom is 12.7, and the standard error is 1
+        "| ppo | acrobot | ours | 100,000 | 2 | -71.0 [-83.7, -58.3] | -73.5 | -86.4 | - |",
+        "| ppo | hopper | ours | 100,000 | 1 | 2000.0 | 2410 | - | 1234.6 |",
     ]
 
 

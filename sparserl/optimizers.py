@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
 import torch
 from annotated_types import Ge, Lt
@@ -18,7 +17,15 @@ from sparserl.fields import Positive
 
 Moments: TypeAlias = dict[str, Tensor]
 """What an optimiser keeps between steps: tensors ``[member, number]``, which are zero for a number that has never moved, and
-``step``, the number of steps taken, one number for all members."""
+``step``, the number of steps taken, one number for all members; beside it ``skipped``, in how many of these each took no part,
+``[member, 1]``."""
+
+
+N = TypeVar("N", float, Tensor)
+
+
+def _counts(values: Float[Tensor, "member number"]) -> Moments:
+    return {"step": torch.zeros((), device=values.device), "skipped": torch.zeros(len(values), 1, device=values.device)}
 
 
 class Optimizer(ABC):
@@ -42,8 +49,8 @@ class Optimizer(ABC):
         """
 
     @abstractmethod
-    def factors(self, steps: int, learning_rate: float) -> tuple[float, ...]:
-        """What ``step_by`` is to be given, after so many steps."""
+    def factors(self, steps: N, learning_rate: N) -> tuple[N, ...]:
+        """What ``step_by`` is to be given, after so many steps: numbers, or tensors ``[member, 1]`` of other types alike."""
 
     @abstractmethod
     def step_by(
@@ -51,9 +58,9 @@ class Optimizer(ABC):
         values: Float[Tensor, "member number"],
         gradient: Float[Tensor, "member number"],
         moments: Moments,
-        factors: Sequence[Float[Tensor, ""]],
+        factors: Sequence[Float[Tensor, "*member"]],
     ) -> None:
-        """The same as ``step`` but for rounding, in operations that a compiler can read.
+        """The same as ``step`` but for rounding, in operations that a compiler can read, by one number or one of each member.
 
         A number that is computed inside of a program is computed again for each weight, and so ``factors`` come from outside.
         """
@@ -79,7 +86,7 @@ class Adam(Optimizer):
         return {
             "exp_avg": torch.zeros_like(values),
             "exp_avg_sq": torch.zeros_like(values),
-            "step": torch.zeros((), device=values.device),
+            **_counts(values),
         }
 
     def step(
@@ -106,17 +113,17 @@ class Adam(Optimizer):
             maximize=False,
         )
 
-    def factors(self, steps: int, learning_rate: float) -> tuple[float, ...]:
+    def factors(self, steps: N, learning_rate: N) -> tuple[N, ...]:
         """The size of a step, and the root of what the average square is to be divided by (algorithm 1 of the paper)."""
         first, second = (1 - beta ** (steps + 1) for beta in self.betas)
-        return learning_rate / first, math.sqrt(second)
+        return learning_rate / first, second**0.5
 
     def step_by(
         self,
         values: Float[Tensor, "member number"],
         gradient: Float[Tensor, "member number"],
         moments: Moments,
-        factors: Sequence[Float[Tensor, ""]],
+        factors: Sequence[Float[Tensor, "*member"]],
     ) -> None:
         first, second = self.betas
         size, root = factors
@@ -136,7 +143,7 @@ class RMSprop(Optimizer):
     """Added to the root of that average."""
 
     def init(self, values: Float[Tensor, "member number"]) -> Moments:
-        return {"square_avg": torch.zeros_like(values), "step": torch.zeros((), device=values.device)}
+        return {"square_avg": torch.zeros_like(values), **_counts(values)}
 
     def step(
         self,
@@ -148,7 +155,7 @@ class RMSprop(Optimizer):
         average = self._average(gradient, moments)
         values.addcdiv_(gradient, average.sqrt().add_(self.eps), value=-learning_rate)
 
-    def factors(self, steps: int, learning_rate: float) -> tuple[float, ...]:
+    def factors(self, steps: N, learning_rate: N) -> tuple[N, ...]:
         """The learning rate."""
         return (learning_rate,)
 
@@ -157,7 +164,7 @@ class RMSprop(Optimizer):
         values: Float[Tensor, "member number"],
         gradient: Float[Tensor, "member number"],
         moments: Moments,
-        factors: Sequence[Float[Tensor, ""]],
+        factors: Sequence[Float[Tensor, "*member"]],
     ) -> None:
         average = self._average(gradient, moments)
         values.sub_(factors[0] * gradient / (average.sqrt() + self.eps))

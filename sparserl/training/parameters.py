@@ -46,7 +46,7 @@ class Parameters(FlatTensors):
         self._optimizer = optimizer
         self.moments = optimizer.init(self.buffer)
         self._factors: Sequence[Tensor] = ()  # in a program: of the step that it takes
-        self._averages = [moment for name, moment in self.moments.items() if name != "step"]
+        self._averages = _averages(self.moments)
         self.leaves = {name: view.detach().requires_grad_() for name, view in self.views.items()}
         self.gradient = torch.zeros_like(self.buffer)
         self._gradients = views(self.gradient, tensors)
@@ -64,7 +64,7 @@ class Parameters(FlatTensors):
         other = copy.copy(self)
         other.buffer, other.views, other.moments = buffer, views(buffer, self.views), moments
         other._factors = factors  # noqa: SLF001 (it is one of this class)
-        other._averages = [moment for name, moment in moments.items() if name != "step"]  # noqa: SLF001 (it is one of this class)
+        other._averages = _averages(moments)  # noqa: SLF001 (it is one of this class)
         other.leaves = {name: view.detach().requires_grad_() for name, view in other.views.items()}
         other.gradient = torch.zeros_like(buffer)
         other._gradients = views(other.gradient, self.views)  # noqa: SLF001
@@ -86,19 +86,31 @@ class Parameters(FlatTensors):
         """One step of the optimiser, with gradients multiplied by ``scale``; in a program the rate is among its factors.
 
         Of a member for which ``learns`` is 0, not 1, gradient and moments become zero, so its values stay as they are.
-        (Products take a tenth of the time that masks do.) One that is not ``active`` stays as it is, with its moments.
+        (Products take a tenth of the time that masks do.) One that is not ``active`` stays as it is, with its moments, and
+        the step does not count among those that it has taken.
         """
         kept = [] if active is None else [(tensor, tensor.clone()) for tensor in (self.buffer, *self._averages)]
         self.gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(learns if scale is None else learns * scale)
         for average in self._averages:
             average.mul_(learns)
-        if self._factors:
+        if active is not None:
+            skipped = self.moments["skipped"]
+            taken = (self.moments["step"] - skipped).double()
+            rate = torch.as_tensor(learning_rate, dtype=taken.dtype, device=taken.device)
+            factors = [factor.to(skipped.dtype) for factor in self._optimizer.factors(taken, rate)]
+            self._optimizer.step_by(self.buffer, self.gradient, self.moments, factors)
+            skipped.add_((~active).unsqueeze(1))
+        elif self._factors:
             self._optimizer.step_by(self.buffer, self.gradient, self.moments, self._factors)
         else:
             self._optimizer.step(self.buffer, self.gradient, self.moments, float(learning_rate))
         if active is not None:
             for tensor, before in kept:
                 tensor.copy_(torch.where(active.unsqueeze(1), tensor, before))
+
+
+def _averages(moments: Moments) -> list[Tensor]:
+    return [moment for name, moment in moments.items() if name not in ("step", "skipped")]
 
 
 def clip_scale(parameters: Sequence[Parameters], max_norm: float) -> Float[Tensor, "member 1"]:

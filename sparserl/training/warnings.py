@@ -77,10 +77,12 @@ class WarningDetector:
     def _unmoved(self, row: Mapping[str, Any]) -> list[str]:
         # the penalty's pull and a gate learning rate worth having move gates by far more than this within one row
         stuck = [key for key, value in row.items() if key.endswith("/moved") and value < 1e-3]
+        # a rollout in which the delay ends has a penalty, and gates that are fixed until it is over
+        learned = any(key.startswith("gradient/gates/") for key in row)
         of_gates = f"/{self._term}" if self._term else ""
         pulled = any(value for key, value in row.items() if key.startswith("penalty/") and key.endswith(of_gates))
         remedy = f"raise {_node(self._term)}.gate_learning_rate"
-        return [f"the gates have not moved although the penalty is on: {remedy}"] * bool(stuck and pulled)
+        return [f"the gates have not moved although the penalty is on: {remedy}"] * bool(stuck and pulled and learned)
 
     def _constant_policy(self, row: Mapping[str, Any]) -> list[str]:
         if "eval/constant_action" in row:

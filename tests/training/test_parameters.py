@@ -196,9 +196,30 @@ def test_a_member_that_is_not_active_keeps_its_moments_too() -> None:
     parameters.set_gradients([torch.full((3, 5), 2.0)])
     parameters.step(0.1, learning(3), active=torch.tensor([True, False, True]))
     for name, tensor in (parameters.moments | {"values": parameters.buffer}).items():
-        if name != "step":
+        if name not in ("step", "skipped"):
             assert torch.equal(tensor[1], before[name][1])
             assert not torch.equal(tensor[0], before[name][0])
+
+
+@pytest.mark.parametrize("optimizer", [Adam(), RMSprop()])
+def test_steps_that_a_member_was_not_active_in_do_not_count_among_its_own(optimizer: Adam | RMSprop) -> None:
+    """Each member steps as torch's optimiser does on the gradients of the steps that it was active in.
+
+    Were all steps counted, the young averages of one that was active in the first and the last would be taken for old ones.
+    """
+    active = torch.tensor([[True, True], [True, False], [True, False], [False, False], [True, True], [False, True]])
+    gradients = torch.randn(len(active), 2, 5, generator=torch.Generator().manual_seed(1))
+    ours = Parameters({"0": torch.zeros(2, 5)}, optimizer)
+    theirs = [torch.zeros(5, requires_grad=True) for _ in range(2)]
+    kinds = {Adam: torch.optim.Adam, RMSprop: lambda values, lr: torch.optim.RMSprop(values, lr=lr, eps=1e-5)}
+    steppers = [kinds[type(optimizer)]([values], lr=0.1) for values in theirs]
+    for gradient, its in zip(gradients, active, strict=True):
+        ours.set_gradients([gradient])
+        ours.step(0.1, learning(2), active=its)
+        for member in its.nonzero().flatten().tolist():
+            theirs[member].grad = gradient[member]
+            steppers[member].step()
+    torch.testing.assert_close(ours.views["0"], torch.stack([values.detach() for values in theirs]), rtol=1e-5, atol=1e-7)
 
 
 # ---------------------------------------------------------------- clipping

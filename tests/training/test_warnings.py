@@ -61,11 +61,23 @@ def test_a_policy_of_which_most_is_zero_is_not_empty() -> None:
     assert warnings_in({"sparsity/exact/policy.0.weight": 0.999, "sparsity/exact": 0.999, "gates/closed": 0.999}) == [[]]
 
 
+LEARNED = {"gradient/gates/policy": 0.1}
+"""In rows in which gates had gradients."""
+
+
 @pytest.mark.parametrize(
-    ("moved", "penalty", "warned"), [(0.0, 0.5, True), (0.0009, 0.5, True), (0.002, 0.5, False), (0.0, 0.0, False)]
+    ("moved", "penalty", "gradient", "warned"),
+    [
+        (0.0, 0.5, LEARNED, True),
+        (0.0009, 0.5, LEARNED, True),
+        (0.002, 0.5, LEARNED, False),
+        (0.0, 0.0, LEARNED, False),
+        # a rollout of PPO in which the delay ends: the coefficient is above 0, and gates are fixed until the next one
+        (0.0, 0.5, {}, False),
+    ],
 )
-def test_gates_that_do_not_move_under_a_penalty(moved: float, penalty: float, warned: bool) -> None:
-    rows = [{"gates/moved": moved, "penalty/policy": penalty}] * 2
+def test_gates_that_do_not_move_under_a_penalty(moved: float, penalty: float, gradient: dict[str, float], warned: bool) -> None:
+    rows = [{"gates/moved": moved, "penalty/policy": penalty} | gradient] * 2
     first, second = warnings_in(*rows)
     assert len(first) == warned
     assert all("gate_learning_rate" in warning for warning in first)
@@ -73,7 +85,7 @@ def test_gates_that_do_not_move_under_a_penalty(moved: float, penalty: float, wa
 
 
 def test_gates_of_critics_are_watched_too() -> None:
-    (warnings,) = warnings_in({"gates/moved": 1.0, "gates/critic/moved": 0.0, "penalty/critic": 0.1})
+    (warnings,) = warnings_in({"gates/moved": 1.0, "gates/critic/moved": 0.0, "penalty/critic": 0.1} | LEARNED)
     assert len(warnings) == 1
 
 

@@ -74,6 +74,16 @@ def test_the_discounted_return_by_hand() -> None:
     assert scaled[0].tolist() == pytest.approx([-1 / seen.std(), 10.0], rel=1e-3)
 
 
+def test_a_sum_of_rewards_is_scaled_and_not_cut_at_the_limit_of_one() -> None:
+    """Ten rewards of 3 deviations: none is beyond the limit of 10, and their sum is 30."""
+    algorithm = make_learner("algorithm=dqn", "regularizer=none", *NORMALIZE, members=1).algorithm
+    weights = {"rewards": normalization.fresh_returns(1) | {"var": torch.ones(1)}}
+    ends = {"terminated": torch.ones(1, 1), "reward": torch.full((1, 1), 30.0)}
+    over_ten = algorithm.bootstrapped(weights, ends | {"discount": torch.zeros(1, 1)}, torch.zeros(1, 1))
+    assert over_ten.item() == pytest.approx(30.0, rel=1e-3)
+    assert algorithm.bootstrapped(weights, ends, torch.zeros(1, 1)).item() == pytest.approx(10.0, rel=1e-3)
+
+
 NORMALIZE = "algorithm.normalize_observation=true", "algorithm.normalize_reward=true"
 
 

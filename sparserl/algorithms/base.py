@@ -7,6 +7,7 @@ it knows no regulariser either: the weights it is given are the ones to compute 
 
 from __future__ import annotations
 
+import math
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -212,11 +213,13 @@ class Algorithm(ABC):
         """What each of ``networks`` is given where the deterministic policy acts on these observations."""
         return dict.fromkeys(self.networks, self.network_input(weights, observation))
 
-    def learned_reward(self, weights: Weights, reward: Float[Tensor, "member batch"]) -> Float[Tensor, "member batch"]:
-        """A reward as it is learned from."""
+    def learned_reward(
+        self, weights: Weights, reward: Float[Tensor, "member batch"], *, is_sum: bool = False
+    ) -> Float[Tensor, "member batch"]:
+        """A reward as it is learned from; or a sum of several, which is scaled alike, and not cut at the limit of one."""
         if not self.normalize_reward:
             return reward
-        return normalization.scaled_reward(weights[REWARDS], reward, self.normalized_limit)
+        return normalization.scaled_reward(weights[REWARDS], reward, math.inf if is_sum else self.normalized_limit)
 
     def bootstrapped(self, weights: Weights, batch: Batch, v_t: Float[Tensor, "member batch"]) -> Float[Tensor, "member batch"]:
         """The return from each transition on, from the value ``v_t`` after it: the target of an action value.
@@ -224,8 +227,9 @@ class Algorithm(ABC):
         A terminated episode has no value after it; a truncated one goes on unseen. An experience that adds up the rewards of
         several steps says in ``discount`` what the value is multiplied by.
         """
-        discount = batch["discount"] if "discount" in batch else self.gamma * (1 - batch["terminated"])
-        return self.learned_reward(weights, batch["reward"]) + discount * v_t
+        over_steps = "discount" in batch
+        discount = batch["discount"] if over_steps else self.gamma * (1 - batch["terminated"])
+        return self.learned_reward(weights, batch["reward"], is_sum=over_steps) + discount * v_t
 
     # ------------------------------------------------------------ what is deployed
 

@@ -55,7 +55,7 @@ class Parameters(FlatTensors):
 
     def factors(self, learning_rate: float) -> tuple[float, ...]:
         """Those of the next step of the optimiser."""
-        return self._optimizer.factors(int(self.moments["step"]), learning_rate)
+        return self._optimizer.factors(float(self.moments["step"]), learning_rate)
 
     def for_program(
         self, buffer: Float[Tensor, "member width"], moments: Moments, factors: Sequence[Float[Tensor, ""]]

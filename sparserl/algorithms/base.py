@@ -7,8 +7,8 @@ it knows no regulariser either: the weights it is given are the ones to compute 
 
 from __future__ import annotations
 
-import math
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field

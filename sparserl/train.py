@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,57 +21,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sparserl.config.build import build_logger
 from sparserl.config.schema import CONF, Config, ConfigError, PartError
-from sparserl.config.validation import interpolation_error, options_without, read_back, to_plain, unknown_key, without_hydra
+from sparserl.config.validation import interpolation_error, options_without, read_back, to_plain, unknown_key
 from sparserl.runs.files import FIGURE, DiskError
 from sparserl.runs.schema import Result
+from sparserl.sweeps import folders  # noqa: F401 (the resolvers of conf/train.yaml)
 from sparserl.sweeps.jobs import (
     CONFIG_FILE,
     Job,
     JobError,
     change,
     check_and_reserve,
-    digest,
     fail,
-    file_name,
-    job_name,
     note,
     objective,
 )
 from sparserl.sweeps.loop import run
 from sparserl.terminal import describe, print_line, say
 from sparserl.tracking.console import print_results
-
-# ---------------------------------------------------------------- folders
-
-
-def _run_folder(*, _root_: DictConfig) -> str:
-    """``${run_folder:}``: where a single run goes. Raises ConfigError where there is no run to resume."""
-    if _root_.resume:
-        if not Path(str(_root_.resume), CONFIG_FILE).is_file():
-            raise ConfigError(f"resume is {_root_.resume}; there is no run to go on with")
-        return str(_root_.resume)
-    choices = _root_.hydra.runtime.choices
-    name = file_name(f"{choices.algorithm}-{choices.environment}-{choices.regularizer}")
-    return f"outputs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-
-
-def _job_folder(*, _root_: DictConfig) -> str:
-    """``${job_folder:}``: where a job of a multirun goes. The same config has the same folder, today and tomorrow."""
-    job = without_hydra(_root_)
-    try:
-        return job_name(to_plain(job))
-    except Exception:  # noqa: BLE001 (the job itself will say so; until then it needs a folder)
-        return f"invalid-{digest(OmegaConf.to_yaml(job))}"
-
-
-def _composed_folder(*, _root_: DictConfig) -> str | None:
-    """``${composed_folder:}``: where in a run's folder Hydra keeps what it composed; of a run that goes on, nothing is kept."""
-    return None if _root_.resume else ".hydra"
-
-
-OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
-OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
-OmegaConf.register_new_resolver("composed_folder", _composed_folder, replace=True)
 
 # ---------------------------------------------------------------- resume
 

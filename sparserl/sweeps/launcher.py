@@ -27,6 +27,7 @@ from sparserl.config.validation import interpolation_error, to_plain, without_hy
 from sparserl.runs import provenance
 from sparserl.runs.files import DiskError
 from sparserl.runs.schema import Result
+from sparserl.sweeps import folders  # noqa: F401 (the resolvers of conf/train.yaml, also where a task of Slurm starts from here)
 from sparserl.sweeps.composer import SEED, of_seed
 from sparserl.sweeps.executors.base import Executor
 from sparserl.sweeps.executors.inline import Inline

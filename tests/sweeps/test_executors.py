@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,22 @@ from sparserl.sweeps.executors import slurm
 from sparserl.sweeps.executors.base import Executor
 from sparserl.sweeps.executors.inline import Inline
 from sparserl.sweeps.executors.processes import Processes
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_reads_a_group_in_another_process_knows_every_resolver_of_the_config() -> None:
+    """A task of Slurm starts from what it unpickles: it imports the launcher, and not the command."""
+    used = {name for path in (ROOT / "conf").rglob("*.yaml") for name in re.findall(r"\$\{(\w+):", path.read_text())}
+    assert {"composed_folder", "of_total", "run_folder"} <= used
+    used -= {"hydra"}  # which Hydra brings for each job
+    code = (
+        "import sparserl.sweeps.launcher, sys; from omegaconf import OmegaConf as O; print(*map(O.has_resolver, sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *used]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [name for name, known in zip(used, told.split(), strict=True) if known != "True"] == []
+
 
 # what a worker imports again, in a module of its own: a process of pytest's would import pytest
 WORK = """

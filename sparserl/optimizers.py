@@ -17,15 +17,10 @@ from sparserl.fields import Positive
 
 Moments: TypeAlias = dict[str, Tensor]
 """What an optimiser keeps between steps: tensors ``[member, number]``, which are zero for a number that has never moved, and
-``step``, the number of steps taken, one number for all members; beside it ``skipped``, in how many of these each took no part,
-``[member, 1]``."""
+``step``, the number of steps taken, one number for all members."""
 
 
 N = TypeVar("N", float, Tensor)
-
-
-def _counts(values: Float[Tensor, "member number"]) -> Moments:
-    return {"step": torch.zeros((), device=values.device), "skipped": torch.zeros(len(values), 1, device=values.device)}
 
 
 class Optimizer(ABC):
@@ -86,7 +81,7 @@ class Adam(Optimizer):
         return {
             "exp_avg": torch.zeros_like(values),
             "exp_avg_sq": torch.zeros_like(values),
-            **_counts(values),
+            "step": torch.zeros((), device=values.device),
         }
 
     def step(
@@ -143,7 +138,7 @@ class RMSprop(Optimizer):
     """Added to the root of that average."""
 
     def init(self, values: Float[Tensor, "member number"]) -> Moments:
-        return {"square_avg": torch.zeros_like(values), **_counts(values)}
+        return {"square_avg": torch.zeros_like(values), "step": torch.zeros((), device=values.device)}
 
     def step(
         self,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from multiruns import ENVIRONMENT
+from multiruns import environment
 
 from sparserl import compose, load_policy, run
 
@@ -97,7 +97,7 @@ def test_in_the_jobs_of_an_application_with_a_sweep_of_its_own(application: None
     done = subprocess.run(
         [sys.executable, "application.py", "-m", "mine=3,4", "hydra.sweep.dir=out"],
         cwd=tmp_path,
-        env=ENVIRONMENT,
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

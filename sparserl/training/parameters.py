@@ -16,6 +16,10 @@ ALIGNMENT = 16
 of 16 leaves no remainder, so a member's result does not depend on its index."""
 
 
+SKIPPED = "skipped"
+"""Beside the moments of an optimiser: in how many of its steps each member took no part."""
+
+
 class FlatTensors:
     """Tensors ``[member, ...]`` side by side in ``buffer``, ``[member, width]``; ``views`` are the tensors in there."""
 
@@ -44,7 +48,7 @@ class Parameters(FlatTensors):
     def __init__(self, tensors: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         super().__init__(tensors)
         self._optimizer = optimizer
-        self.moments = optimizer.init(self.buffer)
+        self.moments = optimizer.init(self.buffer) | {SKIPPED: self.buffer.new_zeros(len(self.buffer), 1)}
         self._factors: Sequence[Tensor] = ()  # in a program: of the step that it takes
         self._averages = _averages(self.moments)
         self.leaves = {name: view.detach().requires_grad_() for name, view in self.views.items()}
@@ -94,7 +98,7 @@ class Parameters(FlatTensors):
         for average in self._averages:
             average.mul_(learns)
         if active is not None:
-            skipped = self.moments["skipped"]
+            skipped = self.moments[SKIPPED]
             taken = (self.moments["step"] - skipped).double()
             rate = torch.as_tensor(learning_rate, dtype=taken.dtype, device=taken.device)
             factors = [factor.to(skipped.dtype) for factor in self._optimizer.factors(taken, rate)]
@@ -110,7 +114,7 @@ class Parameters(FlatTensors):
 
 
 def _averages(moments: Moments) -> list[Tensor]:
-    return [moment for name, moment in moments.items() if name not in ("step", "skipped")]
+    return [moment for name, moment in moments.items() if name not in ("step", SKIPPED)]
 
 
 def clip_scale(parameters: Sequence[Parameters], max_norm: float) -> Float[Tensor, "member 1"]:

@@ -156,7 +156,7 @@ def numbers(given: Learner, member: int) -> dict[str, Tensor]:
     for kind, group in (("weights", given.state.weights), ("gates", given.state.gates)):
         for component, its in group.items():
             found |= {f"{kind}/{component}/{name}": tensor[member].clone() for name, tensor in its.views.items()}
-            moments = {name: moment for name, moment in its.moments.items() if name != "step"}
+            moments = {name: moment for name, moment in its.moments.items() if name not in ("step", "skipped")}
             found |= {f"{kind}/{component}/moments/{name}": moment[member].clone() for name, moment in moments.items()}
     return found
 
@@ -460,7 +460,7 @@ def test_a_member_that_is_not_active_keeps_everything_and_the_others_theirs(name
     draw = torch.Generator().manual_seed(0)
     for step in range(6):
         data = labelled(draw)
-        all_active.update(data, env_step=step)
+        all_active.update(data | {"policy_active": torch.ones(3).bool(), "critic_active": torch.ones(3).bool()}, env_step=step)
         active = torch.tensor([True, step % 2 == 0, True])
         before = [numbers(ours, member) for member in range(3)]
         ours.update(data | {"policy_active": active, "critic_active": active}, env_step=step)

@@ -30,7 +30,12 @@ from sparserl.training.learner import Learner
 from sparserl.training.metrics import observe
 from sparserl.types import Batch, Spec, Time, Weights
 
-PENDULUM = "environment=pendulum", "environment.max_episode_steps=40", "algorithm.normalize_observation=false"
+PENDULUM = (
+    "environment=pendulum",
+    "environment.max_episode_steps=40",
+    "algorithm.normalize_observation=false",
+    "network.initialization=orthogonal",
+)
 FORMS = {
     "discrete": ("environment=cartpole",),
     "trunk": ("environment=cartpole", "algorithm.share_trunk=true"),

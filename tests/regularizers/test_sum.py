@@ -307,7 +307,13 @@ def test_a_target_is_reached_when_the_gates_of_a_sum_freeze() -> None:
 
 
 def test_warnings_go_by_the_term_that_has_the_gates_and_name_its_keys() -> None:
-    stuck = {"gates/moved": 0.0, "penalty/policy": 1.0, "penalty/policy/l1": 1.0, "penalty/policy/l0": 0.0}
+    stuck = {
+        "gates/moved": 0.0,
+        "gradient/gates/policy": 0.1,
+        "penalty/policy": 1.0,
+        "penalty/policy/l1": 1.0,
+        "penalty/policy/l0": 0.0,
+    }
     assert WarningDetector("l0").read(stuck) == []
     (said,) = WarningDetector("l0").read(stuck | {"penalty/policy/l0": 0.5})
     assert said.endswith("raise regularizer.terms.l0.gate_learning_rate")

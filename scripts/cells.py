@@ -21,7 +21,7 @@ from sparserl.config.identity import canonical
 from sparserl.config.schema import CONF, Config, ConfigError
 from sparserl.config.validation import check, check_start, resolve
 from sparserl.report.sources import kept
-from sparserl.runs.files import read_json, write_text
+from sparserl.runs.files import POLICY, read_json, write_text
 from sparserl.runs.reader import RUNS_FILE, Run
 from sparserl.sweeps.jobs import finished, job_name
 
@@ -31,7 +31,6 @@ from sparserl.sweeps.jobs import finished, job_name
 SMOKE = "trainer=smoke"
 RESULTS, SMOKE_RESULTS = "results", "outputs/smoke-results"
 """Where tables are: what a few steps gave must not stand among results."""
-POLICY_FILE = "policy.safetensors"
 
 
 @dataclass(frozen=True)
@@ -255,7 +254,7 @@ class Plan:
         return path in self._kept and self._kept[path].is_swept and not is_lost
 
     def _policy(self, path: Path) -> Path:
-        return self.results / "policies" / path.name / POLICY_FILE
+        return self.results / "policies" / path.name / POLICY
 
     @cached_property
     def _rates(self) -> Rates:
@@ -289,9 +288,9 @@ class Plan:
         self.results.mkdir(parents=True, exist_ok=True)
         write_text(self.results / RUNS_FILE, "".join(f"{path.as_posix()}\n" for path in named))
         for path in named if self.table.keeps_policies else ():
-            if finished(path) is not None and (path / POLICY_FILE).exists():
+            if finished(path) is not None and (path / POLICY).exists():
                 self._policy(path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path / POLICY_FILE, self._policy(path))
+                shutil.copyfile(path / POLICY, self._policy(path))
         if any(path.is_dir() or path in self._kept for path in named):
             subprocess.run([sys.executable, "-m", "sparserl.report", str(self.results)], check=True)
 

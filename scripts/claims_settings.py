@@ -77,7 +77,7 @@ def read(folders: Iterable[Path]) -> list[Setting]:
     found: list[Setting] = []
     numbers: dict[str, int] = {}
     for folder in folders:
-        groups = _groups(folder)
+        groups = groups_in(folder)
         for group in groups:
             names = [run.folder.name for run in group.done if run.folder.name]
             number = min((numbers[name] for name in names if name in numbers), default=len(found))
@@ -86,7 +86,8 @@ def read(folders: Iterable[Path]) -> list[Setting]:
     return found
 
 
-def _groups(folder: Path) -> list[Group]:
+def groups_in(folder: Path) -> list[Group]:
+    """The groups of the table in a folder that have a result."""
     kept, _ = reader.without_repeats(sources.read([folder / sources.ROWS]).runs)
     return [group for group in grouped(kept) if group.done] if kept else []
 

@@ -17,15 +17,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from claims_settings import groups_in
 from measurements import Measurements
 
 from sparserl.config.schema import Config
 from sparserl.config.validation import compose
-from sparserl.report import sources
-from sparserl.report.groups import Group, grouped
+from sparserl.report.groups import Group
 from sparserl.report.rows import LENGTH
 from sparserl.report.statistics import t_interval
-from sparserl.runs.reader import without_repeats
 
 PEER = "Stable-Baselines3, trained here"
 
@@ -129,10 +128,9 @@ def dense(folders: Iterable[Path]) -> dict[tuple[str, str], tuple[Path, Group]]:
     """Dense policies of whole networks, with the table that has them, by algorithm and environment."""
     found: dict[tuple[str, str], tuple[Path, Group]] = {}
     for folder in folders:
-        runs, _ = without_repeats(sources.read([folder / sources.ROWS]).runs)
-        for group in grouped(runs):
+        for group in groups_in(folder):
             environment, algorithm = group.task
-            if group.is_dense and group.done and group.settings["network"] != "small_dense":
+            if group.is_dense and group.settings["network"] != "small_dense":
                 found.setdefault((algorithm, environment), (folder, group))
     return dict(sorted(found.items()))
 

@@ -45,7 +45,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def factors(self, steps: N, learning_rate: N) -> tuple[N, ...]:
-        """What ``step_by`` is to be given, after so many steps: numbers, or tensors ``[member, 1]`` of other types alike."""
+        """What ``step_by`` is to be given after so many steps: of numbers numbers, of tensors ``[member, 1]`` such tensors."""
 
     @abstractmethod
     def step_by(

@@ -17,7 +17,7 @@ from sparserl.config.identity import _per_member, canonical, parts_in, populatio
 from sparserl.config.schema import Config, ConfigError, PartError
 from sparserl.lowrank.sweep import RankSweep
 from sparserl.population.members import Population
-from sparserl.runs.files import components, read_policy
+from sparserl.runs.files import POLICY, components, read_policy
 from sparserl.terminal import describe
 from sparserl.tracking.base import Logger
 from sparserl.training.trainer import LoopParts, PopulationParts, Trainer
@@ -154,7 +154,7 @@ def build_start(config: Config) -> Weights | None:
     pattern = config["init_from"]
     if pattern is None:
         return None
-    given = Path(hydra.utils.to_absolute_path(pattern)) / "policy.safetensors"
+    given = Path(hydra.utils.to_absolute_path(pattern)) / POLICY
     paths = [given] if given.exists() else glob(str(given))  # noqa: PTH207 (absolute patterns too)
     found = [Path(path).parent for path in paths]
     if len(found) != 1:

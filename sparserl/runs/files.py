@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Tensor: TypeAlias = "torch.Tensor"  # by its name: who only reads rows does not wait seconds for torch
 
+POLICY = "policy.safetensors"
 POLICY_METADATA = "sparserl"
 """The key under which policy.safetensors describes itself and its run, as JSON."""
 
@@ -65,7 +66,7 @@ def read_policy(folder: str | Path) -> tuple[Path, Any, dict[str, Tensor]]:
 
     Raises FileNotFoundError where there is none and ValueError where it is damaged.
     """
-    path = Path(folder) / "policy.safetensors"
+    path = Path(folder) / POLICY
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: the run has not finished, or this is not a run's folder")
     try:

@@ -18,6 +18,7 @@ import psutil
 from sparserl.runs.files import (
     LAYER_RANKS,
     LOG_FILE,
+    POLICY,
     POLICY_METADATA,
     DiskError,
     Tensor,
@@ -108,7 +109,7 @@ class RunFolder:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # one entry: safetensors writes several in an order that changes, and equal policies are to be equal files
         metadata = {POLICY_METADATA: json.dumps(description)}
-        path, content = self.path / "policy.safetensors", save(whole, metadata)
+        path, content = self.path / POLICY, save(whole, metadata)
         if not (path.exists() and path.read_bytes() == content):
             with writing(self.path / LAYER_RANKS):
                 (self.path / LAYER_RANKS).unlink(missing_ok=True)  # of another policy

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Concatenate, Literal, ParamSpec
 
 from torch import Tensor
 
-from sparserl.runs.files import FIGURE, write_text
+from sparserl.runs.files import FIGURE, POLICY, write_text
 from sparserl.runs.schema import Result, StatusName, as_json
 from sparserl.terminal import describe, say, say_once
 from sparserl.tracking import wandb_files as files
@@ -323,7 +323,7 @@ class WandbLog(Log):
         self._alert([warning for warning in result.warnings if warning not in self._in_rows], result.env_steps)
         policy = wandb.Artifact(f"policy-{self._run.id}", type="model")
         # as it lies in the folder, without a copy
-        policy.add_file(str((self.folder / "policy.safetensors").resolve()), policy="immutable", skip_cache=True)
+        policy.add_file(str((self.folder / POLICY).resolve()), policy="immutable", skip_cache=True)
         with _data_in(files.home(self.folder) / "wandb"):
             self._run.log_artifact(policy)
 

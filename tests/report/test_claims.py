@@ -83,6 +83,7 @@ def test_what_is_kept_of_the_gain_decides_whether_return_was_lost(folder: Path) 
 
 def test_the_rank_is_lower_where_more_is_saved_than_of_dense_policies(folder: Path) -> None:
     told = answers(RANK, folder)
+    assert told["known", "l0"]["learned"] == "8 of 8"
     assert told["known", "l0"]["SVD alone: beyond dense"] == "-10.0% [-10.0%, -10.0%]"
     assert told["known", "l0"]["SVD alone: lower rank"] == "did not hold"
     assert told["known", "l1"]["SVD alone: beyond dense"] == "20.0% [20.0%, 20.0%]"
@@ -187,6 +188,14 @@ def test_gates_meet_the_penalties_of_every_table_that_they_stand_in_once(folder:
     told = answers(BEATS, folder, later)
     assert list(told) == [("known", "l0")]
     assert (told["known", "l0"]["pairs"], told["known", "l0"]["beats"]) == ("3", "did not hold")
+
+
+def test_a_pair_that_two_tables_have_is_judged_on_the_runs_of_the_first(folder: Path, tmp_path: Path) -> None:
+    """The later one has fewer of these runs, on which L1 happens to be better than L0."""
+    lucky = setting("l1", [200.0] * 3, 0.95)
+    few = table(tmp_path / "few", L0[:3], lucky)
+    assert answers(BEATS, few)["few", "l0"]["beats"] == "did not hold", "the control: by itself it says the opposite"
+    assert answers(BEATS, folder, few) == answers(BEATS, folder)
 
 
 def test_tables_of_today_have_no_date_and_the_main_one_is_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import lock_descriptor
 
 from sparserl.runs.files import (
     LAYER_RANKS,
@@ -164,14 +164,15 @@ def _lock(log: io.FileIO, folder: Path) -> None:
     On a file system without locks nothing is held, which is said once.
     """
     try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DiskError(f"{folder} is being written by {_writer(folder)}; wait for it to end, or stop it") from error
+        is_free = lock_descriptor(log.fileno(), blocking=False)
     except OSError as error:
         say_once(
             f"warning: files cannot be locked here ({error.strerror}), so nothing keeps a second process from writing "
             "the same runs: start each sweep once"
         )
+        return
+    if not is_free:
+        raise DiskError(f"{folder} is being written by {_writer(folder)}; wait for it to end, or stop it")
 
 
 def check_free(folder: Path) -> None:

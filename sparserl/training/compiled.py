@@ -137,7 +137,7 @@ def _find_or_compile(call: Call) -> Program:
         key = programs.key_of(given, code_of(*call.parts()), surroundings(), compiler())
         if (found := programs.find(key, call.counters)) is not None:
             return found
-        with programs.locked(programs.folder()):
+        with programs.lock():
             if (found := programs.find(key, call.counters)) is not None:  # another process has made it
                 return found
             return _compile(key, call)

@@ -6,19 +6,18 @@ folder is the user's own, and what another user owns or can write is not loaded.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from sparserl.training.guards import Guard, prepared
@@ -75,12 +74,9 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:32]
 
 
-@contextmanager
-def locked(own: Path) -> Iterator[None]:
-    """Held by one process at a time; the lock of a process that was killed is free."""
-    with (own / "lock").open("w") as file:  # closed, and so unlocked, at the end
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def lock() -> FileLock:
+    """Lets one process at a time compile; that of a process that was killed is free."""
+    return FileLock(folder() / "lock")
 
 
 def find(key: str, numbers: Mapping[str, int]) -> Program | None:

@@ -371,11 +371,11 @@ def test_where_files_cannot_be_locked_a_run_goes_without_and_says_so_once(
 ) -> None:
     """As on some network file systems: two processes are not kept apart there."""
 
-    def unsupported(*_: object) -> None:
+    def unsupported(*_: object, **__: object) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     terminal.say_once.cache_clear()
-    monkeypatch.setattr("fcntl.flock", unsupported)
+    monkeypatch.setattr("sparserl.runs.folder.lock_descriptor", unsupported)
     folders = [RunFolder(tmp_path, total_steps=1) for _ in range(2)]
     disk.check_free(tmp_path)
     for step, folder in enumerate(folders):

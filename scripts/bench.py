@@ -67,7 +67,7 @@ def population(overrides: Sequence[str], members: int, warm_steps: int, seconds:
     from sparserl.config.build import build
     from sparserl.config.validation import compose
     from sparserl.training import interrupts
-    from sparserl.training.trainer import Progress, Row
+    from sparserl.training.events import Progress, Row
 
     interrupts.prepare()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -112,7 +112,7 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
     from sparserl.population.state import split, stack
     from sparserl.runs import checkpoint
     from sparserl.training import interrupts
-    from sparserl.training.trainer import Snapshot
+    from sparserl.training.events import Snapshot
 
     interrupts.prepare()
     shipped = compose("regularizer=none")["trainer"]

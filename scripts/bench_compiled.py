@@ -102,7 +102,7 @@ def slices(algorithm: str, regularizer: str, members: int, compiled: bool) -> It
     """Train without end: of each slice the CPU seconds of this process and its children, and of each phase."""
     from sparserl.config.build import build
     from sparserl.config.validation import compose
-    from sparserl.training.trainer import Row
+    from sparserl.training.events import Row
 
     task = TASKS[algorithm]
     overrides = (

@@ -13,9 +13,9 @@ from sparserl.config.build import build
 from sparserl.config.validation import compose
 from sparserl.population.members import Population
 from sparserl.population.state import State
+from sparserl.training.events import Finished, Snapshot
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
-from sparserl.training.trainer import Finished, Snapshot
 from sparserl.types import Batch
 
 MEMBERS = 3

@@ -45,6 +45,20 @@ def load_script() -> ModuleType:
 
 make_docs = load_script()
 
+# ---------------------------------------------------------------- architecture.md
+
+
+def test_from_the_command_to_the_gradient_of_dqn_is_as_short_as_the_page_says() -> None:
+    """So that who is new can read all of it; the limit is the one that the page states."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    files = re.findall(r"^(?:\d+\.|  ) \[(sparserl/\S+\.py)\]", page.partition("## Reading order")[2], re.MULTILINE)
+    way = files[: files.index("sparserl/algorithms/dqn.py") + 1]
+    assert (way[0], way[-2]) == ("sparserl/train.py", "sparserl/training/step.py")
+    limit = re.search(r"these are fewer than ([\d,]+) lines", page)
+    assert limit is not None
+    assert sum(len((ROOT / file).read_text().splitlines()) for file in way) < int(limit[1].replace(",", ""))
+
+
 # ---------------------------------------------------------------- generated parts
 
 

@@ -67,3 +67,8 @@ def split(state: State, member: int) -> State:
     if isinstance(state, list):
         return [split(value, member) for value in state]
     return state
+
+
+def on_device(tensors: dict[str, dict[str, Tensor]], device: torch.device) -> dict[str, dict[str, Tensor]]:
+    """The same tensors of each component where a population's members live."""
+    return {component: {name: tensor.to(device) for name, tensor in its.items()} for component, its in tensors.items()}

@@ -24,8 +24,9 @@ from sparserl.terminal import optional
 from sparserl.tracking.console import Display
 from sparserl.tracking.recorder import Recorder
 from sparserl.training.evaluation import random_returns
+from sparserl.training.events import Finished, Progress, Row, Snapshot
 from sparserl.training.interrupts import Interrupts, own_defaults, prepare
-from sparserl.training.trainer import Finished, LoopParts, Progress, Row, Snapshot, Trainer
+from sparserl.training.trainer import LoopParts, Trainer
 
 
 @own_defaults()

@@ -19,8 +19,9 @@ from sparserl.runs.files import joined
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import MEASURES, Result, StatusName, as_json
 from sparserl.tracking.base import Log
+from sparserl.training.events import Finished, Row
 from sparserl.training.metrics import distributions, observe
-from sparserl.training.trainer import TRAINING_PHASES, Finished, Row
+from sparserl.training.trainer import TRAINING_PHASES
 from sparserl.training.warnings import WarningDetector, lost_in_ranks, stayed_dense
 
 CUT_OFF = "an episode was cut off by a limit that is not the environment's own: see environment.max_episode_steps"
@@ -110,7 +111,7 @@ class Recorder:
         )
         returns, measures = event.evaluation.returns[self._member], event.evaluation.measures
         seen = {name: float(value[row]) for name, value in observe(learner).items()}
-        if learner.stopped()[row] is None:
+        if learner.stopped.sentences()[row] is None:
             asked = torch.as_tensor(learner.regularizer.asks_for_zeros(event.env_step)).expand(learner.size)
             self._warn(stayed_dense(seen, algorithm.policy, bool(asked[row]), self._term))
         shrunken = shrink(layers, algorithm.policy_structure())
@@ -158,7 +159,7 @@ class Recorder:
             csr_bytes=sum(map(csr_bytes, matrices)),
             sparse_bytes=sum(map(sparse_bytes, matrices)),
             warnings=[*self._warning_detector.reported, *self._at_end],
-            status="failed" if learner.stopped()[row] else "done",
+            status="failed" if learner.stopped.sentences()[row] else "done",
             wall_seconds=self._seconds,
             train_seconds=self._train_seconds,
             steps_per_second=event.env_step / self._seconds,

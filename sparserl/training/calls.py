@@ -15,7 +15,8 @@ from sparserl.population.random import MemberRng
 from sparserl.training.compiled import Call, Compiled, RecordedDraws
 from sparserl.training.guards import TracedNumber
 from sparserl.training.inputs import PartInputs, described, with_values
-from sparserl.training.step import FixedGates, GradientStep, LearnerState, Scalars
+from sparserl.training.learner_state import FixedGates, LearnerState
+from sparserl.training.step import GradientStep, Scalars
 from sparserl.types import Action, Metrics, Noise, Rollout, Time, Weights
 
 

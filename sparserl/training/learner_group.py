@@ -38,7 +38,7 @@ class LearnerGroup:
     @property
     def all_stopped(self) -> bool:
         """Whether no member learns any more."""
-        return all(learner.all_stopped for learner in self.learners)
+        return all(learner.stopped.are_all for learner in self.learners)
 
     def locate(self, member: int) -> tuple[Learner, int]:
         """The learner of a member, and the member's number there."""
@@ -80,11 +80,11 @@ class LearnerGroup:
     def stop(self, member: int, reason: str, env_step: int) -> None:
         """Stop a member for a reason that lies outside of its learning."""
         learner, row = self.locate(member)
-        learner.stop(row, reason, env_step)
+        learner.stopped.stop(row, reason, env_step)
 
     def stopped(self) -> list[str | None]:
         """Of each member why it was stopped, or None."""
-        return [sentence for learner in self.learners for sentence in learner.stopped()]
+        return [sentence for learner in self.learners for sentence in learner.stopped.sentences()]
 
     def start_from(self, policies: Sequence[Weights | None]) -> None:
         """Give members the weights of trained policies; None leaves a member as it is."""

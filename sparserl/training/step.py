@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm, Objective
 from sparserl.population.random import MemberRng
 from sparserl.regularizers.base import Regularizer
+from sparserl.training.learner_state import LearnerState, replace
 from sparserl.training.parameters import FlatTensors, Parameters, clip_scale
 from sparserl.types import Batch, Layers, Metrics, Noise, Penalty, Time, Weights
 
@@ -34,46 +35,6 @@ class Scalars:
     rates: Mapping[str, float | Tensor]
     """The learning rate of each learned component. None is above LARGEST_RATE; a program is given them as tensors []."""
     gate_rate: float | Tensor
-
-
-@dataclass(frozen=True)
-class FixedGates:
-    """What is made of the gates of one component while they are not active."""
-
-    multipliers: dict[str, Tensor]
-    """Of tensors of Layers by name; those that are 1 everywhere are left out."""
-    penalty: Penalty
-    """Of the term that has the gates: it is a constant now."""
-
-
-@dataclass
-class LearnerState:
-    """All that a gradient step reads and changes. Each tensor has the member axis first."""
-
-    weights: dict[str, Parameters]
-    """Of each learned component."""
-    gates: dict[str, Parameters]
-    """Of each component that has gates."""
-    targets: dict[str, FlatTensors]
-    """The components that lag behind another one."""
-    statistics: Weights
-    """The other components."""
-    learns: Float[Tensor, "member 1"]
-    """1, and 0 of a member that was stopped."""
-    fixed_gates: dict[str, FixedGates] = field(default_factory=dict)
-    """Of each component with gates while they are not active; computed from ``weights`` and ``gates``."""
-
-    def tensors(self) -> Weights:
-        """Every component as it is: without gates, and not followed by autograd."""
-        flat: dict[str, FlatTensors] = {**self.weights, **self.targets}
-        return self.statistics | {component: its.views for component, its in flat.items()}
-
-    def set_statistics(self, changed: Weights) -> None:
-        """Give components of ``statistics`` new values, but not in members that were stopped."""
-        for component, tensors in changed.items():
-            for name, tensor in tensors.items():
-                old = self.statistics[component][name]
-                self.statistics[component][name] = torch.where(_like(self.learns, old) > 0, tensor, old)
 
 
 @dataclass(frozen=True)
@@ -153,7 +114,7 @@ class GradientStep:
     def multipliers(self, state: LearnerState, component: str) -> Layers:
         """What the gates of a component multiply by without noise."""
         regularizer = self.bound[component]
-        gates = state.gates[component].views if component in state.gates else {}
+        gates = state.gate_views(component)
         return regularizer.multipliers(regularizer.gate_values(gates), gates, state.weights[component].views)
 
     def noise_free(self, state: LearnerState, multipliers: Mapping[str, Layers]) -> Weights:
@@ -246,7 +207,7 @@ class GradientStep:
     def _project(self, state: LearnerState, component: str, scalars: Scalars, moves: Float[Tensor, "member 1"]) -> None:
         """Restore constraints, but in members that did not move."""
         layers = state.weights[component].views
-        gates = state.gates[component].views if component in state.gates else {}
+        gates = state.gate_views(component)
         for name, term in self.bound[component].summands().items():
             pull = scalars.rates[component] * scalars.penalty[component, name]
             projected = term.project(layers, gates, scalars.time.step, pull)
@@ -261,16 +222,3 @@ class GradientStep:
         changed = self.algorithm.update_targets(raw, scalars.time)
         for component, tensors in changed.items():
             state.targets[component].buffer.lerp_(tensors[""], state.learns)
-
-
-def replace(tensors: Layers, replacements: Layers, moves: Float[Tensor, "member 1"]) -> bool:
-    """Give tensors new values, but not in members where ``moves`` is 0. Returns whether there were any to give."""
-    changed = {name: replacement for name, replacement in replacements.items() if replacement is not tensors[name]}
-    for name, replacement in changed.items():
-        tensors[name].lerp_(replacement, _like(moves, replacement))
-    return bool(changed)
-
-
-def _like(moves: Float[Tensor, "member 1"], tensor: Shaped[Tensor, "member ..."]) -> Tensor:
-    """In a shape that broadcasts over ``tensor``, as a weight of lerp_, which is exact where that is 0 or 1."""
-    return moves.view(-1, *[1] * (tensor.dim() - 1))

@@ -22,7 +22,8 @@ from sparserl.population.state import State, split, stack
 from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import crossed
 from sparserl.training.dependencies import has_compiler
-from sparserl.training.evaluation import Evaluation, Evaluator, never_interrupted
+from sparserl.training.evaluation import Evaluator, never_interrupted
+from sparserl.training.events import Finished, Progress, Row, Snapshot
 from sparserl.training.inspection import inspect
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
@@ -61,51 +62,6 @@ class LoopParts:
     experience: Experience
     populations: Sequence[PopulationParts]
     """Whose members are ``members``, in their order."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Nothing to record, but time has passed: every member has taken ``env_step`` steps."""
-
-    env_step: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is known after ``env_step`` environment steps of each member."""
-
-    env_step: int
-    metrics: list[dict[str, float]]
-    """Of each member."""
-    seconds: dict[str, float]
-    """Seconds since the last row by phase; the only thing here that depends on the clock."""
-    stopped: list[str | None]
-    """Of each member why it learns no more, or None."""
-    limited: frozenset[int] = frozenset()
-    """The members of whom an episode was cut off by a limit that is not the environment's own."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Everything needed to go on from here."""
-
-    env_step: int
-    states: list[State]
-    """Of each member: tensors without the member axis."""
-
-    def run_by(self) -> list[dict[str, bool | int]]:
-        """Of each member how its gradient steps were run and will be: members that go on in one loop have it in common."""
-        names = "compiled", "compiled_updates"
-        return [{"compile": state["compile"]} | {name: state["learner"][name] for name in names} for state in self.states]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The end: the last policy, already evaluated. It comes before ``total_steps`` where every member was stopped."""
-
-    env_step: int
-    evaluation: Evaluation
-    group: LearnerGroup
 
 
 @dataclass(frozen=True)

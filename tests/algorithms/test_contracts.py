@@ -257,7 +257,7 @@ def test_a_projection_leaves_members_that_were_stopped() -> None:
     """It failed before: their weights were projected once more."""
     given = learner(ActorCritic(), Ball(zero_threshold=0.0, limit=0.25))
     fresh = copy(given.weights["policy"])
-    given.stop(1, "a reason", 0)
+    given.stopped.stop(1, "a reason", 0)
     given.update(batch(), env_step=3)
     for name, weight in regularized(given.weights["policy"]).items():
         assert torch.equal(weight[1], fresh[name][1])
@@ -472,7 +472,7 @@ def test_a_member_that_is_not_active_keeps_everything_and_the_others_theirs(name
             assert not any(torch.equal(after[member][n], before[member][n]) for n in moving)
         for member in (0, 2):
             assert equal(after[member], numbers(all_active, member))
-    assert ours.stopped() == [None] * 3
+    assert ours.stopped.sentences() == [None] * 3
 
 
 def test_a_projection_leaves_members_that_are_not_active() -> None:

@@ -296,7 +296,7 @@ def test_a_member_that_diverges_keeps_every_number_and_the_others_theirs(form: s
             before = all_numbers(ours, 1)
             batch["advantage"][1, 3] = math.nan
         ours.update(batch, env_step=10)
-    assert [sentence is not None for sentence in ours.stopped()] == [False, True, False]
+    assert [sentence is not None for sentence in ours.stopped.sentences()] == [False, True, False]
     assert all(torch.equal(one, other) for one, other in zip(all_numbers(ours, 1), before, strict=True))
     for member in (0, 2):
         both_of = zip(all_numbers(ours, member), all_numbers(untouched, member), strict=True)

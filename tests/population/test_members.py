@@ -18,7 +18,7 @@ from sparserl.config.validation import compose
 from sparserl.population.state import State
 from sparserl.sweeps.loop import run
 from sparserl.training import parameters
-from sparserl.training.trainer import Row, Snapshot
+from sparserl.training.events import Row, Snapshot
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -173,7 +173,8 @@ def test_after_a_kill_the_run_has_the_same_id_and_each_row_once(tmp_path: Path, 
 
 FAILING = """
 from sparserl import train
-from sparserl.training.trainer import Row, Trainer
+from sparserl.training.events import Row
+from sparserl.training.trainer import Trainer
 events = Trainer.run
 def failing(self, parts, *rest):
     for event in events(self, parts, *rest):

@@ -15,7 +15,8 @@ from sparserl.config.validation import compose
 from sparserl.runs.files import read_json
 from sparserl.sweeps.loop import run
 from sparserl.tracking.wandb_files import read_records
-from sparserl.training.trainer import Row, Trainer
+from sparserl.training.events import Row
+from sparserl.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("logged_out")
 

@@ -301,8 +301,8 @@ def test_a_stopped_member_keeps_every_number_and_the_others_theirs(
     sentence = (
         f"the loss of {BREAKS.get(algorithm, 'policy')} is not finite: stopped at its last finite weights at step {100 + first}"
     )
-    assert ours.stopped() == [None, sentence, None]
-    assert not ours.all_stopped
+    assert ours.stopped.sentences() == [None, sentence, None]
+    assert not ours.stopped.are_all
 
 
 @pytest.mark.parametrize("seen", ["observation", "next_observation"])
@@ -312,7 +312,7 @@ def test_an_observation_that_is_no_number_stops_too_and_the_action_is_one_that_t
     batch[seen][1, 3, 0] = math.nan
     before = values(given, 1)
     given.update(batch, env_step=1)
-    assert [sentence is not None for sentence in given.stopped()] == [False, True, False]
+    assert [sentence is not None for sentence in given.stopped.sentences()] == [False, True, False]
     assert same(values(given, 1), before)
     action = given.algorithm.deterministic_action(given.deterministic(), batch[seen])
     assert ((action == 0) | (action == 1)).all()
@@ -328,7 +328,7 @@ def test_a_member_that_was_not_stopped_would_move_on(monkeypatch: pytest.MonkeyP
     spoil(bad, math.nan)
     given.update(bad, env_step=101)
     assert not same(values(given, 1), before)
-    assert given.stopped() == [None] * 3
+    assert given.stopped.sentences() == [None] * 3
 
 
 @pytest.mark.parametrize("rate", [1e10, 1e30, 1e38, 1e300])
@@ -337,7 +337,7 @@ def test_no_learning_rate_makes_weights_that_are_not_finite(rate: float) -> None
     given = learner("dqn", "l0", f"algorithm.learning_rate={rate}", f"regularizer.gate_learning_rate={rate}")
     for index, batch in enumerate(random_batches(10, members=3, size=16)):
         given.update(batch, env_step=index)
-    assert given.all_stopped
+    assert given.stopped.are_all
     for member in range(3):
         assert all(number.isfinite().all() for number in values(given, member))
     observation = random_batches(1, members=3, size=16)[0]["observation"]
@@ -402,7 +402,7 @@ def test_what_breaks_in_one_component_stops_all_of_them(limit: float | None) -> 
     given = Learner(algorithm, regularizer, Population((0, 1)))
     for step in (7, 8):
         given.update({}, env_step=step)
-    assert given.stopped() == [
+    assert given.stopped.sentences() == [
         None,
         "the gradient of weights of critic is not finite: stopped at its last finite weights at step 7",
     ]

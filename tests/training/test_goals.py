@@ -22,8 +22,8 @@ from sparserl.environments.cartpole import CartPole
 from sparserl.population.members import Population
 from sparserl.sweeps.loop import run
 from sparserl.training.evaluation import Evaluation, Evaluator
+from sparserl.training.events import Finished
 from sparserl.training.statistics import Episodes
-from sparserl.training.trainer import Finished
 
 CPU = torch.device("cpu")
 

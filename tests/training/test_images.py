@@ -21,8 +21,8 @@ from sparserl.networks.base import Network
 from sparserl.population.state import Log, State
 from sparserl.runs.reader import read
 from sparserl.sweeps.loop import run
+from sparserl.training.events import Finished, Row, Snapshot
 from sparserl.training.learner import Learner
-from sparserl.training.trainer import Finished, Row, Snapshot
 
 IMAGES = ("environment=gymnasium", "environment.id=probes:Motion-v0", "network=cnn")
 SMALL = ("network.channels=[16]", "network.kernel_sizes=[2]", "network.strides=[1]", "network.hidden=[32]")

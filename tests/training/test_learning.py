@@ -19,9 +19,9 @@ from sparserl.config.schema import Config
 from sparserl.config.validation import compose
 from sparserl.environments.base import Environment
 from sparserl.population.random import MemberRng
+from sparserl.training.events import Finished, Row
 from sparserl.training.learner import Learner
 from sparserl.training.metrics import zero_share
-from sparserl.training.trainer import Finished, Row
 from sparserl.types import Batch, Time, Weights
 
 ALGORITHMS = modules("algorithms")

@@ -23,9 +23,9 @@ from sparserl.policies import categorical
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.population.state import State
+from sparserl.training.events import Finished, Row, Snapshot
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
-from sparserl.training.trainer import Finished, Row, Snapshot
 from sparserl.types import Action, Batch, Rollout, Time, Transition, Weights
 
 
@@ -179,7 +179,7 @@ def test_statistics_of_a_member_that_was_stopped_stay() -> None:
     learner = Learner(
         as_kind(CentredDQN, learner.algorithm).bind(learner.algorithm.spec), learner.regularizer, Population((0, 1, 2))
     )
-    learner.stop(1, "a reason", 0)
+    learner.stopped.stop(1, "a reason", 0)
     learner.observe({"observation": torch.ones(3, 1, 2, 4)})
     assert learner.weights["statistics"]["count"].tolist() == [2.0, 0.0, 2.0]
     assert learner.weights["statistics"]["mean"][:, 0].tolist() == [1.0, 0.0, 1.0]

@@ -18,7 +18,8 @@ from sparserl.algorithms.dqn import DQN
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.training.learner import Learner
-from sparserl.training.step import GradientStep, LearnerState, Scalars
+from sparserl.training.learner_state import LearnerState
+from sparserl.training.step import GradientStep, Scalars
 from sparserl.types import Batch, Metrics, Noise, Time, Weights
 
 MEMBERS = 3
@@ -136,7 +137,7 @@ def test_no_value_of_a_tensor_decides_what_a_step_does(algorithm: str, regulariz
     with recorded(learner) as arguments:
         for step, batch in enumerate(batches):
             learner.update(batch, env_step=step)
-    assert [sentence is not None for sentence in learner.stopped()] == [False, True, False]
+    assert [sentence is not None for sentence in learner.stopped.sentences()] == [False, True, False]
     for given in arguments:
         state, *others, generators = copy.deepcopy(given)
         rng = make_learner(members=MEMBERS)._rng

@@ -24,10 +24,10 @@ from sparserl.policies import q_values
 from sparserl.population.members import Population
 from sparserl.training import trainer as trainer_module
 from sparserl.training.evaluation import Evaluator
+from sparserl.training.events import Finished, Progress, Row, Snapshot
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.statistics import Averages, Episodes
-from sparserl.training.trainer import Finished, Progress, Row, Snapshot
 from sparserl.types import Transition
 
 MEMBERS, ENVS = 2, 3

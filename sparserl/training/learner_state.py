@@ -1,0 +1,96 @@
+"""All that a gradient step of P members reads and changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from sparserl.population.state import State, on_device
+from sparserl.training.parameters import FlatTensors, Parameters
+from sparserl.types import Gates, Layers, Penalty, Weights
+
+
+@dataclass(frozen=True)
+class FixedGates:
+    """What is made of the gates of one component while they are not active."""
+
+    multipliers: dict[str, Tensor]
+    """Of tensors of Layers by name; those that are 1 everywhere are left out."""
+    penalty: Penalty
+    """Of the term that has the gates: it is a constant now."""
+
+
+@dataclass
+class LearnerState:
+    """All that a gradient step reads and changes. Each tensor has the member axis first."""
+
+    weights: dict[str, Parameters]
+    """Of each learned component."""
+    gates: dict[str, Parameters]
+    """Of each component that has gates."""
+    targets: dict[str, FlatTensors]
+    """The components that lag behind another one."""
+    statistics: Weights
+    """The other components."""
+    learns: Float[Tensor, "member 1"]
+    """1, and 0 of a member that was stopped."""
+    fixed_gates: dict[str, FixedGates] = field(default_factory=dict)
+    """Of each component with gates while they are not active; computed from ``weights`` and ``gates``."""
+
+    def tensors(self) -> Weights:
+        """Every component as it is: without gates, and not followed by autograd."""
+        flat: dict[str, FlatTensors] = {**self.weights, **self.targets}
+        return self.statistics | {component: its.views for component, its in flat.items()}
+
+    def set_statistics(self, changed: Weights) -> None:
+        """Give components of ``statistics`` new values, but not in members that were stopped."""
+        for component, tensors in changed.items():
+            for name, tensor in tensors.items():
+                old = self.statistics[component][name]
+                self.statistics[component][name] = torch.where(_like(self.learns, old) > 0, tensor, old)
+
+    def gate_views(self, component: str) -> Gates:
+        """The gates of a component; empty where it has none."""
+        return self.gates[component].views if component in self.gates else {}
+
+    def state_dict(self) -> State:
+        """For a checkpoint; ``learns`` and what is computed from others are left out."""
+        groups = {"weights": self.weights, "gates": self.gates}
+        return {
+            "weights": self.tensors(),
+            "gates": {component: self.gate_views(component) for component in self.weights},
+            "moments": {
+                name: {c: its.moments | {"step": int(its.moments["step"])} for c, its in group.items()}
+                for name, group in groups.items()
+            },
+        }
+
+    def load_state_dict(self, saved: State) -> None:
+        """Go on from a ``state_dict``."""
+        flat: dict[str, FlatTensors] = {**self.weights, **self.targets}
+        for found, its in ((flat, saved["weights"]), (self.gates, saved["gates"])):
+            for component, tensors in found.items():
+                for name, tensor in tensors.views.items():
+                    tensor.copy_(its[component][name])
+        self.statistics = on_device({c: saved["weights"][c] for c in self.statistics}, self.learns.device)
+        for group, moments in ((self.weights, saved["moments"]["weights"]), (self.gates, saved["moments"]["gates"])):
+            for component, parameters in group.items():
+                for name, moment in parameters.moments.items():
+                    moment.copy_(torch.as_tensor(moments[component][name]))
+        self.fixed_gates = {}
+
+
+def replace(tensors: Layers, replacements: Layers, moves: Float[Tensor, "member 1"]) -> bool:
+    """Give tensors new values, but not in members where ``moves`` is 0. Returns whether there were any to give."""
+    changed = {name: replacement for name, replacement in replacements.items() if replacement is not tensors[name]}
+    for name, replacement in changed.items():
+        tensors[name].lerp_(replacement, _like(moves, replacement))
+    return bool(changed)
+
+
+def _like(moves: Float[Tensor, "member 1"], tensor: Shaped[Tensor, "member ..."]) -> Tensor:
+    """In a shape that broadcasts over ``tensor``, as a weight of lerp_, which is exact where that is 0 or 1."""
+    return moves.view(-1, *[1] * (tensor.dim() - 1))

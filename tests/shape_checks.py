@@ -33,16 +33,19 @@ def check_some(function: Any = None, *, typechecker: Any) -> Any:
         return functools.partial(check_some, typechecker=typechecker)
     if isinstance(function, FunctionType) and "<locals>" in function.__qualname__ and not every_call:
         return function
-    checked = _check(function, typechecker=typechecker)
     if not isinstance(function, FunctionType):
-        return checked
+        return _check(function, typechecker=typechecker)
+
+    @functools.cache  # made when it is needed: most functions of a module are not called by a test
+    def checked() -> Callable[..., Any]:
+        return _check(function, typechecker=typechecker)  # type: ignore[no-any-return]
 
     @functools.wraps(function)
     def some(*arguments: Any, **keys: Any) -> Any:
         number = calls[function]
         calls[function] = number + 1
         if number < ALWAYS or number % EACH == 0 or every_call:
-            return checked(*arguments, **keys)
+            return checked()(*arguments, **keys)
         return function(*arguments, **keys)
 
     return some

@@ -65,11 +65,12 @@ class Scale:
 def select(retentions: Mapping[Rank, float | None], retention: float) -> Rank | None:
     """Of ranks in increasing order, the first from which on all keep at least ``retention``.
 
-    The last, ``full``, keeps all, so it is chosen where no rank is good enough. None where nothing was learned.
+    The last, ``full``, is chosen where no rank is good enough: it keeps all, but for the rounding of a network without its dead
+    units. None where nothing was learned.
     """
     selected: Rank | None = None
     for rank, kept in reversed(list(retentions.items())):
-        if kept is None or not kept >= retention:  # nan keeps nothing
+        if kept is None or (rank != "full" and not kept >= retention):  # nan keeps nothing
             break
         selected = rank
     return selected
@@ -236,13 +237,17 @@ class RankSweep:
         return ladder(largest) if self.ranks == "ladder" else sorted(set(self.ranks))
 
     def cost(self, environment: Environment, algorithm: Algorithm, total_steps: int) -> str:
-        """How much the sweep takes of each run, in a sentence: at most, since an episode may end before its limit."""
+        """How much the sweep takes of each run, in a sentence: at most, since an episode may end before its limit.
+
+        Each rank is played twice where units do nothing, once without them; then the two that were selected and the whole
+        policy on other episodes, and a random policy on both.
+        """
         spec = environment.spec()
         ranks = len(self.numbers(max(break_even(*shape) for shape in self._shapes(algorithm.bind(spec))))) + 1
         sentence = f"at the end {ranks} ranks are evaluated in {self.episodes} episodes each"
         if spec.max_episode_steps is None:
             return sentence
-        share = ranks * self.episodes * spec.max_episode_steps / total_steps
+        share = (2 * ranks + 5) * self.episodes * spec.max_episode_steps / total_steps
         return f"{sentence}: at most {share:.2g} times the environment steps of training"
 
     @staticmethod

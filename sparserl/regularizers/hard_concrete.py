@@ -45,9 +45,8 @@ DAMPING = 20.0
 density would swing around its target."""
 
 
-SHIFT, BISECTIONS = 16.0, 40
-"""By how much log_alpha may be shifted to a target, more than between its limits, and how often the interval is halved: to less
-than float32 can tell apart."""
+BISECTIONS = 40
+"""How often an interval is halved: to less than float32 can tell apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,23 +118,46 @@ class HardConcrete(Penalized):
         return gates if self.gates_active(step) else self.finished(layers, gates, previous_step, step)
 
     def finished(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
-        """Where the gates learned until the end, those of members with a target are shifted to it then."""
-        shifted = self._has_targets and self.gates_active(previous_step)
+        """Where the gates learned until the end, those of members with a target are shifted to it then.
+
+        Once: not where an earlier step has frozen them. All that they learned may lie between two steps, in one rollout.
+        """
+        were_frozen = self.freeze_at_step is not None and self.freeze_at_step <= previous_step
+        shifted = self._has_targets and self.delay_steps <= step and not were_frozen
         return self._at_target(layers, gates) if shifted else gates
 
     def _at_target(self, layers: Layers, gates: Gates) -> Gates:
         """Each member's log_alpha, all moved by one number: the one at which as much is kept as its target says.
 
         The order of the gates decides, so what ascent has left to do is done without changing it. What is kept grows with that
-        number: it is found by bisection, to a single gate.
+        number: it is found by bisection. Gates that are equal, as those are that no loss has moved, would all open at one
+        number: of them so many are opened, in an order that is drawn once and for all, as may be.
         """
-        low, high = (self.target_sparsity.new_full((len(gates[MULTIPLIER]),), end) for end in (-SHIFT, SHIFT))
         wanted = (1 - self.target_sparsity) * weights_of(layers)
+        # from where all gates are closed to where all are open
+        high = (
+            torch.stack([its.abs().flatten(1).amax(dim=1) for its in log_alphas(gates).values()]).amax(dim=0) + self._margin()
+        )
+        low = -high
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             too_much = self.kept(self._is_open(_shifted(gates, middle)), layers) > wanted
             low, high = torch.where(too_much, low, middle), torch.where(too_much, middle, high)
-        return _shifted(gates, torch.where(self.target_sparsity.isnan(), 0.0, low))
+        closed, opened = _shifted(gates, low), _shifted(gates, high)
+        order = _order(log_alphas(gates))
+        few, many = torch.zeros_like(high), torch.full_like(high, sum(its.numel() for its in order.values()))
+        for _ in range(BISECTIONS):
+            middle = (few + many) / 2
+            too_much = self.kept(self._is_open(_first(order, middle, opened, closed)), layers) > wanted
+            few, many = torch.where(too_much, few, middle), torch.where(too_much, middle, many)
+        shifted = _first(order, few, opened, closed)
+        has_target = ~self.target_sparsity.isnan()
+        return {name: torch.where(_over(has_target, its), shifted[name], its) for name, its in gates.items()}
+
+    def _margin(self) -> Float[Tensor, "#member"]:
+        """How far beyond 0 a log_alpha opens or closes a gate without noise for certain."""
+        scale = self.beta if self.deterministic_gate == "median" else torch.ones_like(self.beta)
+        return scale * (math.log((ZETA - 0) / (0 - GAMMA)) + 1)
 
     def _is_open(self, gates: Gates) -> dict[str, Tensor]:
         """1 where a gate without noise lets something through, 0 where not."""
@@ -209,6 +231,21 @@ def log_alphas(gates: Gates) -> Gates:
 def weights_of(layers: Layers) -> int:
     """How many weights one member has."""
     return sum(weight[0].numel() for weight in regularized(layers).values())
+
+
+def _order(gates: Gates) -> dict[str, Tensor]:
+    """A number for each gate of a member, 0 and on, the same in every call: a random order over all tensors."""
+    sizes = {name: its[0].numel() for name, its in gates.items()}
+    drawn = torch.randperm(sum(sizes.values()), generator=torch.Generator().manual_seed(0))
+    numbers = zip(gates.items(), drawn.split([*sizes.values()]), strict=True)
+    return {name: number.view(its.shape[1:]).to(its) for (name, its), number in numbers}
+
+
+def _first(order: dict[str, Tensor], count: Float[Tensor, "member"], opened: Gates, closed: Gates) -> Gates:
+    """Gates as in ``opened`` where their number is below a member's count, and else as in ``closed``."""
+    return closed | {
+        name: torch.where(its < _over(count, opened[name]), opened[name], closed[name]) for name, its in order.items()
+    }
 
 
 def _shifted(gates: Gates, shift: Float[Tensor, "member"]) -> Gates:

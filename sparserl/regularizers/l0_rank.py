@@ -9,6 +9,7 @@ factors.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ from sparserl.fields import Count
 from sparserl.population.random import Generators
 from sparserl.regularizers.base import member_sums, regularized
 from sparserl.regularizers.hard_concrete import BASIS, HardConcrete, weights_of
-from sparserl.types import Gates, Layers
+from sparserl.types import Gates, Layers, Weights
 
 SCALE = 50.0
 """What bases that learn are stored times. Adam moves every number by about its learning rate. Bases are among the gates, whose
@@ -100,8 +101,24 @@ class L0Rank(HardConcrete):
         return member_sums([is_open[name] * sum(matrix.shape[1:]) for name, matrix in self.matrices(layers).items()])
 
     def kept(self, is_open: dict[str, Tensor], layers: Layers) -> Float[Tensor, "member"]:
-        whole = weights_of(layers) - weights_of(self.matrices(layers))
-        return self.stored(is_open, layers) + whole
+        """A matrix is stored as it is where its factors have more numbers."""
+        matrices = self.matrices(layers)
+        whole = weights_of(layers) - weights_of(matrices)
+        factors = {name: is_open[name].sum(dim=1) * sum(matrix.shape[1:]) for name, matrix in matrices.items()}
+        return sum((its.clamp(max=matrices[name][0].numel()) for name, its in factors.items()), torch.tensor(float(whole)))
+
+    def check(self, weights: Weights) -> None:
+        """A target that leaves no direction in a matrix would leave a policy that sees nothing."""
+        for component, layers in weights.items():
+            matrices, number = self.matrices(layers), weights_of(layers)
+            least = number - weights_of(matrices) + sum(sum(matrix.shape[1:]) for matrix in matrices.values())
+            highest = 1 - least / number
+            if bool((self.target_sparsity > highest).any()):
+                asked = float(self.target_sparsity.nan_to_num(0).max())
+                raise ValueError(
+                    f"regularizer.target_sparsity is {asked:g}, but with one direction in each matrix the {component} network "
+                    f"stores {least} of {number} numbers: lower it to {math.floor(highest * 1000) / 1000:g}, or choose l0_units"
+                )
 
     def expected_nonzero(self, layers: Layers, gates: Gates) -> None:
         """A product of factors has no zeros."""

@@ -2,7 +2,7 @@
 
 The gates are those of Louizos, Welling, Kingma 2018 (arXiv 1712.01312, section 3.2, where a group of weights shares one). The
 penalty is the expected number of weights of the network without its closed units: it is exact, since the gates of two layers
-are independent.
+are independent. What leaves the last units of a shared trunk are weights of heads, which are other components, and not counted.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sparserl.networks.base import Matrix, Structure
-from sparserl.networks.units import ACTIVATIONS
+from sparserl.networks.units import ACTIVATIONS, bias_of
 from sparserl.population.state import split
 from sparserl.regularizers.base import regularized
 from sparserl.training.learner import Learner
@@ -69,8 +69,8 @@ def _of_member(learner: Learner, weights: Weights, states: Shaped[Tensor, "state
 
 
 def _size(layers: Layers, structure: Structure) -> tuple[int, int, int]:
-    """Parameters with biases, multiply-adds, and those of weights that are not zero."""
-    parameters = sum(tensor.numel() for tensor in layers.values())
+    """Parameters with biases, multiply-adds, and those of weights that are not zero; a log_std is no layer's."""
+    parameters = sum(layers[each].numel() for name in structure for each in (name, bias_of(name)) if each in layers)
     macs = sum(layers[name].numel() * its.positions for name, its in structure.items())
     return parameters, macs, sum(int((layers[name] != 0).sum()) * its.positions for name, its in structure.items())
 

@@ -46,11 +46,16 @@ class LearnerState:
         return self.statistics | {component: its.views for component, its in flat.items()}
 
     def set_statistics(self, changed: Weights) -> None:
-        """Give components of ``statistics`` new values, but not in members that were stopped."""
+        """Give components of ``statistics`` new values, but not in members that were stopped.
+
+        Nor in members in which one of them is not finite: it would stay so, and be deployed.
+        """
         for component, tensors in changed.items():
+            finite = [its.reshape(its.shape[0], -1).sum(dim=1).isfinite() for its in tensors.values()]
+            takes = self.learns * torch.stack(finite).all(dim=0).unsqueeze(1)
             for name, tensor in tensors.items():
                 old = self.statistics[component][name]
-                self.statistics[component][name] = torch.where(_like(self.learns, old) > 0, tensor, old)
+                self.statistics[component][name] = torch.where(_like(takes, old) > 0, tensor, old)
 
     def gate_views(self, component: str) -> Gates:
         """The gates of a component; empty where it has none."""

@@ -34,10 +34,11 @@ def observe(learner: Learner) -> Metrics:
         metrics["sparsity/critics"] = zero_share(joined(weights, critics))
         metrics |= {f"sparsity/{c}": zero_share(weights[c]) for c in critics}
     covered = {c: regularizer for c, regularizer in learner.bound.items() if c in policy}
-    nonzero = [its.expected_nonzero(weights[c], learner.gates[c]) for c, its in covered.items()]
-    if known := [numbers for numbers in nonzero if numbers is not None]:
-        number = sum(weight[0].numel() for c in covered for weight in regularized(weights[c]).values())
-        metrics["sparsity/expected"] = 1 - torch.stack(known).double().sum(dim=0) / number
+    nonzero = {c: its.expected_nonzero(weights[c], learner.gates[c]) for c, its in covered.items()}
+    if known := [numbers for numbers in nonzero.values() if numbers is not None]:
+        sizes = {c: sum(weight[0].numel() for weight in regularized(weights[c]).values()) for c in covered}
+        whole = sum(sizes[c] for c, numbers in nonzero.items() if numbers is None)  # no gate closes anything there
+        metrics["sparsity/expected"] = 1 - (torch.stack(known).double().sum(dim=0) + whole) / sum(sizes.values())
     for component in learner.covered:
         if learner.gates[component]:
             metrics |= _gates(learner, component)

@@ -139,12 +139,11 @@ def _node(term: str) -> str:
 def stayed_dense(last: Mapping[str, float], policy: Sequence[str], asked: bool, term: str = "") -> list[str]:
     """The warning that a policy whose regulariser ``asked`` for zeros has none, from what ``observe`` says at the end.
 
-    ``policy`` are the deployed components. Where these have gates, all of them are open; some gates make no zeros. ``term`` is
-    as in ``WarningDetector``.
+    ``policy`` are the deployed components. Where these have gates, all of them are open too: some gates make no zeros. ``term``
+    is as in ``WarningDetector``.
     """
     gates = [last[key] for key in ("gates/open", *(f"gates/{component}/open" for component in policy)) if key in last]
-    dense = all(share == 1 for share in gates) if gates else last["sparsity/exact"] == 0
-    if not asked or not dense:
+    if not asked or last["sparsity/exact"] > 0 or not all(share == 1 for share in gates):
         return []
     what = "every gate of the policy is open" if gates else "no weight of the policy is zero"
     at = _node(term)

@@ -125,7 +125,9 @@ def test_the_selected_rank_is_the_lowest_from_which_on_all_are_good_enough(
     retentions: list[float | None], expected: Rank | None
 ) -> None:
     kept: dict[Rank, float | None] = dict(enumerate(retentions, start=1))
-    assert select(kept | {"full": None if expected is None else 1.0}, 0.95) == expected
+    # rounding: a network without its dead units may keep a little less than all
+    for whole in (1.0, 0.94):
+        assert select(kept | {"full": None if expected is None else whole}, 0.95) == expected
 
 
 def returns(mean: float, episodes: int = 100) -> Tensor:
@@ -239,6 +241,16 @@ def test_equal_networks_are_played_once_and_have_a_row_each(played: list[tuple[i
     assert played[0] == (3 + 2 + 6 + 6, EVALUATION)
     rows = by_rank(found[0])
     assert rows[2] == replace(rows[5], rank=2) == replace(rows[7], rank=2)
+
+
+def test_what_a_sweep_costs_at_most_is_said_before_it(played: list[tuple[int, str]]) -> None:
+    """Of three ranks both forms, then the two selected and the whole policy again, and random policies on both streams: 11."""
+    sweep = RankSweep([1, 2], 0.95, EPISODES)
+    share = 11 * EPISODES * 60 / 1000
+    said = f"at the end 3 ranks are evaluated in {EPISODES} episodes each: at most {share:.2g} times the environment steps of "
+    assert sweep.cost(ENVIRONMENT, algorithm(), total_steps=1000) == f"{said}training"
+    sweep(ENVIRONMENT, algorithm(), policies((0.0,)), lambda: None)
+    assert 3 < sum(networks for networks, _ in played) + 2 <= 11
 
 
 def test_a_rank_at_which_every_layer_stays_whole_has_no_row() -> None:

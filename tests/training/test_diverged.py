@@ -84,6 +84,22 @@ def break_the_environment(monkeypatch: pytest.MonkeyPatch, value: float) -> None
     monkeypatch.setattr(VectorCartPole, "step", broken)
 
 
+def break_what_is_shown(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """As above, but what CartPole shows of its cart is this number then."""
+    step, seed = VectorCartPole.step, Population((BROKEN,)).generators("environment")[0].initial_seed()
+
+    def broken(self: VectorCartPole, action: Tensor) -> StepResult:
+        outcome = step(self, action)
+        shown = outcome.observation.clone(), outcome.next_observation.clone()
+        for member in range(len(self.generators)):
+            if self.generators[member].initial_seed() == seed:
+                for its in shown:
+                    its[member][its[member, :, 2] > 0.15, 0] = value
+        return dataclasses.replace(outcome, observation=shown[0], next_observation=shown[1])
+
+    monkeypatch.setattr(VectorCartPole, "step", broken)
+
+
 def trained(root: Path, seeds: Sequence[int], *overrides: str) -> tuple[list[Path], list[Result]]:
     folders = [root / str(seed) for seed in seeds]
     return folders, run([config(*overrides) | {"seed": seed} for seed in seeds], folders, live=False)
@@ -128,6 +144,30 @@ def test_the_others_do_not_change_by_a_bit(tmp_path: Path, monkeypatch: pytest.M
     assert all(tensor.isfinite().all() for tensor in load_file(broken / "policy.safetensors").values())
     assert load_policy(broken)(torch.zeros(1, 4)).isfinite().all()
     assert (broken / "lowrank.csv").read_text().count("\n") == 4
+
+
+@pytest.mark.parametrize(("value", "ends"), [(math.nan, "failed"), (math.inf, "done")])
+@pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
+def test_statistics_take_in_nothing_that_is_not_finite(
+    algorithm: str, value: float, ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are deployed with the policy, and one nan among all observations would stay in their mean.
+
+    What is infinite is cut to the limit of normalised observations, so a member learns from it.
+    """
+    break_what_is_shown(monkeypatch, value)
+    normalizes = "algorithm.normalize_observation=true", "algorithm.normalize_reward=true"
+    settings = (f"algorithm={algorithm}", "regularizer=none", *normalizes)
+    small = ("experience.n_steps=32", "experience.batch_size=64") if algorithm == "ppo" else SETTINGS[1:]
+    configs = [
+        compose("environment=cartpole", "trainer=smoke", "logger=disk", *settings, *small, f"seed={seed}")
+        for seed in (0, BROKEN)
+    ]
+    folders = [tmp_path / "0", tmp_path / "broken"]
+    whole, broken = run(configs, folders, live=False)
+    assert (whole.status, broken.status) == ("done", ends)
+    assert all(tensor.isfinite().all() for tensor in load_file(folders[1] / "policy.safetensors").values())
+    assert load_policy(folders[1])(torch.zeros(1, 4)).isfinite().all()
 
 
 def test_a_population_that_is_stopped_whole_leaves_those_beside_it_alone(

@@ -119,6 +119,13 @@ def test_norms_and_sizes_of_actor_and_critics_by_hand() -> None:
     assert row["critics_size/macs"].tolist() == row["critics_size/nonzero_macs"].tolist() == [2 * critic] * 2
 
 
+def test_the_deviation_of_a_gaussian_policy_is_not_among_what_is_deployed() -> None:
+    learner = make_learner("algorithm=ppo", "environment=pendulum", "regularizer=none", "network.hidden=[6,5]", members=1)
+    row = inspect(learner, [torch.zeros(7, 3)])
+    module = learner.algorithm.policy_module({c: {n: t[0] for n, t in its.items()} for c, its in learner.weights.items()})
+    assert row["policy_size/parameters"].item() == sum(its.numel() for its in module.parameters()) == 65
+
+
 def test_what_a_critic_is_given_is_the_policys_action() -> None:
     learner = make_learner("algorithm=sac", "environment=pendulum", "regularizer=none", "network.hidden=[6,5]")
     weights, seen = learner.deterministic(), torch.randn(1, 7, 3, generator=torch.Generator().manual_seed(0))

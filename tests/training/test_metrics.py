@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from parts import make_regularizer
+from parts import make_learner, make_regularizer
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm, Objective
@@ -18,6 +18,7 @@ from sparserl.optimizers import Adam
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.regularizers.base import Regularizer, gated
+from sparserl.regularizers.hard_concrete import log_alphas
 from sparserl.schedules import Constant, Schedule
 from sparserl.training.learner import Learner
 from sparserl.training.metrics import observe, zero_share
@@ -119,6 +120,17 @@ def test_sparsity_is_of_the_policy_without_noise() -> None:
         [given.regularizer.open_probability(given.gates["policy"])[f"{i}.weight"].flatten(1).sum(1) for i in (0, 1)]
     )
     torch.testing.assert_close(row["sparsity/expected"], 1 - p.sum(dim=0).double() / 6)
+
+
+def test_a_component_without_gates_counts_as_dense_in_what_is_expected() -> None:
+    """A head behind a shared trunk has no units of its own: of 4 * 64 + 64 * 2 weights half of the first are expected to go."""
+    given = make_learner(
+        "algorithm=ppo", "algorithm.share_trunk=true", "network.hidden=[64]", "regularizer=l0_units", members=1
+    )
+    with torch.no_grad():
+        for gate in log_alphas(given.gates["encoder"]).values():
+            gate[:, :32], gate[:, 32:] = 50.0, -50.0
+    assert observe(given)["sparsity/expected"].item() == pytest.approx(128 / 384, abs=1e-6)
 
 
 def test_expected_sparsity_is_not_known_without_gates() -> None:

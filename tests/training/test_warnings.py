@@ -181,6 +181,8 @@ def test_a_swing_goes_on_from_its_state() -> None:
         ({"sparsity/exact": 0.3, "gates/open": 0.7}, None),
         # gates on the rank make no zeros
         ({"sparsity/exact": 0.0, "gates/open": 0.7}, None),
+        # all gates of a sum are open, but its L1 made zeros
+        ({"sparsity/exact": 0.3, "gates/open": 1.0}, None),
         # a trunk and a head: not both are open; and a critic's gates are not the policy's
         ({"sparsity/exact": 0.1, "gates/encoder/open": 0.9, "gates/policy/open": 1.0}, None),
         ({"sparsity/exact": 0.0, "gates/encoder/open": 1.0, "gates/policy/open": 1.0, "gates/critic/open": 0.2}, "every gate"),

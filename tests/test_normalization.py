@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import make_learner, parts
+from parts import environment_for, make_learner, modules, parts, random_batches
 
 from sparserl import normalization
+from sparserl.algorithms.on_policy import OnPolicyActorCritic
 from sparserl.normalization import Normalize, Statistics
 from sparserl.population.members import Population
 from sparserl.training.learner import Learner
-from sparserl.types import Rollout, Weights
+from sparserl.types import Rollout, Time, Weights
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -106,6 +107,56 @@ def test_networks_see_normalised_observations_and_the_deployed_module_does_the_s
     for member in range(2):
         its = {c: {n: tensor[member] for n, tensor in weights[c].items()} for c in algorithm.policy}
         torch.testing.assert_close(algorithm.policy_module(its)(observation[member]), scores[member])
+
+
+def normalized_before(learner: Learner, data: Rollout) -> Rollout:
+    """Observations ``[member, row, 1, ...]`` and rewards by the statistics of a learner, in the place of the algorithm."""
+    weights, limit = learner.weights, learner.algorithm.normalized_limit
+    seen = {
+        name: normalization.normalized(weights["observations"], data[name].flatten(1, 2), limit).view(data[name].shape)
+        for name in ("observation", "next_observation")
+    }
+    reward = normalization.scaled_reward(weights["rewards"], data["reward"].flatten(1, 2), limit).view(data["reward"].shape)
+    return data | seen | {"reward": reward}
+
+
+@pytest.mark.parametrize("name", modules("algorithms"))
+def test_to_learn_from_raw_data_is_to_learn_from_data_that_were_normalised_before(name: str) -> None:
+    """In every number that a loss is computed from: what was seen, what followed, and what was given for it."""
+    given = f"algorithm={name}", f"environment={environment_for(name)}", "regularizer=none", "network.hidden=[8,8]"
+    ours = make_learner(*given, *NORMALIZE, members=2)
+    plain = make_learner(*given, *(its.replace("true", "false") for its in NORMALIZE), members=2)
+    for step in (0, 1):  # what was seen so far is of another scale
+        seen = random_batches(step + 1, members=2, size=12, algorithm=name)[step]
+        seen |= {"observation": 5 * seen["observation"] + 3, "reward": 7 * seen["reward"], "truncated": seen["terminated"]}
+        ours.observe({field: values.unsqueeze(2) for field, values in seen.items()})
+    batch = random_batches(3, members=2, size=12, algorithm=name)[2]
+    batch |= {"truncated": batch["terminated"].roll(1, dims=1)}
+    raw = {field: values.unsqueeze(2) for field, values in batch.items()}
+    losses = []
+    for learner, data in ((ours, raw), (plain, normalized_before(ours, raw))):
+        algorithm, weights = learner.algorithm, learner.weights
+        if isinstance(algorithm, OnPolicyActorCritic):
+            data |= {algorithm.distribution.chosen: data["action"]}
+            prepared = algorithm.prepare(weights, data)
+        else:
+            prepared = {field: values.flatten(1, 2) for field, values in data.items()}
+        rng = Population((0, 1)).rng("update")
+        objectives = algorithm.losses(weights, weights, prepared, Time(10, 0, 0), rng)
+        losses.append({each: objective.loss for each, objective in objectives.items()})
+        assert {"policy", "critic"} & losses[-1].keys()
+    for each, loss in losses[0].items():
+        torch.testing.assert_close(loss, losses[1][each])
+
+
+def test_a_truncated_episode_ends_the_discounted_sum_of_its_rewards() -> None:
+    """gamma = 1/2. Rewards of 1, cut off after the second: 1, 1.5, 1, 1.5."""
+    learner = make_learner("algorithm=dqn", "regularizer=none", "algorithm.gamma=0.5", *NORMALIZE, members=1)
+    ones = torch.ones(1, 4, 1)
+    cut = torch.tensor([0.0, 1.0, 0.0, 0.0]).view(1, 4, 1)
+    learner.observe({"observation": torch.zeros(1, 4, 1, 4), "reward": ones, "terminated": 0 * ones, "truncated": cut})
+    assert learner.weights["rewards"]["mean"].item() == pytest.approx(np.mean([1, 1.5, 1, 1.5]), rel=1e-3)
+    assert learner.weights["rewards"]["returns"].item() == 1.5
 
 
 @pytest.mark.parametrize("read", [lambda its: its.weights, lambda its: its.acting(), lambda its: its.state_dict()["weights"]])

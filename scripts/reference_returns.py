@@ -32,6 +32,7 @@ PUBLISHED = {
     "rl-baselines3-zoo": {
         "dqn": {"cartpole": 500, "acrobot": -76.6, "lunar_lander": 154},
         "ppo": {"cartpole": 500, "acrobot": -73.5, "lunar_lander": 242, "pendulum": -172, "half_cheetah": 5819, "hopper": 2410},
+        "a2c": {"half_cheetah": 3041, "hopper": 733, "walker2d": 582, "ant": -44},
         "ddpg": {"pendulum": -152},
         "td3": {"pendulum": -152, "half_cheetah": 9656},
         "sac": {"pendulum": -157, "half_cheetah": 9535},

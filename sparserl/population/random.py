@@ -73,7 +73,7 @@ def _first_state(seed: int, stream: str) -> Tensor:
     """The state of a generator before it draws; not to be written to. Kept, since each evaluation begins the same episodes.
 
     ``manual_seed`` takes 32 bits of a seed, whatever it is given: of 77,000 streams two would be equal with a chance of one
-    half. What is drawn is what NumPy's MT19937 draws from the same SeedSequence.
+    half. What is drawn is what NumPy's MT19937 draws from the same SeedSequence after its first number.
     """
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(stream.encode()),))
     words: Any = np.random.MT19937(sequence).state["state"]

@@ -71,7 +71,8 @@ class Trainer:
     Keys (``make docs`` copies them from ``conf/trainer/default.yaml``):
         total_steps (integer, at least 1): Environment steps of each member, over all its sub-environments.
         num_envs (integer, at least 1): Sub-environments of each member; each step of the loop takes one step in all of them.
-        log_every (integer, at least 1): Environment steps of each member between rows of metrics.jsonl.
+        log_every (integer, at least 1): Environment steps of each member between rows of metrics.jsonl; evaluations and
+            checkpoints have rows too.
         eval_every (integer, at least 1): Environment steps of each member between evaluations of the hardened policy; there is
             always one at the end.
         eval_episodes (integer, at least 1): Episodes of each evaluation, on fixed seeds.

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Lt
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
@@ -252,7 +252,7 @@ def _shifted(gates: Gates, shift: Float[Tensor, "member"]) -> Gates:
     return gates | {name: its + _over(shift, its) for name, its in log_alphas(gates).items()}
 
 
-def _over(values: Float[Tensor, "member"], tensor: Float[Tensor, "member ..."]) -> Tensor:
+def _over(values: Shaped[Tensor, "member"], tensor: Float[Tensor, "member ..."]) -> Tensor:
     """One value for each member, in a shape that broadcasts over ``tensor``."""
     return values.view(-1, *[1] * (tensor.dim() - 1))
 

@@ -104,8 +104,12 @@ class L0Rank(HardConcrete):
         """A matrix is stored as it is where its factors have more numbers."""
         matrices = self.matrices(layers)
         whole = weights_of(layers) - weights_of(matrices)
-        factors = {name: is_open[name].sum(dim=1) * sum(matrix.shape[1:]) for name, matrix in matrices.items()}
-        return sum((its.clamp(max=matrices[name][0].numel()) for name, its in factors.items()), torch.tensor(float(whole)))
+        one = next(iter(layers.values()))
+        numbers = one.new_full((one.shape[0],), whole)
+        for name, matrix in matrices.items():
+            factors = is_open[name].sum(dim=1) * sum(matrix.shape[1:])
+            numbers = numbers + factors.clamp(max=matrix[0].numel())
+        return numbers
 
     def check(self, weights: Weights) -> None:
         """A target that leaves no direction in a matrix would leave a policy that sees nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from torch import Tensor
@@ -120,15 +121,18 @@ def _policy(arguments: argparse.Namespace) -> list[str]:
 
 def _masks(arguments: argparse.Namespace) -> list[str]:
     """Write which weights are not zero; what is said of them."""
-    _, _, tensors = read_policy(arguments.run)
+    _, description, tensors = read_policy(arguments.run)
     masks: dict[str, Tensor] = {name: tensor != 0 for name, tensor in tensors.items() if is_weight(name)}
     path = arguments.to or default_path(arguments.run, ".masks.safetensors")
     path.parent.mkdir(exist_ok=True)
     write_masks(path, masks)
     kept, number = sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())
+    names = description["config"]["names"]
+    chosen = [f"{group}={names[group]}" for group in ("algorithm", "environment", "network") if group in names]
+    chosen.append("regularizer=fixed_mask")
     return [
         f"masks: {path}, {kept} of {number} weights are kept",
-        f"train under them: python -m sparserl.train regularizer=fixed_mask regularizer.path={path.absolute()}",
+        f"train under them: {shlex.join(['python', '-m', 'sparserl.train', *chosen, f'regularizer.path={path.absolute()}'])}",
     ]
 
 

@@ -29,7 +29,7 @@ from sparserl.films import FORMATS, Picture, Show, captioned, film, side_by_side
 from sparserl.loading import described, load_policy, policy_module
 from sparserl.lowrank.truncation import is_positive, ranks, text_of
 from sparserl.runs import checkpoint
-from sparserl.runs.files import components, read_policy, read_record
+from sparserl.runs.files import components, misfit, read_policy, read_record
 from sparserl.runs.schema import Rank, Result
 from sparserl.terminal import one_sentence, print_line
 from sparserl.training import interrupts
@@ -119,6 +119,8 @@ def _check(arguments: argparse.Namespace) -> None:
         return
     if video.suffix not in FORMATS:
         raise ValueError(f"--video is {str(video)!r}; it must end with {' or '.join(FORMATS)}")
+    if video.is_dir():
+        raise ValueError(f"--video is {str(video)!r}, which is a folder; name a file")
     if not video.parent.is_dir():
         raise ValueError(f"--video is {str(video)!r}, but there is no folder {video.parent}")
     if any(importlib.util.find_spec(package) is None for package in ("imageio", FORMATS[video.suffix])):
@@ -177,7 +179,10 @@ def load_dense(folder: Path, trust: bool = False) -> nn.Module:
     weights = checkpoint.raw_weights(folder)
     if weights is None:
         raise FileNotFoundError(f"{folder} has no checkpoint any more, so the weights before hardening are gone")
-    deployed = {component: weights[component] for component in components(tensors)}
+    needed = components(tensors)
+    deployed = {component: layers for component, layers in weights.items() if component in needed}
+    if fault := misfit(deployed, needed):
+        raise ValueError(f"{folder} has a checkpoint that is none of its policy: its {fault}")
     return policy_module(path, description, deployed, trust).eval()
 
 

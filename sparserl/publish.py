@@ -18,6 +18,7 @@ from sparserl.report.writer import FIGURE_FOLDER
 from sparserl.runs.files import DiskError
 from sparserl.terminal import one_sentence, print_line
 from sparserl.tracking import views
+from sparserl.tracking.wandb import PRIVATE
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports import v2
@@ -84,7 +85,7 @@ def save(content: Content, figures: Path, project: str, entity: str | None) -> s
     """Send the figures, which are in a folder, as a run of W&B, and save the report beside it; where it can be read."""
     import wandb
 
-    settings = wandb.Settings(silent=True, console="off")
+    settings = wandb.Settings(silent=True, console="off", **PRIVATE)
     with (
         TemporaryDirectory(ignore_cleanup_errors=True) as kept,  # all of it is sent
         wandb.init(project=project, entity=entity, job_type=JOB_TYPE, dir=kept, settings=settings) as run,

@@ -27,7 +27,7 @@ from sparserl.runs import provenance, reader
 from sparserl.runs.files import LAYER_RANKS, DiskError, components, read_policy, write_table
 from sparserl.runs.reader import Row, Run
 from sparserl.runs.schema import FORMS, WAYS, Form, LayerRanks, Way
-from sparserl.terminal import one_sentence, print_line, print_table, say
+from sparserl.terminal import leave, one_sentence, print_line, print_table, say
 from sparserl.training import interrupts
 
 TABLE = "rank_selection"
@@ -105,7 +105,7 @@ def _runs(folders: Sequence[Path]) -> list[Run]:
         if not run.counts:
             say(f"sparserl: {run.folder} is left out: it is {run.status}")
     if not any(run.counts for run in found):
-        sys.exit(f"sparserl: there is no finished run in {', '.join(map(str, folders))}")
+        leave(f"there is no finished run in {', '.join(map(str, folders))}")
     return [run for run in found if run.counts]
 
 
@@ -131,14 +131,18 @@ def _select(run: Run, arguments: argparse.Namespace, check_interrupt: Callable[[
         say(f"sparserl: {run.folder}: budget {told} is left out: at rank 1 its layers store {smallest(layers)} numbers")
     wanted = [(way, budget) for budget in asked if budget not in small for way in arguments.ways]
 
-    known = [row for row in map(_recorded, run.layer_ranks) if row.episodes == episodes]
-    if arguments.again:
-        known = [row for row in known if row.form != form or (row.way, row.budget) not in wanted]
-    done = {(row.way, row.budget): row for row in known if row.form == form}
+    # what is not asked for stays as it is, also where it was measured in another number of episodes
+    known = [
+        row
+        for row in map(_recorded, run.layer_ranks)
+        if row.form != form or (row.way, row.budget) not in wanted or (row.episodes == episodes and not arguments.again)
+    ]
+    done = {(row.way, row.budget): row for row in known if row.form == form and row.episodes == episodes}
     missing = [key for key in dict.fromkeys(wanted) if key not in done]
     same: list[LayerRanks] = []
     if form not in selection.policies and not arguments.again:  # no unit does nothing, so the policy is the plain one
-        same = [replace(row, form=form) for row in known if row.form == "plain" and (row.way, row.budget) in missing]
+        plain = [row for row in known if row.form == "plain" and row.episodes == episodes]
+        same = [replace(row, form=form) for row in plain if (row.way, row.budget) in missing]
         done |= {(row.way, row.budget): row for row in same}
         missing = [key for key in missing if key not in done]
     if any(way == "return" for way, _ in missing):
@@ -188,7 +192,7 @@ def _report(runs: Sequence[Run], to: Path) -> None:
     groups = grouped(kept)
     tables, skipped = writer.make_tables(groups, kept, "", (TABLE,))
     if not tables:
-        sys.exit(f"sparserl: {skipped[0]}")
+        leave(skipped[0])
     (table,) = tables
     origin = {
         "command": provenance.command(),

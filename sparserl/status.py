@@ -177,6 +177,7 @@ def _job(folder: Path, name: str) -> Job | None:
         status = "damaged"
         note = "; ".join(run.problems) or f"status.json says {said.get('status')!r}, and there is no result.json"
     total = said.get("total_steps") or run.config.get("trainer", {}).get("total_steps")
+    total = total if isinstance(total, int) else None  # of a damaged file
     step = _last(metrics, "env_step") or said.get("env_step", 0)
     if total is not None:
         step = total if status == "done" else min(step, total)
@@ -222,7 +223,7 @@ def _lives(number: int, began: float | None) -> bool:
         return same and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.AccessDenied:
         return True
-    except (psutil.NoSuchProcess, OverflowError):
+    except (psutil.NoSuchProcess, OverflowError, ValueError):
         return False
 
 

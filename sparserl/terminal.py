@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -40,11 +40,16 @@ def one_sentence(*expected: type[Exception]) -> Iterator[None]:
     try:
         yield
     except expected as error:
-        sys.exit(f"sparserl: {' '.join(str(error).split())}")
+        leave(" ".join(str(error).split()))
     except OSError as error:
         if error.filename is None:
             raise
-        sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
+        leave(f"{error.filename} cannot be used: {error.strerror}")
+
+
+def leave(sentence: str) -> NoReturn:
+    """End the program with a sentence on stderr and the exit status 1."""
+    sys.exit(plain(f"sparserl: {sentence}"))
 
 
 class Output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from sparserl.runs.schema import Result
 from sparserl.sweeps import folders  # noqa: F401 (the resolvers of conf/train.yaml)
 from sparserl.sweeps.jobs import CONFIG_FILE, Job, JobError, change, check_and_reserve, fail, note, objective
 from sparserl.sweeps.loop import run
-from sparserl.terminal import describe, print_line, say
+from sparserl.terminal import describe, leave, print_line, say
 from sparserl.tracking.console import print_results
 
 
@@ -40,12 +41,12 @@ def _job(config: DictConfig) -> float | None:
             note(folder, error)
         if is_sweep:  # the other jobs go on, and Hydra reports this one
             raise
-        sys.exit(sentence(error))  # before Hydra adds lines of its own
+        leave(sentence(error))  # before Hydra adds lines of its own
     except KeyboardInterrupt as interrupt:
         if is_sweep:
             raise
         began = (folder / CONFIG_FILE).exists()
-        _stop(interrupt, f"python -m sparserl.train resume={folder}" if began else "the same command again")
+        _stop(interrupt, f"python -m sparserl.train {shlex.quote(f'resume={folder}')}" if began else "the same command again")
     except (Exception, SystemExit) as error:
         note(folder, error)
         if is_sweep or isinstance(error, SystemExit):  # Hydra's launchers send errors between processes: not all can be
@@ -114,17 +115,17 @@ def main() -> None:
                 if not left_to_the_jobs(error):
                     raise
     except (ConfigError, DiskError, JobError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(sentence(error))
+        leave(sentence(error))
     except ValueError as error:
         if "Config group override" not in str(error):  # GROUP=null, which Hydra meets with a traceback
             raise
-        sys.exit(f"sparserl: {error}; name an option of each group")
+        leave(f"{error}; name an option of each group")
     except OSError as error:
         if error.errno == errno.ENOSPC:  # Hydra's own files
-            sys.exit(f"sparserl: {error.strerror} for the files of this run; make room and start it again")
+            leave(f"{error.strerror} for the files of this run; make room and start it again")
         if error.filename is None:
             raise
-        sys.exit(f"sparserl: {error.filename} cannot be used: {error.strerror}")
+        leave(f"{error.filename} cannot be used: {error.strerror}")
     except KeyboardInterrupt as interrupt:
         _stop(interrupt, "the same command again")
 

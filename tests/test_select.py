@@ -119,7 +119,10 @@ def test_what_is_done_is_not_done_again(
     assert played == [("evaluation", 1)]
     assert lines(folder / LAYER_RANKS) == rows
     command(monkeypatch, folder, "--budgets", "60", "--ways", "uniform", "--episodes", "2")
-    assert [(row["way"], row["episodes"]) for row in lines(folder / LAYER_RANKS)] == [("uniform", "2")]
+    # in another number of episodes, and what was not asked for stays
+    again = lines(folder / LAYER_RANKS)
+    assert [row["episodes"] for row in again if (row["form"], row["way"], row["budget"]) == ("plain", "uniform", "60")] == ["2"]
+    assert [row for row in again if row["episodes"] != "2"] == rows[1:]
 
 
 def test_what_was_chosen_before_an_interrupt_is_kept(

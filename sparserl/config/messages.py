@@ -52,4 +52,4 @@ def sentence(error: Exception) -> str:
     ):
         known = f"known are {', '.join(match[3].split())}" if match[3] else "there is none yet"
         text = f"{match[1]}={match[2]} is not there to be chosen; {known}"
-    return f"sparserl: {text}"
+    return text

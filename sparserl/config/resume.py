@@ -38,11 +38,18 @@ def resumed(found: Config, resume: str, overrides: Sequence[str]) -> Config:
 
 
 def check_recipient(config: Config, folder: Path, overrides: Sequence[str], trust: bool) -> None:
-    """Refuse to send rows with the user's key to whom only the folder's config names: it may be a stranger's."""
-    if trust or any(override.lstrip("+").startswith("logger.entity=") for override in overrides):
+    """Refuse to send rows with the user's key to whom only the folder names: it may be a stranger's."""
+    if trust:
         return
-    recipient = build_logger(config).recipient
-    if recipient is not None:
+    logger = build_logger(config)
+    if (settings := logger.foreign_settings(folder)) is not None:
+        raise ConfigError(
+            f"{settings} may say to whom rows and your key are sent: resume from another folder, take that file away, "
+            "or add trust=true"
+        )
+    recipient = logger.recipient
+    named = any(override.lstrip("+").startswith("logger.entity=") for override in overrides)
+    if recipient is not None and not named:
         raise ConfigError(
             f"{folder} would send its rows, with your key, to {recipient!r}, since its config says so: add "
             f"logger.entity={recipient} if that is right, or else logger.entity=null (your own) or logger.mode=offline"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from sparserl.report.page import Content, page
 from sparserl.report.rows import rows
 from sparserl.runs import provenance, reader
 from sparserl.runs.files import write_text
-from sparserl.terminal import print_line, print_table, say
+from sparserl.terminal import leave, print_line, print_table, say
 
 PACKAGES = "matplotlib", "pandas", "scipy"
 """What else decides how a report looks and what its intervals are."""
@@ -29,7 +28,7 @@ def build(folders: Sequence[Path], to: Path, only: str | None = None) -> Content
     for problem in found.problems:
         say(f"sparserl: {problem}")
     if not found.runs:
-        sys.exit(f"sparserl: there is no run in {', '.join(map(str, folders))}")
+        leave(f"there is no run in {', '.join(map(str, folders))}")
     runs = found.runs
     kept, repeats = reader.without_repeats(runs)
     for sentence in (*(problem for run in runs for problem in run.problems), *repeats):
@@ -43,7 +42,7 @@ def build(folders: Sequence[Path], to: Path, only: str | None = None) -> Content
     }
     tables, skipped = writer.make_tables(groups, kept, title, (only,) if only else writer.NAMES)
     if not tables:
-        sys.exit(f"sparserl: {skipped[0]}")
+        leave(skipped[0])
     for table in tables[:1]:
         print_table([*table.cells[0]], [[*row.values()] for row in table.cells], table.title)
         for line in (table.caption, *table.notes):

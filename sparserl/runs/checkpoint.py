@@ -125,7 +125,10 @@ def raw_weights(folder: Path) -> Weights | None:
     Raises ValueError where there were checkpoints and none of them can be read.
     """
     states = load([folder])
-    weights: Weights | None = states[0]["trainer"]["learner"]["weights"] if states else None
+    try:
+        weights: Weights | None = states[0]["trainer"]["learner"]["weights"] if states else None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder} has a checkpoint that is none of a run's: it lacks {error}") from error
     return weights
 
 

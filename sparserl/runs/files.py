@@ -73,7 +73,7 @@ def read_policy(folder: str | Path) -> tuple[Path, Any, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})[POLICY_METADATA])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+    except (SafetensorError, json.JSONDecodeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is not a whole policy: {error}") from error
     return path, description, tensors
 

@@ -69,8 +69,9 @@ class Run:
 
     @property
     def is_swept(self) -> bool:
-        """Whether its rank sweep has ended: until then a result has no ranks."""
-        return bool(self.result) and self.result["rank_reason"] != "not_swept"
+        """Whether its rank sweep has ended: until then a result has no ranks, or those from before it began again."""
+        begun_again = self.status_file.get("status") in ("waiting", "running", "interrupted")
+        return bool(self.result) and self.result["rank_reason"] != "not_swept" and not begun_again
 
     @property
     def counts(self) -> bool:

@@ -106,7 +106,10 @@ def check_and_reserve(job: Job, retry_failed: bool) -> Result | None:
             fail(job, error)
         raise
     reserve_folder(job)
-    return previous_result(job, retry_failed)
+    result = previous_result(job, retry_failed)
+    if result is None and read_json(job.folder / CONFIG_FILE)["lowrank"] != job.config["lowrank"]:
+        change(job)
+    return result
 
 
 def reserve_folder(job: Job) -> None:
@@ -130,10 +133,13 @@ def reserve_folder(job: Job) -> None:
 
 
 def difference(found: object, given: Config) -> str | None:
-    """The first difference between what makes two runs, the config found in a folder and a job's; None where there is none."""
+    """The first difference between what makes two runs, the config found in a folder and a job's; None where there is none.
+
+    Its ranks make none: ``resume`` may have changed them.
+    """
     if not isinstance(found, dict):
         return f"{CONFIG_FILE} is no config"
-    there, here = dict(flat(identity(found))), dict(flat(identity(given)))
+    there, here = (dict(flat({k: v for k, v in identity(config).items() if k != "lowrank"})) for config in (found, given))
     for key in here | there:
         if there.get(key) != here.get(key):
             return f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"

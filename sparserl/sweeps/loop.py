@@ -61,6 +61,8 @@ def run(
             trainer.check([state["trainer"] for state in states or ()])
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"{paths[0]} has a checkpoint that is none of a run's: take the folder away") from error
         for config in configs if states is None else ():
             check_start(config)
         logs = logger.open(paths, configs, [label(config) for config in configs])

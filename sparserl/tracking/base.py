@@ -47,6 +47,10 @@ class Logger:
         """Whose account rows are sent to, where the config names one and it need not be the user's; None where none is."""
         return None
 
+    def foreign_settings(self, folder: Path) -> Path | None:
+        """A file in a run's folder that would say where rows, and the user's key with them, are sent; None where none would."""
+        return None
+
     def open(self, folders: Sequence[Path], configs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Sequence[Log]:
         """A log for each run, from its folder, its config and its name for a reader."""
         return [Log() for _ in folders]

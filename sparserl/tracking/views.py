@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sparserl.runs.files import DiskError, replace
+from sparserl.terminal import leave
 from sparserl.tracking.wandb import has_key
 
 
 def check_package(what: str) -> None:
     """Exits with the remedy where the package is missing that ``what`` needs: a word with its article."""
     if importlib.util.find_spec("wandb_workspaces") is None:
-        sys.exit(f"sparserl: {what} needs a package that is not installed: pip install 'sparserl[dashboard]'")
+        leave(f"{what} needs a package that is not installed: pip install 'sparserl[dashboard]'")
 
 
 def check_key() -> None:
     """Exits with the remedy where W&B finds no key."""
     if not has_key("online"):
-        sys.exit("sparserl: W&B has no key: run `wandb login`, set WANDB_API_KEY, or look at it with --dry-run")
+        leave("W&B has no key: run `wandb login`, set WANDB_API_KEY, or look at it with --dry-run")
 
 
 def write(view: Any, path: Path) -> None:
@@ -37,8 +37,8 @@ def told_in_a_sentence(what: str) -> Iterator[None]:
     try:
         yield
     except DiskError as error:
-        sys.exit(f"sparserl: {error}")
+        leave(str(error))
     except OSError as error:
-        sys.exit(f"sparserl: there is no {what}: {error.filename or 'W&B'} cannot be used: {error.strerror or error}")
+        leave(f"there is no {what}: {error.filename or 'W&B'} cannot be used: {error.strerror or error}")
     except Exception as error:  # noqa: BLE001 (whatever they raise)
-        sys.exit(f"sparserl: there is no {what}: {type(error).__name__}: {' '.join(str(error).split())}")
+        leave(f"there is no {what}: {type(error).__name__}: {' '.join(str(error).split())}")

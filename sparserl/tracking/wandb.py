@@ -36,6 +36,10 @@ INIT_SECONDS = 15.0
 FINISH_SECONDS = 8.0
 """How long the end of all runs may wait for uploads; what is left can be uploaded with ``wandb sync``."""
 
+PRIVATE: dict[str, Any] = {"save_code": False, "disable_git": True, "x_disable_stats": True}
+"""What W&B would send by itself and is not asked to. result.json knows the commit, and changes that are in none are nobody's
+business; of the machine it would be too much, once for each member."""
+
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 255}
 """W&B shows 255, its own code of a run that was stopped, as killed."""
 
@@ -117,6 +121,10 @@ class Wandb(Logger):
             return None
         return self.entity
 
+    def foreign_settings(self, folder: Path) -> Path | None:
+        settings = Path(os.environ.get("WANDB_DIR") or Path.cwd()).resolve() / "wandb" / "settings"
+        return settings if settings.exists() and folder.resolve() in settings.parents else None
+
     def _asked(self) -> str:
         """The mode that is asked for; where ``logger.mode`` leaves it open, by W&B's own variable."""
         asked = os.environ.get("WANDB_MODE", "auto") if self.mode == "auto" else self.mode
@@ -179,9 +187,7 @@ class Wandb(Logger):
                 silent=True,
                 console="off",
                 symlink=False,
-                save_code=False,
-                disable_git=True,  # result.json knows the commit, and changes that are in none are nobody's business
-                x_disable_stats=True,  # of the machine: once for each member would be too much
+                **PRIVATE,
                 init_timeout=INIT_SECONDS,
                 finish_timeout=FINISH_SECONDS,
                 finish_timeout_raises=True,

@@ -16,14 +16,17 @@ from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from sparserl.config.identity import canonical
+from sparserl.config.messages import sentence
 from sparserl.config.schema import CONF, Config, ConfigError
 from sparserl.config.validation import check, check_start, resolve
 from sparserl.report.sources import kept
 from sparserl.runs.files import POLICY, read_json, write_text
 from sparserl.runs.reader import RUNS_FILE, Run
 from sparserl.sweeps.jobs import finished, job_name
+from sparserl.terminal import leave
 
 # ---------------------------------------------------------------- cells and tables
 
@@ -319,6 +322,16 @@ def reproduce(tables: Sequence[Table], description: str) -> None:
     if unknown := {*names} - {table.name for table in tables}:
         parser.error(f"{', '.join(sorted(unknown))}: known tables are {', '.join(table.name for table in tables)}")
     plans = [Plan(table, arguments.only, overrides) for table in tables if not names or table.name in names]
+    if not any(plan.cells for plan in plans):
+        parser.error(f"--only {arguments.only}: no cell has that in its name; --list prints them")
+    try:
+        _reproduce(plans, arguments)
+    except (ConfigError, HydraException) as error:
+        leave(sentence(error))
+
+
+def _reproduce(plans: Sequence[Plan], arguments: argparse.Namespace) -> None:
+    """What the command line asks for."""
     if arguments.list:
         for plan in plans:
             for cell in plan.cells:

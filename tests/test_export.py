@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -63,9 +64,10 @@ def test_masks_are_those_of_the_policy_and_train_another(
     assert masks.keys() == {"policy/0.weight", "policy/1.weight", "policy/2.weight"}
     for name, mask in masks.items():
         assert torch.equal(mask.bool(), weights[name] != 0)
-    said = capsys.readouterr().out.split()
-    overrides = [word for word in said if word.startswith("regularizer")]
-    assert overrides[-1] == f"regularizer.path={tmp_path}/m"
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train under them: ")]
+    overrides = shlex.split(said)[6:]
+    named = ["algorithm=dqn", "environment=cartpole", "network=mlp", "regularizer=fixed_mask"]
+    assert overrides == [*named, f"regularizer.path={tmp_path}/m"]
     compose("network.hidden=[12,8]", *overrides)  # raises where they do not fit
 
 

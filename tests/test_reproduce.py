@@ -268,6 +268,25 @@ def test_a_table_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path
     assert "table_mian: known tables are table_main, table_ranks" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--only", "nothing_here"], 2, "--only nothing_here: no cell has that in its name; --list prints them"),
+        (
+            ["--only", "ppo-cartpole", "--estimate", "regularizer.lamda=3"],
+            1,
+            "sparserl: regularizer.lamda is not a key of the config; did you mean regularizer.lambda_c?",
+        ),
+    ],
+)
+def test_what_no_cell_has_is_refused_and_nothing_is_reported(
+    arguments: list[str], code: int, sentence: str, tmp_path: Path
+) -> None:
+    refused = run(["table_main", *arguments], tmp_path)
+    assert (refused.returncode, refused.stderr.splitlines()[-1].endswith(sentence)) == (code, True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_of_each_cell_is_one_to_type(tmp_path: Path) -> None:
     listed = run(["table_ranks", "--list", "--only", "td3-pendulum-l0_rank"], tmp_path)
     assert listed.stdout == (

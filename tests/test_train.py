@@ -18,9 +18,11 @@ from sparserl import load_policy
 from sparserl.config.build import build
 from sparserl.config.schema import ConfigError
 from sparserl.config.validation import compose
+from sparserl.runs import reader
 from sparserl.runs.files import read_json
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Result
+from sparserl.sweeps.jobs import Job, check_and_reserve, write_job_status
 from sparserl.sweeps.loop import run
 from sparserl.train import main
 from sparserl.training.evaluation import Evaluator
@@ -215,6 +217,18 @@ def test_a_finished_run_is_swept_again_at_other_ranks(
     assert kept(trained) == same
 
 
+def test_a_job_whose_ranks_were_changed_in_place_is_still_that_of_its_sweep(trained: Path, train: Train) -> None:
+    given = Job(read_json(trained / "config.json"), trained)
+    train("resume=run", "lowrank.ranks=[1]")
+    found = check_and_reserve(given, retry_failed=False)
+    assert found is not None
+    assert ranks(trained) == ["1", "full"], "what was asked for last stays"
+    # and one that has no ranks yet is given those that are asked for now
+    write_job_status(given, "waiting")
+    assert check_and_reserve(given, retry_failed=False) is None
+    assert read_json(trained / "config.json") == given.config
+
+
 def test_a_second_sweep_that_is_interrupted_is_not_taken_for_done(
     trained: Path, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +240,8 @@ def test_a_second_sweep_that_is_interrupted_is_not_taken_for_done(
         with pytest.raises(SystemExit) as ended:
             train("resume=run", "lowrank.ranks=[1]")
     assert ended.value.code == 128 + signal.SIGINT
+    found = reader.read(trained)
+    assert (found.status, found.is_swept, found.counts) == ("waiting", False, True)
     train("resume=run")
     assert ranks(trained) == ["1", "full"]
 
@@ -255,6 +271,56 @@ def test_rows_go_to_an_account_that_the_folder_names_only_where_the_user_names_i
     for allowed in ("logger.entity=stranger", "logger.entity=null", "logger.mode=offline", "trust=true"):
         train("resume=run", allowed)  # nothing is left to do, so nothing is sent
         assert "is done already" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("logged_out")
+def test_settings_of_wandb_in_the_folder_of_a_run_do_not_say_where_the_key_is_sent(
+    trained: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B reads those of the working directory, the address of a server among them."""
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    config = read_json(trained / "config.json")
+    config["logger"] = compose("logger.project=p")["logger"]
+    (trained / "config.json").write_text(json.dumps(config))
+    (trained / "wandb").mkdir()
+    (trained / "wandb" / "settings").write_text("[default]\nbase_url = http://127.0.0.1:9\nentity = stranger\n")
+    train("resume=run")  # from elsewhere it is not read
+    monkeypatch.setenv("WANDB_DIR", str(trained))
+    with pytest.raises(SystemExit, match=r"run/wandb/settings may say to whom rows and your key are sent: .* trust=true"):
+        train("resume=run")
+    train("resume=run", "trust=true")
+
+
+def test_what_a_strangers_file_says_is_escaped(trained: Path, train: Train) -> None:
+    """Control sequences would be carried out by the terminal."""
+    config = read_json(trained / "config.json")
+    (trained / "config.json").write_text(json.dumps(config | {"\x1b]0;owned\x07": 1}))
+    with pytest.raises(SystemExit) as ended:
+        train("resume=run")
+    assert r"\x1b]0;owned\x07 is not a key" in str(ended.value.code)
+    assert str(ended.value.code).isprintable()
+
+
+@pytest.mark.parametrize("damage", ["no checkpoint", "another network", "nothing of a learner"])
+def test_a_checkpoint_that_is_not_the_runs_is_one_sentence(damage: str, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stopping_at_checkpoints(monkeypatch), pytest.raises(SystemExit):
+        train("trainer=smoke", "logger=disk", "network.hidden=[8]", "regularizer=l0", "seed=7", "hydra.run.dir=run")
+    files = sorted(Path("run").glob("checkpoint*.pt"))
+    assert files
+    for path in files:
+        state = torch.load(path, weights_only=True)
+        match damage:
+            case "no checkpoint":
+                state = {"a": 1}
+            case "another network":
+                weights = state["trainer"]["learner"]["weights"]["policy"]
+                weights["0.weight"] = weights["0.weight"][:, :5]
+            case _:
+                state["trainer"]["learner"]["gates"]["policy"] = {}
+        torch.save(state, path)
+    with pytest.raises(SystemExit) as ended:
+        train("resume=run")
+    assert "take the folder away" in str(ended.value.code)
 
 
 def test_an_interrupted_run_goes_on_with_its_own_config_and_new_ranks(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from sparserl.runs import reader
 from sparserl.runs.files import read_json
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Result
-from sparserl.sweeps.jobs import Job, check_and_reserve, write_job_status
+from sparserl.sweeps.jobs import Job, check_and_reserve, job_name, write_job_status
 from sparserl.sweeps.loop import run
 from sparserl.train import main
 from sparserl.training.evaluation import Evaluator
@@ -218,15 +218,18 @@ def test_a_finished_run_is_swept_again_at_other_ranks(
 
 
 def test_a_job_whose_ranks_were_changed_in_place_is_still_that_of_its_sweep(trained: Path, train: Train) -> None:
-    given = Job(read_json(trained / "config.json"), trained)
+    asked = read_json(trained / "config.json")
     train("resume=run", "lowrank.ranks=[1]")
-    found = check_and_reserve(given, retry_failed=False)
-    assert found is not None
-    assert ranks(trained) == ["1", "full"], "what was asked for last stays"
+    with pytest.raises(ConfigError, match=r"another config \(lowrank.ranks is '\[1\]' there and '\[1, 2\]' here\)"):
+        check_and_reserve(Job(asked, trained), retry_failed=False)
+    # a folder that a sweep has named says by its name that it is this job's
+    given = Job(asked, trained.rename(trained.with_name(job_name(asked))))
+    assert check_and_reserve(given, retry_failed=False) is not None
+    assert ranks(given.folder) == ["1", "full"], "what was asked for last stays"
     # and one that has no ranks yet is given those that are asked for now
     write_job_status(given, "waiting")
     assert check_and_reserve(given, retry_failed=False) is None
-    assert read_json(trained / "config.json") == given.config
+    assert read_json(given.folder / "config.json") == asked
 
 
 def test_a_second_sweep_that_is_interrupted_is_not_taken_for_done(

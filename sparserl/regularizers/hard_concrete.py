@@ -157,7 +157,7 @@ class HardConcrete(Penalized):
     def _margin(self) -> Float[Tensor, "#member"]:
         """How far beyond 0 a log_alpha opens or closes a gate without noise for certain."""
         scale = self.beta if self.deterministic_gate == "median" else torch.ones_like(self.beta)
-        return scale * (math.log((ZETA - 0) / (0 - GAMMA)) + 1)
+        return scale * (math.log(-ZETA / GAMMA) + 1)
 
     def _is_open(self, gates: Gates) -> dict[str, Tensor]:
         """1 where a gate without noise lets something through, 0 where not."""

@@ -127,19 +127,18 @@ def reserve_folder(job: Job) -> None:
     except (OSError, ValueError) as error:
         remedy = "choose another one or put that right"
         raise ConfigError(f"the output folder {job.folder} cannot be used: {error}; {remedy}") from error
+    if isinstance(found, dict) and job.folder.name == job_name(job.config):  # made for this job: resume has changed its ranks
+        found = found | {"lowrank": job.config["lowrank"]}
     if not is_new and (different := difference(found, job.config)):
         raise ConfigError(f"{job.folder} holds a run with another config ({different}); choose another folder or take it away")
     check_free(job.folder)
 
 
 def difference(found: object, given: Config) -> str | None:
-    """The first difference between what makes two runs, the config found in a folder and a job's; None where there is none.
-
-    Its ranks make none: ``resume`` may have changed them.
-    """
+    """The first difference between what makes two runs, the config found in a folder and a job's; None where there is none."""
     if not isinstance(found, dict):
         return f"{CONFIG_FILE} is no config"
-    there, here = (dict(flat({k: v for k, v in identity(config).items() if k != "lowrank"})) for config in (found, given))
+    there, here = dict(flat(identity(found))), dict(flat(identity(given)))
     for key in here | there:
         if there.get(key) != here.get(key):
             return f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"

@@ -275,8 +275,10 @@ class Learner:
 
     @torch.no_grad()
     def load_state_dict(self, saved: State) -> None:
-        whole = {"weights": self.weights, "gates": self.gates}
-        if fault := next((its for name in whole if (its := misfit(split(saved[name], 0), split(whole[name], 0)))), None):
+        flat = self.state.tensors().keys() - self.state.statistics.keys()  # returns of rewards have as many as sub-environments
+        whole = {"weights": {c: self.weights[c] for c in flat}, "gates": self.gates}
+        kept = {"weights": {c: its for c, its in saved["weights"].items() if c in flat}, "gates": saved["gates"]}
+        if fault := next((its for name in whole if (its := misfit(split(kept[name], 0), split(whole[name], 0)))), None):
             raise DiskError(f"a checkpoint is of another run: its {fault}; take the folder away to train from the start")
         self._env_step, self._updates = saved["env_step"], saved["updates"]
         self._compiled_updates = saved["compiled_updates"]

@@ -22,7 +22,7 @@ from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.population.state import State, split
 from sparserl.regularizers.base import Regularizer
-from sparserl.runs.files import DiskError, misfit
+from sparserl.runs.files import misfit
 from sparserl.terminal import say_once
 from sparserl.training.calls import CompiledActing, CompiledParts, CompiledStep
 from sparserl.training.dependencies import CompileError
@@ -275,11 +275,6 @@ class Learner:
 
     @torch.no_grad()
     def load_state_dict(self, saved: State) -> None:
-        flat = self.state.tensors().keys() - self.state.statistics.keys()  # returns of rewards have as many as sub-environments
-        whole = {"weights": {c: self.weights[c] for c in flat}, "gates": self.gates}
-        kept = {"weights": {c: its for c, its in saved["weights"].items() if c in flat}, "gates": saved["gates"]}
-        if fault := next((its for name in whole if (its := misfit(split(kept[name], 0), split(whole[name], 0)))), None):
-            raise DiskError(f"a checkpoint is of another run: its {fault}; take the folder away to train from the start")
         self._env_step, self._updates = saved["env_step"], saved["updates"]
         self._compiled_updates = saved["compiled_updates"]
         if not saved["compiled"]:

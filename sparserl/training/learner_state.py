@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from sparserl.population.state import State, on_device
+from sparserl.population.state import State, on_device, split
+from sparserl.runs.files import DiskError, misfit
 from sparserl.training.parameters import FlatTensors, Parameters
 from sparserl.types import Gates, Layers, Penalty, Weights
 
@@ -74,12 +75,16 @@ class LearnerState:
         }
 
     def load_state_dict(self, saved: State) -> None:
-        """Go on from a ``state_dict``."""
+        """Go on from a ``state_dict``. Raises DiskError where what is learned has other tensors there."""
         flat: dict[str, FlatTensors] = {**self.weights, **self.targets}
-        for found, its in ((flat, saved["weights"]), (self.gates, saved["gates"])):
-            for component, tensors in found.items():
-                for name, tensor in tensors.views.items():
-                    tensor.copy_(its[component][name])
+        weights, gates = {c: its.views for c, its in flat.items()}, {c: self.gate_views(c) for c in self.weights}
+        for mine, its in ((weights, saved["weights"]), (gates, saved["gates"])):
+            given = {component: its.get(component, {}) for component in mine}
+            if fault := misfit(split(given, 0), split(mine, 0)):
+                raise DiskError(f"a checkpoint is of another run: its {fault}; take the folder away to train from the start")
+            for component, tensors in mine.items():
+                for name, tensor in tensors.items():
+                    tensor.copy_(given[component][name])
         self.statistics = on_device({c: saved["weights"][c] for c in self.statistics}, self.learns.device)
         for group, moments in ((self.weights, saved["moments"]["weights"]), (self.gates, saved["moments"]["gates"])):
             for component, parameters in group.items():

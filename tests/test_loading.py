@@ -282,3 +282,10 @@ def test_a_file_from_a_stranger_calls_nothing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ValueError, match="not a dataclass"):
         load_policy(write(tmp_path, **{"network": NETWORK} | PLACES[place]("sparserl.networks.mlp.Generators")))
     assert calls == []
+
+
+def test_metadata_that_is_nested_too_deeply_is_no_policy(tmp_path: Path) -> None:
+    """Python's parser of JSON calls itself for each bracket."""
+    save_file({"policy/0.weight": torch.zeros(1, 1)}, tmp_path / "policy.safetensors", {POLICY_METADATA: "[" * 100_000})
+    with pytest.raises(ValueError, match=r"policy\.safetensors is not a whole policy"):
+        read_policy(tmp_path)

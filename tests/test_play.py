@@ -418,3 +418,18 @@ def test_a_window_shows_itself(trained: Path, monkeypatch: pytest.MonkeyPatch, c
     command(monkeypatch, trained)
     returns, steps, mean = told(capsys)
     assert returns == [steps[0]] == [mean]
+
+
+def test_a_film_cannot_be_a_folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "film.mp4").mkdir()
+    with pytest.raises(SystemExit, match=r"--video is '.*film\.mp4', which is a folder; name a file"):
+        command(monkeypatch, trained, "--video", tmp_path / "film.mp4")
+
+
+def test_the_checkpoint_of_another_network_is_not_the_policy_as_it_was_trained(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"policy": {"0.weight": torch.zeros(1, 1)}}
+    monkeypatch.setattr("sparserl.play.checkpoint.raw_weights", lambda _: other)
+    with pytest.raises(ValueError, match=r"has a checkpoint that is none of its policy: its policy/0\.weight does not fit"):
+        play.load_dense(trained)

@@ -508,3 +508,8 @@ def test_watching_needs_a_terminal_and_ends_with_the_sweep(
         seen += os.read(ours, 1 << 16)
     assert process.wait(timeout=120) == 1
     os.close(ours)
+
+
+def test_a_process_number_that_there_cannot_be_is_of_no_process() -> None:
+    """As a damaged status.json may have it."""
+    assert not status._lives(-5, None)

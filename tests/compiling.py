@@ -99,6 +99,7 @@ def run_loop(
     is_compiled: bool,
     states: list[State] | None = None,
     freeze_at_step: int | None = None,
+    more: Sequence[str] = (),
 ) -> tuple[LearnerGroup, list[Snapshot]]:
     """Train members, each a regulariser and a seed, in one loop of CartPole to its end, from the start or from some states.
 
@@ -106,7 +107,7 @@ def run_loop(
     """
     small = "trainer=smoke", "trainer.total_steps=400", "trainer.checkpoint_every=200", "trainer.num_envs=5"
     gates = {"l0": immediately("l0", **({} if freeze_at_step is None else {"freeze_at_step": freeze_at_step}))}
-    options = (f"algorithm={algorithm}", *small, *LOOPS[algorithm], "network.hidden=[13,7]")
+    options = (f"algorithm={algorithm}", *small, *LOOPS[algorithm], "network.hidden=[13,7]", *more)
     compiles = f"trainer.compile={str(is_compiled).lower()}"
     configs = [compose(f"regularizer={r}", f"seed={seed}", *gates.get(r, ()), *options, compiles) for r, seed in members]
     trainer, parts = build(configs)

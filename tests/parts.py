@@ -19,7 +19,7 @@ from sparserl.config.validation import compose
 from sparserl.loading import find_class
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.learner import Learner
-from sparserl.training.trainer import LoopParts
+from sparserl.training.loop_parts import LoopParts
 from sparserl.types import Batch
 
 A = TypeVar("A", bound=Algorithm)

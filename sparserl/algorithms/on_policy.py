@@ -237,9 +237,8 @@ def generalized_advantage(
     """
     delta = reward + gamma * (1 - terminated) * v_t - v_tm1
     decay = gamma * gae_lambda * (1 - torch.maximum(terminated, truncated))
-    advantage = torch.zeros_like(delta)
-    following = torch.zeros_like(delta[:, 0])
-    for time in reversed(range(delta.shape[1])):
-        following = delta[:, time] + decay[:, time] * following
-        advantage[:, time] = following
-    return advantage
+    following, advantages = torch.zeros_like(delta[:, 0]), list[Tensor]()
+    for its_delta, its_decay in zip(reversed(delta.unbind(1)), reversed(decay.unbind(1)), strict=True):
+        following = its_delta + its_decay * following
+        advantages.append(following)
+    return torch.stack(advantages[::-1], dim=1)

@@ -20,7 +20,8 @@ from sparserl.population.members import Population
 from sparserl.runs.files import POLICY, components, read_policy
 from sparserl.terminal import describe
 from sparserl.tracking.base import Logger
-from sparserl.training.trainer import LoopParts, PopulationParts, Trainer
+from sparserl.training.loop_parts import LoopParts, PopulationParts
+from sparserl.training.trainer import Trainer
 from sparserl.types import Weights
 
 CPU = torch.device("cpu")

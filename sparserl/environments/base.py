@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sparserl.population.random import Generators
 from sparserl.population.state import State
-from sparserl.types import Spec
+from sparserl.types import Rollout, Spec, Transition
 
 _NUMPY = {torch.float32: np.float32, torch.uint8: np.uint8}
 
@@ -50,6 +50,12 @@ class StepResult:
     measures: Mapping[str, Float[Tensor, "member env"]] = field(default_factory=dict)
     """Numbers by which episodes are judged beside their return, under the names of their means over episodes, such as
     ``success_rate``. That of an episode is the one at its last step; nan where the environment does not say."""
+
+    @property
+    def fields(self) -> Transition:
+        """What a transition has of it."""
+        names = "next_observation", "reward", "terminated", "truncated"
+        return {name: getattr(self, name) for name in names} | dict(self.extras)
 
 
 class VectorEnvironment(ABC):
@@ -101,6 +107,31 @@ class EpisodeKeeper(VectorEnvironment):
 
         Gives the observations ``[member, env, *obs]`` to act on.
         Raises ValueError, in a sentence for the user, where they cannot be what they were.
+        """
+
+
+class FunctionalEnvironment(EpisodeKeeper):
+    """One whose next episodes can be known ahead, so that a step is a function of tensors, which a program can take.
+
+    Its actions are discrete, and no sub-environment of it fails.
+    """
+
+    @abstractmethod
+    def reserve(self, steps: int) -> None:
+        """Make the next ``snapshot`` hold all that so many steps may draw. Its shapes are the same for the same number."""
+
+    @abstractmethod
+    def advance(self, state: State, action: Tensor) -> tuple[State, StepResult]:
+        """One step of the episodes of a ``snapshot``, which is not changed: those that follow, and what ``step`` would give.
+
+        No value of a tensor decides which operations are done, and members do not meet.
+        """
+
+    @abstractmethod
+    def follow(self, state: State, steps: Rollout) -> Tensor:
+        """Go on with the episodes of a ``state``, to which ``advance`` has led by such steps, in the place of ``step``.
+
+        Gives the observations ``[member, env, *obs]`` to act on.
         """
 
 

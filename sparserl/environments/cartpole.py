@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from torch import Tensor
 
 from sparserl.environments.base import VectorEnvironment
-from sparserl.environments.classic_control import ClassicControl, VectorClassicControl
+from sparserl.environments.classic_control import ClassicControl, FunctionalClassicControl
 from sparserl.population.random import Generators
 from sparserl.types import Spec
 
@@ -32,7 +33,7 @@ class CartPole(ClassicControl):
         return VectorCartPole(generators, envs, self.max_episode_steps)
 
 
-class VectorCartPole(VectorClassicControl):
+class VectorCartPole(FunctionalClassicControl):
     """The physics of Gymnasium's CartPoleVectorEnv, with its constants.
 
     The state is position, velocity, angle and angular velocity. To step Gymnasium's takes longer with few sub-environments, as
@@ -44,27 +45,36 @@ class VectorCartPole(VectorClassicControl):
 
     def __init__(self, generators: Generators, envs: int, max_episode_steps: int) -> None:
         super().__init__(generators, envs, max_episode_steps)
-        self._constants = constants = CartPoleVectorEnv(1)
+        self._constants = CartPoleVectorEnv(1)
         self._rate = np.zeros_like(self._state)
-        self._limits = np.array([[constants.x_threshold], [constants.theta_threshold_radians]])  # of position and angle
         self._one = self._tensor(np.ones(self._state.shape[1]))
 
     def _move(self, actions: np.ndarray) -> None:
-        """One step of Euler's method; the order of the operations is Gymnasium's, so that they round alike."""
-        constants, (_, velocity, angle, angular_velocity) = self._constants, self._state
-        force = np.where(actions == 1, constants.force_mag, -constants.force_mag)
-        cosine, sine = np.cos(angle), np.sin(angle)
-        push = (force + constants.polemass_length * np.square(angular_velocity) * sine) / constants.total_mass
-        inertia = constants.length * (4.0 / 3.0 - constants.masspole * np.square(cosine) / constants.total_mass)
+        """One step of Euler's method."""
+        for number, rate in enumerate(self._rates(self._state, actions, np)):
+            self._rate[number] = rate
+        self._state += self._constants.tau * self._rate
+
+    def _moved(self, state: Tensor, action: Tensor) -> Tensor:
+        return state + self._constants.tau * torch.stack(self._rates(state.unbind(2), action, torch), dim=2)
+
+    def _rates(self, state: Any, actions: Any, xp: Any) -> tuple[Any, ...]:
+        """How fast the four numbers of states change. The order of the operations is Gymnasium's, so that they round alike."""
+        constants, (_, velocity, angle, angular_velocity) = self._constants, state
+        force = xp.where(actions == 1, constants.force_mag, -constants.force_mag)
+        cosine, sine = xp.cos(angle), xp.sin(angle)
+        push = (force + constants.polemass_length * xp.square(angular_velocity) * sine) / constants.total_mass
+        inertia = constants.length * (4.0 / 3.0 - constants.masspole * xp.square(cosine) / constants.total_mass)
         angular_acceleration = (constants.gravity * sine - cosine * push) / inertia
-        self._rate[0], self._rate[2] = velocity, angular_velocity
-        self._rate[1] = push - constants.polemass_length * angular_acceleration * cosine / constants.total_mass
-        self._rate[3] = angular_acceleration
-        self._state += constants.tau * self._rate
+        acceleration = push - constants.polemass_length * angular_acceleration * cosine / constants.total_mass
+        return velocity, acceleration, angular_velocity, angular_acceleration
+
+    def _is_over(self, state: Any) -> Any:
+        position, _, angle, _ = state
+        return (abs(position) > self._constants.x_threshold) | (abs(angle) > self._constants.theta_threshold_radians)
 
     def _terminated(self) -> np.ndarray:
-        away, fallen = abs(self._state[::2]) > self._limits
-        terminated: np.ndarray = away | fallen
+        terminated: np.ndarray = self._is_over(self._state)
         return terminated
 
     def _reward(self, terminated: np.ndarray) -> Tensor:

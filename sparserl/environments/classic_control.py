@@ -12,10 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparserl.environments.base import Environment, EpisodeKeeper, StepResult
+from sparserl.environments.base import Environment, EpisodeKeeper, FunctionalEnvironment, StepResult
 from sparserl.fields import Count
 from sparserl.population.random import Generators
 from sparserl.population.state import State
+from sparserl.types import Rollout
+
+RESERVES = 4
+"""For how many times the steps that are asked for a reserve of first states lasts: to fill it takes longer than to look."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class VectorClassicControl(EpisodeKeeper):
         self._clock = 0  # steps so far
         self._deadline = np.zeros(number, dtype=np.int64)  # at which step each is truncated
         self._first_deadline = 0
+        self._ahead = np.zeros((len(generators), 0, self.STATE_SIZE))  # [member, episode, number]: first states that are drawn
+        self._used = np.zeros(len(generators), dtype=np.int64)  # how many of them have begun
         self._never = self._tensor(np.zeros(number))
 
     def reset(self) -> Tensor:
@@ -100,12 +106,15 @@ class VectorClassicControl(EpisodeKeeper):
         return {
             "state": torch.from_numpy(self._state.T.reshape(*self.shape, -1).copy()),
             "steps_left": torch.from_numpy(left.copy()),
+            "first": torch.from_numpy(self._ahead.copy()),
+            "used": torch.from_numpy(self._used.copy()),
         }
 
     def restore(self, state: State) -> Tensor:
         self._state[:] = state["state"].flatten(0, 1).numpy().T
         self._deadline = self._clock + state["steps_left"].flatten().numpy()
         self._first_deadline = self._deadline.min()
+        self._ahead, self._used = state["first"].numpy().copy(), state["used"].numpy().copy()
         return self._observation()
 
     def close(self) -> None:
@@ -131,16 +140,65 @@ class VectorClassicControl(EpisodeKeeper):
         """Fresh episodes where ``which [member, env]`` says so; from the middle of the range where nothing is to be drawn."""
         flat, state = which.reshape(-1), np.zeros((self.STATE_SIZE, 1))
         if draw:
-            fresh = [
-                torch.rand(count, self.STATE_SIZE, generator=self.generators[member], dtype=torch.float64)
-                for member, count in enumerate(which.sum(axis=1).tolist())
-                if count
-            ]
-            state = self._first(-self.START + 2 * self.START * torch.cat(fresh).numpy().T)
+            counts = which.sum(axis=1).tolist()
+            state = np.concatenate([self._begin(member, count) for member, count in enumerate(counts) if count]).T
         self._state[:, flat] = state
         self._deadline[flat] = self._clock + self._max_episode_steps
         self._first_deadline = self._deadline.min()
 
+    def _begin(self, member: int, count: int) -> np.ndarray:
+        """The next first states ``[episode, number]`` of a member: those that are drawn already, and then others."""
+        drawn = self._ahead[member, self._used[member] :][:count]
+        self._used[member] += len(drawn)
+        return drawn if len(drawn) == count else np.concatenate([drawn, self._draw(member, count - len(drawn))])
+
+    def _draw(self, member: int, count: int) -> np.ndarray:
+        """So many first states ``[episode, number]`` from a member's generator."""
+        drawn = torch.rand(count, self.STATE_SIZE, generator=self.generators[member], dtype=torch.float64)
+        return self._first(-self.START + 2 * self.START * drawn.numpy())
+
     def _first(self, drawn: np.ndarray) -> np.ndarray:
-        """First states ``[number, episode]`` as the problem rounds them."""
+        """First states ``[episode, number]`` as the problem rounds them."""
         return drawn
+
+
+class FunctionalClassicControl(VectorClassicControl, FunctionalEnvironment):
+    """One whose reward is 1 a step, and whose steps torch can take too."""
+
+    def reserve(self, steps: int) -> None:
+        most = steps * self.shape[1]
+        size = max(RESERVES * most, self._ahead.shape[1])
+        if self._ahead.shape[1] < size or (size - self._used).min() < most:
+            self._ahead = np.stack([self._begin(member, size) for member in range(self.shape[0])])
+            self._used[:] = 0
+
+    def advance(self, state: State, action: Tensor) -> tuple[State, StepResult]:
+        moved = self._moved(state["state"], action)
+        steps_left = state["steps_left"] - 1
+        terminated, truncated = self._is_over(moved.unbind(2)), steps_left <= 0
+        ends = terminated | truncated
+        # those that end begin the next episodes of their member, in their order
+        place = (state["used"].unsqueeze(1) + ends.cumsum(1) - 1).clamp(min=0)
+        first = state["first"].gather(1, place.unsqueeze(2).expand(-1, -1, self.STATE_SIZE))
+        following: State = {
+            "state": torch.where(ends.unsqueeze(2), first, moved),
+            "steps_left": torch.where(ends, self._max_episode_steps, steps_left),
+            "first": state["first"],
+            "used": state["used"] + ends.sum(1),
+        }
+        reward = torch.ones_like(moved[..., 0]).float()
+        return following, StepResult(following["state"].float(), moved.float(), reward, terminated.float(), truncated.float())
+
+    def follow(self, state: State, steps: Rollout) -> Tensor:
+        if self._max_episode_steps != self.OWN_STEP_LIMIT:
+            cut = (steps["truncated"] > steps["terminated"]).any(dim=1)
+            self._limit(cut.flatten().numpy())
+        return self.restore(state)
+
+    @abstractmethod
+    def _moved(self, state: Tensor, action: Tensor) -> Tensor:
+        """The states ``[member, env, number]`` that follow."""
+
+    @abstractmethod
+    def _is_over(self, state: Any) -> Any:
+        """Which episodes end in states, given number by number as arrays of NumPy's or torch's."""

@@ -13,7 +13,7 @@ from typing import ClassVar
 from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
 from sparserl.population.state import State
-from sparserl.types import Prepare, Relabel, Spec, Transition
+from sparserl.types import Prepare, Relabel, Rollout, Spec, Transition
 
 
 class Experience(ABC):
@@ -42,6 +42,19 @@ class Experience(ABC):
     @abstractmethod
     def extend(self, transition: Transition) -> None:
         """Take one step of every sub-environment. Its tensors may be kept: they must not be changed afterwards."""
+
+    def extend_by(self, rollout: Rollout) -> None:
+        """Take consecutive steps ``[member, time, env, ...]``."""
+        for number in range(rollout["reward"].shape[1]):
+            self.extend({name: its[:, number] for name, its in rollout.items()})
+
+    def steps_between(self, num_envs: int) -> int:
+        """How many steps there are between two occasions to learn; 1 where they differ or are not known."""
+        return 1
+
+    def steps_left(self, num_envs: int) -> int:
+        """How many more steps, 1 or more, there are before the next occasion."""
+        return 1
 
     @abstractmethod
     def selections(self, prepare: Prepare) -> Iterator[Selection]:

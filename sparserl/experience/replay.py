@@ -169,6 +169,13 @@ class Replay(Experience):
             self._owed -= self.train_freq
             yield self._sample()
 
+    def steps_between(self, num_envs: int) -> int:
+        return max(1, self.train_freq // num_envs)
+
+    def steps_left(self, num_envs: int) -> int:
+        before = max(0, self.learning_starts - self._seen) // num_envs  # steps that nothing is owed for
+        return max(1, before - (-(self.train_freq - self._owed) // num_envs))
+
     def gradient_steps(self, total_steps: int, num_envs: int) -> int:
         return max(0, total_steps - self.learning_starts) // self.train_freq
 

@@ -14,6 +14,7 @@ from sparserl.fields import Count
 from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
+from sparserl.types import Rollout as Steps
 
 INDEX = "index"
 """The rows of a minibatch, among the fields of a rollout."""
@@ -48,23 +49,37 @@ class Rollout(Experience):
 
     def begin(self, members: Population, spec: Spec, relabel: Relabel) -> None:
         self._rng = members.rng("minibatches")
-        self._steps: list[Transition] = []
+        self._pieces: list[Steps] = []
         self._picked = Picked()
 
     @property
     def rollout_begins(self) -> bool:
-        return not self._steps
+        return not self._pieces
 
     def extend(self, transition: Transition) -> None:
-        self._steps.append(transition)
+        self.extend_by({name: its.unsqueeze(1) for name, its in transition.items()})
+
+    def extend_by(self, rollout: Steps) -> None:
+        self._pieces.append(rollout)
+
+    @property
+    def _size(self) -> int:
+        """Steps so far."""
+        return sum(piece["reward"].shape[1] for piece in self._pieces)
+
+    def steps_between(self, num_envs: int) -> int:
+        return self.n_steps
+
+    def steps_left(self, num_envs: int) -> int:
+        return self.n_steps - self._size
 
     def selections(self, prepare: Prepare) -> Iterator[Selection]:
         """The last minibatch of an epoch is smaller where ``batch_size`` does not divide the rollout; None is its size."""
-        if len(self._steps) < self.n_steps:
+        if self._size < self.n_steps:
             return
-        steps, self._steps = self._steps, []
+        pieces, self._pieces = self._pieces, []
         with torch.no_grad():
-            batch = prepare({name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]})
+            batch = prepare({name: torch.cat([piece[name] for piece in pieces], dim=1) for name in pieces[0]})
         size = next(iter(batch.values())).shape[1]
         for _ in range(self.n_epochs):
             order = self._rng.uniform(size).argsort(dim=1, stable=True)
@@ -77,9 +92,9 @@ class Rollout(Experience):
 
     def state_dict(self) -> State:
         """With the steps of a rollout under way."""
-        return {"rng": self._rng.state_dict(), "steps": self._steps}
+        return {"rng": self._rng.state_dict(), "steps": self._pieces}
 
     def load_state_dict(self, state: State) -> None:
         self._rng.load_state_dict(state["rng"])
         device = self._rng.device
-        self._steps = [{name: value.to(device) for name, value in step.items()} for step in state["steps"]]
+        self._pieces = [{name: value.to(device) for name, value in piece.items()} for piece in state["steps"]]

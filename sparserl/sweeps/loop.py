@@ -26,7 +26,8 @@ from sparserl.tracking.recorder import Recorder
 from sparserl.training.evaluation import random_returns
 from sparserl.training.events import Finished, Progress, Row, Snapshot
 from sparserl.training.interrupts import Interrupts, own_defaults, prepare
-from sparserl.training.trainer import LoopParts, Trainer
+from sparserl.training.loop_parts import LoopParts
+from sparserl.training.trainer import Trainer
 
 
 @own_defaults()

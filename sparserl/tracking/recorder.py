@@ -21,7 +21,7 @@ from sparserl.runs.schema import MEASURES, Result, StatusName, as_json
 from sparserl.tracking.base import Log
 from sparserl.training.events import Finished, Row
 from sparserl.training.metrics import distributions, observe
-from sparserl.training.trainer import TRAINING_PHASES
+from sparserl.training.statistics import TRAINING_PHASES
 from sparserl.training.warnings import WarningDetector, lost_in_ranks, stayed_dense
 
 CUT_OFF = "an episode was cut off by a limit that is not the environment's own: see environment.max_episode_steps"

@@ -81,6 +81,10 @@ class Call(ABC):
     ) -> tuple[list[str], list[Tensor]]:
         """The function, on tensors and numbers like those of this call: names for what it gives, and the tensors."""
 
+    def draw(self, rng: MemberRng, asked: Sequence[tuple[str, Sequence[int]]]) -> list[Tensor]:
+        """The random numbers that the function asks for, in its order."""
+        return [getattr(rng, distribution)(*shape).contiguous() for distribution, shape in asked]
+
 
 class RecordedDraws:
     """Stands for a MemberRng while a call is traced: hands out given tensors, or zeros, and writes down what was asked for."""
@@ -117,7 +121,7 @@ class Compiled:
         if program is None:
             program = _find_or_compile(call)
             known.append(program)
-        draws = [getattr(rng, distribution)(*shape).contiguous() for distribution, shape in program.description.draws]
+        draws = call.draw(rng, program.description.draws)
         return program.description.names, program.run([*call.tensors, *draws, vector_of(call)])
 
 

@@ -10,7 +10,8 @@ were before that step. Its numbers stay in its own rows, so the others do not ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Shaped
@@ -24,7 +25,7 @@ from sparserl.population.state import State, split
 from sparserl.regularizers.base import Regularizer
 from sparserl.runs.files import misfit
 from sparserl.terminal import say_once
-from sparserl.training.calls import CompiledActing, CompiledParts, CompiledStep
+from sparserl.training.calls import CompiledParts, EpisodesUnderWay
 from sparserl.training.dependencies import CompileError
 from sparserl.training.gating import Gating
 from sparserl.training.learner_state import LearnerState
@@ -32,6 +33,8 @@ from sparserl.training.parameters import FlatTensors, Parameters
 from sparserl.training.step import LARGEST_RATE, GradientStep, Scalars
 from sparserl.training.stopped import StoppedMembers
 from sparserl.types import Action, Batch, Gates, Metrics, Rollout, Time, Weights, is_weight
+
+T = TypeVar("T")
 
 
 class Learner:
@@ -66,7 +69,7 @@ class Learner:
         self._step = GradientStep(algorithm, regularizer, self.bound)
         self._gating = Gating(self._step, self.state, generators)
         self.stopped = StoppedMembers(self.state.learns)
-        self._compiled = CompiledParts(CompiledStep(self._step), CompiledActing(self._step)) if compiled else None
+        self._compiled = CompiledParts.of(self._step) if compiled else None
         self._compiled_updates = 0
         self._unobserved: Rollout = {}  # what statistics are to take in before they are read
         self._computed: dict[str, Weights] = {}  # from the state as it is; emptied when that changes
@@ -111,34 +114,31 @@ class Learner:
             rates={c: min(schedule(env_step), LARGEST_RATE) for c, schedule in self.algorithm.learning_rates.items()},
             gate_rate=min(self.regularizer.gate_rate(env_step), LARGEST_RATE),
         )
-        metrics = (
-            None if self._compiled is None else self._run_compiled(self._compiled.step, selection, scalars, with_noise_free)
+        noise = self._gating.noise
+        metrics = self._as_program(
+            lambda its: its.step(self.state, selection, scalars, noise, with_noise_free, self._unobserved, self._rng)
         )
         if metrics is None:
             self._take_in()
             if with_noise_free and not noise_free:
                 noise_free = self._noise_free()
-            metrics = self._step(self.state, selection.batch(), scalars, self._gating.noise, noise_free, self._rng)
+            metrics = self._step(self.state, selection.batch(), scalars, noise, noise_free, self._rng)
+        else:
+            self._compiled_updates, self._unobserved = self._compiled_updates + 1, {}
         self._env_step, self._updates, self._computed = env_step, self._updates + 1, {}
         self.stopped.update(metrics, env_step)
         return metrics
 
-    def _run_compiled(
-        self, compiled: CompiledStep, selection: Selection, scalars: Scalars, with_noise_free: bool
-    ) -> Metrics | None:
-        """The step as a program, or None, with nothing changed, where there can be none."""
-        try:
-            metrics = compiled(self.state, selection, scalars, self._gating.noise, with_noise_free, self._unobserved, self._rng)
-        except CompileError as error:
-            self._compile_no_more(error)
+    def _as_program(self, run: Callable[[CompiledParts], T]) -> T | None:
+        """What a program gives, or None, with nothing changed, where there can be none. Then all runs eagerly from now on."""
+        if self._compiled is None:
             return None
-        self._compiled_updates += 1
-        self._unobserved = {}
-        return metrics
-
-    def _compile_no_more(self, error: CompileError) -> None:
-        say_once(f"warning: gradient steps and acting run eagerly, since they cannot be compiled: {error}")
-        self._compiled = None
+        try:
+            return run(self._compiled)
+        except CompileError as error:
+            say_once(f"warning: gradient steps and acting run eagerly, since they cannot be compiled: {error}")
+            self._compiled = None
+            return None
 
     @property
     def is_compiled(self) -> bool:
@@ -225,23 +225,27 @@ class Learner:
 
     def act(self, observation: Shaped[Tensor, "member env *obs"], env_step: int, rng: MemberRng) -> Action:
         """Choose actions for training, after so many environment steps of each member. Called without gradients."""
-        if self._compiled is not None:
-            try:
-                return self._act_compiled(self._compiled.act, observation, env_step, rng)
-            except CompileError as error:
-                self._compile_no_more(error)
-        return self.algorithm.act(self.acting(), observation, env_step, rng)
+        action = self._as_program(lambda its: its.act(self.state, self._running(), observation, env_step, rng))
+        return self.algorithm.act(self.acting(), observation, env_step, rng) if action is None else action
 
-    def _act_compiled(self, compiled: CompiledActing, observation: Tensor, env_step: int, rng: MemberRng) -> Action:
+    def collect(self, episodes: EpisodesUnderWay, steps: int, most: int, env_step: int, rng: MemberRng) -> Rollout | None:
+        """So many steps ``[member, time, env, ...]`` as one program, or None where there can be none.
+
+        The state of ``episodes`` is then the one that follows. No more than ``most`` are asked for, always the same number.
+        """
+        return self._as_program(lambda its: its.collect(self.state, self._running(), episodes, steps, most, env_step, rng))
+
+    def _running(self) -> Weights | None:
+        """What acts, as programs are given it: None stands for the state without noise."""
         self._take_in()
         if self.algorithm.gate_noise == "gradient_step":
-            return compiled(self.state, None, observation, env_step, rng)
+            return None
         if "contiguous" not in self._computed:
             acting = self.acting()
             self._computed["contiguous"] = {
                 c: {name: tensor.contiguous() for name, tensor in acting[c].items()} for c in self.algorithm.acting
             }
-        return compiled(self.state, self._computed["contiguous"], observation, env_step, rng)
+        return self._computed["contiguous"]
 
     def _multipliers(self) -> Weights:
         """What gates multiply by without noise, by component."""

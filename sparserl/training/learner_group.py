@@ -17,6 +17,7 @@ from sparserl.algorithms.base import Algorithm
 from sparserl.experience.selection import Selection
 from sparserl.population.random import MemberRng, SharedDraws
 from sparserl.population.state import State, split, stack
+from sparserl.training.calls import EpisodesUnderWay
 from sparserl.training.evaluation import rows_of
 from sparserl.training.learner import Learner
 from sparserl.types import Action, Metrics, Rollout, Transition, Weights
@@ -33,12 +34,22 @@ class LearnerGroup:
         self._locations = [(learner, row) for learner in learners for row in range(learner.size)]
         self._algorithm = algorithm
         self._joined: dict[str, tuple[list[Weights], Weights]] = {}  # of several learners, by what was joined
-        self._unobserved: list[Transition] = []
+        self._unobserved: list[Rollout] = []
 
     @property
     def all_stopped(self) -> bool:
         """Whether no member learns any more."""
         return all(learner.stopped.are_all for learner in self.learners)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether all that learns is to run as programs."""
+        return all(learner.is_compiled for learner in self.learners)
+
+    @property
+    def acting_is_fixed(self) -> bool:
+        """Whether what acts stays as it is until something is learned: where no statistics of it take in each step."""
+        return not self._algorithm.observes or self._algorithm.gate_noise == "rollout"
 
     def locate(self, member: int) -> tuple[Learner, int]:
         """The learner of a member, and the member's number there."""
@@ -50,18 +61,23 @@ class LearnerGroup:
         """Called before the first step of each rollout: statistics take in the last one, and gates draw new noise."""
         if self._unobserved:
             steps, self._unobserved = self._unobserved, []
-            self._take_in({name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]})
+            self._take_in({name: torch.cat([its[name] for its in steps], dim=1) for name in steps[0]})
         for learner in self.learners:
             learner.begin_rollout(env_step)
 
     def observe(self, transition: Transition) -> None:
         """Let statistics take in a step; those of on-policy algorithms wait until what is learned from it is over."""
+        if self._algorithm.observes:
+            self.observe_all({name: values.unsqueeze(1) for name, values in transition.items()})
+
+    def observe_all(self, rollout: Rollout) -> None:
+        """The same with consecutive steps."""
         if not self._algorithm.observes:
             return
         if self._algorithm.gate_noise == "rollout":
-            self._unobserved.append(transition)
+            self._unobserved.append(rollout)
         else:
-            self._take_in({name: values.unsqueeze(1) for name, values in transition.items()})
+            self._take_in(rollout)
 
     def _take_in(self, rollout: Rollout) -> None:
         for learner, rows in zip(self.learners, self.rows, strict=True):
@@ -107,6 +123,19 @@ class LearnerGroup:
         ]
         extras = {name: torch.cat([its.extras[name] for its in actions]) for name in actions[0].extras}
         return Action(torch.cat([its.action for its in actions]), extras)
+
+    @torch.no_grad()
+    def collect(self, episodes: EpisodesUnderWay, steps: int, most: int, env_step: int, rng: MemberRng) -> Rollout | None:
+        """As of Learner, for all members. Where it is None, the state of ``episodes`` is not to be used."""
+        if not self.learners[1:]:
+            return self.learners[0].collect(episodes, steps, most, env_step, rng)
+        shared, found = SharedDraws(rng), list[Rollout]()
+        for learner, rows in zip(self.learners, self.rows, strict=True):
+            its = learner.collect(episodes.of(rows), steps, most, env_step, shared.of(rows))
+            if its is None:
+                return None
+            found.append(its)
+        return {name: torch.cat([its[name] for its in found]) for name in found[0]}
 
     def acting(self) -> Weights:
         """What acts while training: those components of every member. Do not change it."""

@@ -10,7 +10,11 @@ from torch import Tensor
 from sparserl.environments.base import StepResult
 from sparserl.population.members import Population
 from sparserl.population.state import State
-from sparserl.types import Metrics
+from sparserl.types import Metrics, Rollout
+
+TRAINING_PHASES = ("acting", "environment", "replay", "update")
+"""The phases of a Clock that are training: acting, stepping, storing and updating. Steps of the environment that are in a
+program with acting are part of that."""
 
 
 class Episodes:
@@ -36,7 +40,15 @@ class Episodes:
         """One step of every sub-environment."""
         for name in outcome.measures:
             self._measured.setdefault(name, torch.zeros_like(self._sum))
-        self._waiting.append((outcome.reward, outcome.terminated, outcome.truncated, *outcome.measures.values()))
+        found = outcome.reward, outcome.terminated, outcome.truncated, *outcome.measures.values()
+        self._wait(tuple(its.unsqueeze(1) for its in found))
+
+    def add_all(self, rollout: Rollout) -> None:
+        """Consecutive steps ``[member, time, env]`` of an environment without measures."""
+        self._wait(tuple(rollout[name] for name in ("reward", "terminated", "truncated")))
+
+    def _wait(self, found: tuple[Tensor, ...]) -> None:
+        self._waiting.append(found)
         if len(self._waiting) == self.block:
             self._count_up()
 
@@ -72,7 +84,9 @@ class Episodes:
     def _count_up(self) -> None:
         if not self._waiting:
             return
-        reward, terminated, truncated, *measured = (torch.stack(values, dim=2) for values in zip(*self._waiting, strict=True))
+        reward, terminated, truncated, *measured = (
+            torch.cat(values, dim=1).transpose(1, 2).contiguous() for values in zip(*self._waiting, strict=True)
+        )
         self._waiting.clear()
         ends = terminated + truncated > 0
         # the episodes that ended have all rewards up to the last end, the one under way has the others

@@ -6,62 +6,28 @@ generator records what it yields; a checkpoint taken when a Snapshot is yielded 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from sparserl.algorithms.base import Algorithm
-from sparserl.environments.base import Environment, EpisodeKeeper
-from sparserl.experience.base import Experience
+from sparserl.environments.base import EpisodeKeeper
 from sparserl.fields import Count
-from sparserl.population.members import Population
 from sparserl.population.state import State, split, stack
-from sparserl.regularizers.base import Regularizer
 from sparserl.schedules import crossed
-from sparserl.training.dependencies import has_compiler
+from sparserl.training.collecting import Collector
 from sparserl.training.evaluation import Evaluator, never_interrupted
 from sparserl.training.events import Finished, Progress, Row, Snapshot
-from sparserl.training.inspection import inspect
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
-from sparserl.training.metrics import observe
-from sparserl.training.statistics import Averages, Clock, Episodes
-from sparserl.types import Metrics, Weights
-
-TRAINING_PHASES = ("acting", "environment", "replay", "update")
-"""The phases of ``Row.seconds`` that are training: acting, stepping, storing and updating."""
-
-WORTH_COMPILING, MOST_TO_COMPILE = 80_000, 32
-"""The fewest gradient steps and the most members for which ``compile: auto`` compiles. The programs of dense DQN take 37 s of
-one core to make, once, and save 0.9 ms of a gradient step and of acting before it, and with eight members 0.7 ms (results of
-bench_compiled.py): some 50,000 steps earn that back. The most members are not measured."""
+from sparserl.training.loop_parts import LoopParts
+from sparserl.training.rows import Rows
+from sparserl.training.statistics import Clock, Episodes
+from sparserl.training.worth_compiling import is_worth_compiling
+from sparserl.types import Weights
 
 PROGRESS_EACH_ROW = 50
 """How often the consumer hears that time has passed: often enough for a bar and for a signal, not at each step."""
-
-
-@dataclass(frozen=True)
-class PopulationParts:
-    """One population: members that learn together, with the per-member values of their own."""
-
-    members: Population
-    algorithm: Algorithm
-    regularizer: Regularizer
-
-
-@dataclass(frozen=True)
-class LoopParts:
-    """What the members of one loop are trained with, those of all its populations."""
-
-    members: Population
-    environment: Environment
-    algorithm: Algorithm
-    experience: Experience
-    populations: Sequence[PopulationParts]
-    """Whose members are ``members``, in their order."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +44,13 @@ class Trainer:
         eval_episodes (integer, at least 1): Episodes of each evaluation, on fixed seeds.
         checkpoint_every (integer, at least 1): Environment steps of each member between checkpoints. Each ends the running
             episodes, so this key is part of the experiment; only those of CartPole, Acrobot and Super Mario Bros go on.
-        compile (``auto`` or ``true`` or ``false``): Whether gradient steps and acting run as programs that are compiled ahead
-            of time, each once (in ~/.cache/sparserl): false, true, or auto, which compiles DQN, PPO and A2C on a CPU with a C++
-            compiler where a run has 80,000 gradient steps or more, and 32 members at most. Compiled steps equal eager ones but
-            for rounding, and a member equals its solo run bit for bit: slow tests see it for every algorithm without a
-            regulariser, under l0 and under l0_group_lasso, and for DQN under every regulariser. What cannot be compiled runs
-            eagerly, and a line says so; on a GPU auto runs eagerly, and true is refused.
+        compile (``auto`` or ``true`` or ``false``): Whether gradient steps and acting, on CartPole together with the
+            environment's steps, run as programs that are compiled ahead of time, each once (in ~/.cache/sparserl): false, true,
+            or auto, which compiles DQN, PPO and A2C on a CPU with a C++ compiler where a run has 80,000 gradient steps or more,
+            and 32 members at most. Compiled steps equal eager ones but for rounding, and a member equals its solo run bit for
+            bit: slow tests see it for every algorithm without a regulariser, under l0 and under l0_group_lasso, and for DQN
+            under every regulariser. What cannot be compiled runs eagerly, and a line says so; on a GPU auto runs eagerly, and
+            true is refused.
     """
 
     total_steps: Count
@@ -95,14 +62,11 @@ class Trainer:
     compile: Literal["auto"] | bool
 
     def compiles(self, parts: LoopParts) -> bool:
-        """Whether gradient steps are to run compiled: under ``auto`` on a CPU with a compiler, if there are enough of them."""
+        """Whether gradient steps are to run compiled."""
         if self.compile != "auto":
             return self.compile
-        if not parts.algorithm.gains_by_compiling:
-            return False
-        if parts.members.device.type != "cpu" or parts.members.size > MOST_TO_COMPILE or not has_compiler():
-            return False
-        return parts.experience.gradient_steps(self.total_steps, self.num_envs) >= WORTH_COMPILING
+        gradient_steps = parts.experience.gradient_steps(self.total_steps, self.num_envs)
+        return is_worth_compiling(parts.algorithm, parts.members, gradient_steps)
 
     def check(self, states: Sequence[State]) -> None:
         """Raises ValueError where members that trained under another ``compile`` are to go on: it changes the last bits."""
@@ -127,28 +91,20 @@ class Trainer:
         fresh ones. ``check_interrupt`` is called at every step of every evaluation, which may be longer than anything between
         two events; what it raises ends the training. Whatever ends it, the environments are closed.
         """
-        members, experience = parts.members, parts.experience
-        spec = parts.environment.spec()
+        members, environment, experience = parts.members, parts.environment, parts.experience
+        spec = environment.spec()
         algorithm = parts.algorithm.bind(spec)
         compiled = bool(states[0]["compile"]) if states else self.compiles(parts)
         learners = [Learner(its.algorithm.bind(spec), its.regularizer, its.members, compiled) for its in parts.populations]
         group = LearnerGroup(algorithm, learners)
         group.start_from(start)
         exploration = members.rng("exploration")
-        experience.begin(members, spec, parts.environment.relabel)
-        with (
-            closing(parts.environment.open(members.generators("environment"), self.num_envs)) as vector,
-            closing(
-                Evaluator(
-                    parts.environment,
-                    members.size,
-                    self.eval_episodes,
-                    members.device,
-                    check_interrupt=check_interrupt,
-                    keeps_states=True,
-                )
-            ) as evaluator,
-        ):
+        experience.begin(members, spec, environment.relabel)
+        evaluator = Evaluator(
+            environment, members.size, self.eval_episodes, members.device, check_interrupt=check_interrupt, keeps_states=True
+        )
+        opened = environment.open(members.generators("environment"), self.num_envs)
+        with closing(opened) as vector, closing(evaluator):
             step, evaluation, under_way = 0, None, None
             if states:
                 group.load_states([state["learner"] for state in states])
@@ -161,53 +117,30 @@ class Trainer:
                 under_way = state.get("episodes")
                 del state
 
-            clock, episodes, averages = Clock(), Episodes(members, self.num_envs), [Averages() for _ in parts.populations]
+            clock, episodes = Clock(), Episodes(members, self.num_envs)
+            rows = Rows(group, episodes)
+            collector = Collector(environment, vector, group, experience, episodes, exploration, clock)
             keeper = vector if isinstance(vector, EpisodeKeeper) else None
             if keeper and under_way and step < self.total_steps:  # what is trained has no need of them
-                observation = keeper.restore(under_way["environment"])
+                collector.observation = keeper.restore(under_way["environment"])
                 episodes.load_state_dict(under_way["returns"])
             else:
-                observation = vector.reset()
+                collector.observation = vector.reset()
             is_last = step >= self.total_steps or group.all_stopped
             while not is_last:
-                previous, step = step, step + self.num_envs
+                previous = step
                 if experience.rollout_begins:
                     group.begin_rollout(previous)
-                action = group.act(observation, previous, exploration)
-                taken, broken = spec.clip_action(action.action)
-                clock.lap("acting")
-                outcome = vector.step(taken)
-                clock.lap("environment")
-                # before anything is learned from it: a nan would be taken for the learner's own
-                for member, reason in outcome.failures.items():
-                    group.stop(member, reason, step)
-                if broken.any():
-                    for member in broken.nonzero().flatten().tolist():
-                        group.stop(member, "an action is not a number", step)
                 # The state of most environments cannot be saved, so every checkpoint ends all episodes. It does so whether or
                 # not a run is interrupted, so both give the same result.
-                snapshot_due = crossed(previous, step, self.checkpoint_every) or step >= self.total_steps
-                ends_episodes = snapshot_due and not keeper
-                transition = {
-                    "observation": observation,
-                    "next_observation": outcome.next_observation,
-                    "reward": outcome.reward,
-                    "terminated": outcome.terminated,
-                    "truncated": torch.ones_like(outcome.truncated) if ends_episodes else outcome.truncated,
-                    "action": taken,
-                    **action.extras,
-                    **outcome.extras,
-                }
-                experience.extend(transition)
-                group.observe(transition)
+                ends_episodes = not keeper and self._ends(previous, previous + self.num_envs)
+                step += self.num_envs * collector.collect(previous, self._steps_until_due(previous), ends_episodes)
+                snapshot_due = self._ends(previous, step)
                 for selection in experience.selections(lambda rollout: algorithm.prepare(group.acting(), rollout)):
                     clock.lap("replay")
-                    for average, metrics in zip(averages, group.update(selection, step), strict=True):
-                        average.add(metrics)
+                    rows.add(group.update(selection, step))
                     clock.lap("update")
                 clock.lap("replay")
-                episodes.add(outcome)
-                observation = outcome.observation
 
                 log_due, eval_due = crossed(previous, step, self.log_every), crossed(previous, step, self.eval_every)
                 progress_due = crossed(previous, step, max(1, self.log_every // PROGRESS_EACH_ROW))
@@ -225,22 +158,10 @@ class Trainer:
                 if ends_episodes:
                     episodes.abandon()
                 if eval_due or snapshot_due or log_due:
-                    trained, evaluated = episodes.take(), evaluation.metrics() if eval_due and evaluation else {}
-                    met = evaluation.states if eval_due and evaluation else []
-                    rows = [
-                        row
-                        for average, learner, own in zip(averages, group.learners, group.rows, strict=True)
-                        for row in _by_member(
-                            _of(trained, own)
-                            | average.take()
-                            | observe(learner)
-                            | _of(evaluated, own)
-                            | (inspect(learner, met[own]) if met else {})
-                        )
-                    ]
+                    metrics = rows.take(evaluation if eval_due else None)
                     limited = frozenset(vector.limited) | (evaluation.limited if evaluation else frozenset())
                     clock.lap("other")
-                    yield Row(step, rows, clock.take(), group.stopped(), limited)
+                    yield Row(step, metrics, clock.take(), group.stopped(), limited)
                 if snapshot_due:
                     shared = {
                         "experience": experience.state_dict(),
@@ -255,20 +176,18 @@ class Trainer:
                         step, [{"env_step": step, "learner": own} | split(shared, member) for member, own in learned]
                     )
                     if ends_episodes:
-                        observation = vector.reset()
+                        collector.observation = vector.reset()
                 if progress_due:
                     yield Progress(step)
                 clock.lap("records")
             last = evaluation or evaluator(group.deterministic_action)
         yield Finished(step, last, group)
 
+    def _steps_until_due(self, step: int) -> int:
+        """Steps of the loop until there is something to do beside learning."""
+        due = [every * (step // every + 1) for every in (self.log_every, self.eval_every, self.checkpoint_every)]
+        return -(-(min(self.total_steps, *due) - step) // self.num_envs)
 
-def _of(metrics: Metrics, members: slice) -> Metrics:
-    """The metrics of some members."""
-    return {name: values[members] for name, values in metrics.items()}
-
-
-def _by_member(metrics: Metrics) -> Iterator[dict[str, float]]:
-    """The same metrics, one dictionary for each member."""
-    for values in zip(*(values.tolist() for values in metrics.values()), strict=True):
-        yield dict(zip(metrics, values, strict=True))
+    def _ends(self, previous: int, step: int) -> bool:
+        """Whether a checkpoint is due after ``step`` environment steps, with ``previous`` before."""
+        return crossed(previous, step, self.checkpoint_every) or step >= self.total_steps

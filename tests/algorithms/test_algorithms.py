@@ -9,7 +9,7 @@ from parts import environment_for, modules, parts
 from sparserl.algorithms.base import Algorithm
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
-from sparserl.training.trainer import LoopParts
+from sparserl.training.loop_parts import LoopParts
 from sparserl.types import Batch, Rollout, Time, Weights
 
 NAMES = modules("algorithms")

@@ -18,7 +18,7 @@ from probes import (
 from torch import Tensor
 
 from sparserl.environments.acrobot import Acrobot
-from sparserl.environments.base import Environment, EpisodeKeeper, StepResult, VectorEnvironment
+from sparserl.environments.base import Environment, EpisodeKeeper, FunctionalEnvironment, StepResult, VectorEnvironment
 from sparserl.environments.cartpole import CartPole
 from sparserl.environments.gymnasium import Gymnasium
 from sparserl.population.members import Population
@@ -137,6 +137,44 @@ def test_only_what_ended_begins_anew(kind: str) -> None:
         assert drawn.tolist() == ended.tolist()
         assert torch.equal(outcome.observation, expected.observation)
     fresh.close()
+
+
+@pytest.mark.parametrize("limit", [500, 12])
+def test_a_step_as_a_function_of_tensors_is_the_step(limit: int) -> None:
+    """With the same first states, limits of steps, and members of whom an episode was cut; nothing more is drawn than is used.
+
+    Sines and cosines of torch's may round otherwise than NumPy's.
+    """
+    environment, members, steps = CartPole(limit), Population((1, 2, 3)), 8
+    stepped, functional = (environment.open(members.generators("environment"), 2) for _ in range(2))
+    assert isinstance(stepped, FunctionalEnvironment)
+    assert isinstance(functional, FunctionalEnvironment)
+    assert torch.equal(stepped.reset(), functional.reset())
+    uniforms, ends = members.rng("actions"), 0
+    for _ in range(20):
+        functional.reserve(steps)
+        state, found = functional.snapshot(), []
+        shapes = {name: its.shape for name, its in state.items()}
+        for _ in range(steps):
+            action = environment.spec().random_action(uniforms.uniform(2, 1))
+            before = {name: its.clone() for name, its in state.items()}
+            given, (state, result) = state, functional.advance(state, action)
+            assert all(torch.equal(given[name], its) for name, its in before.items())
+            found.append(result.fields)
+            expected = stepped.step(action)
+            for mine, its in zip(tensors(result), tensors(expected), strict=True):
+                torch.testing.assert_close(mine, its, atol=1e-6, rtol=0)
+            ends += int((result.terminated + result.truncated > 0).sum())
+        assert {name: its.shape for name, its in state.items()} == shapes
+        followed = functional.follow(state, {name: torch.stack([its[name] for its in found], dim=1) for name in found[0]})
+        torch.testing.assert_close(followed, expected.observation, atol=1e-6, rtol=0)
+        assert functional.limited == stepped.limited
+    assert ends > 30
+    assert bool(stepped.limited) == (limit == 12)
+    # step by step it goes on with what was drawn ahead, and then draws what the other one draws
+    for _ in range(300):
+        action = environment.spec().random_action(uniforms.uniform(2, 1))
+        torch.testing.assert_close(functional.step(action).observation, stepped.step(action).observation, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("environment", ["CartPole", "Acrobot"], indirect=True)

@@ -126,9 +126,27 @@ def test_gradient_steps_are_paid_for_by_environment_steps(envs: int, train_freq:
     unpaid = learning_starts // envs * envs
     total = 0
     for step in range(1, steps + 1):
+        is_due = experience.steps_left(envs) == 1
         experience.extend(transition(1, envs, step))
-        total += len(due(experience))
+        batches = due(experience)
+        total += len(batches)
         assert total == max(0, step * envs - unpaid) // train_freq
+        assert bool(batches) == is_due
+
+
+@given(envs=st.integers(1, 12), train_freq=st.integers(1, 12), learning_starts=st.integers(0, 40), before=st.integers(0, 30))
+@settings(deadline=None)
+def test_it_says_when_something_is_learned_next(envs: int, train_freq: int, learning_starts: int, before: int) -> None:
+    experience = replay(population(1), 20, 1, learning_starts, train_freq)
+    for step in range(before):
+        experience.extend(transition(1, envs, step))
+        due(experience)
+    *early, last = range(experience.steps_left(envs))
+    for step in early:
+        experience.extend(transition(1, envs, before + step))
+        assert due(experience) == []
+    experience.extend(transition(1, envs, before + last))
+    assert due(experience)
 
 
 @pytest.mark.parametrize(

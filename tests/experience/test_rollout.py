@@ -145,6 +145,28 @@ def test_a_rollout_goes_on_from_its_state_in_any_order_of_members(before: int) -
             assert all(torch.equal(other[name], value.flip(0)) for name, value in batch.items())
 
 
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(1, 9))
+@settings(deadline=None, max_examples=40)
+def test_steps_may_come_some_at_once(sizes: list[int], n_steps: int) -> None:
+    """As many as are left at most; what is learned from them is the same."""
+    by_step, at_once = (rollout(Population((5, 6)), n_steps) for _ in range(2))
+    number = 0
+    for size in sizes:
+        assert at_once.steps_between(3) == n_steps
+        size = min(size, at_once.steps_left(3))
+        steps = [transition(2, 3, number + step) for step in range(size)]
+        for its in steps:
+            assert due(by_step) == []
+            by_step.extend(its)
+        at_once.extend_by({name: torch.stack([its[name] for its in steps], dim=1) for name in steps[0]})
+        number += size
+        is_due = at_once.steps_left(3) == 0
+        batches = due(at_once)
+        assert bool(batches) == is_due
+        for mine, its in zip(batches, due(by_step), strict=True):
+            assert all(torch.equal(mine[name], value) for name, value in its.items())
+
+
 def test_beginning_again_forgets_everything() -> None:
     experience = rollout(Population((0,)), n_steps=3)
     experience.extend(transition(1, 2, 0))

@@ -31,7 +31,8 @@ from sparserl.sweeps.loop import run
 from sparserl.training import compiled
 from sparserl.training.evaluation import Evaluator
 from sparserl.training.learner import Learner
-from sparserl.training.trainer import TRAINING_PHASES, Trainer
+from sparserl.training.statistics import TRAINING_PHASES
+from sparserl.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

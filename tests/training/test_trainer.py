@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from sparserl.experience.replay import Replay
 from sparserl.experience.selection import Selection
 from sparserl.policies import q_values
 from sparserl.population.members import Population
-from sparserl.training import trainer as trainer_module
+from sparserl.training import rows as rows_module
+from sparserl.training import worth_compiling
 from sparserl.training.evaluation import Evaluator
 from sparserl.training.events import Finished, Progress, Row, Snapshot
 from sparserl.training.learner import Learner
@@ -32,7 +34,7 @@ from sparserl.types import Transition
 
 MEMBERS, ENVS = 2, 3
 NOTHING = torch.zeros(MEMBERS, ENVS)
-events = st.lists(st.sampled_from(["step", "step", "step", "take", "abandon"]), min_size=1, max_size=40)
+events = st.lists(st.sampled_from(["step", "step", "step", "some steps", "take", "abandon"]), min_size=1, max_size=40)
 
 
 def outcome(draw: torch.Generator) -> StepResult:
@@ -52,27 +54,30 @@ def test_episodes_are_counted_as_by_hand(happens: list[str], block: int, seed: i
     returns: list[list[float]] = [[] for _ in range(MEMBERS)]
     steps, cut = [[0] * ENVS for _ in range(MEMBERS)], [0] * MEMBERS
     for event in [*happens, "take"]:
-        if event == "step":
-            step = outcome(draw)
-            episodes.add(step)
-            for member in range(MEMBERS):
-                for env in range(ENVS):
-                    running[member][env] += step.reward[member, env].item()
-                    steps[member][env] += 1
-                    if step.terminated[member, env] or step.truncated[member, env]:
-                        returns[member].append(running[member][env])
-                        running[member][env], steps[member][env] = 0.0, 0
+        if "step" in event:
+            taken = [outcome(draw) for _ in range(1 if event == "step" else 3)]
+            if event == "step":
+                episodes.add(*taken)
+            else:
+                fields = [its.fields for its in taken]
+                episodes.add_all({name: torch.stack([its[name] for its in fields], dim=1) for name in fields[0]})
+            for step, member, env in product(taken, range(MEMBERS), range(ENVS)):
+                running[member][env] += step.reward[member, env].item()
+                steps[member][env] += 1
+                if step.terminated[member, env] or step.truncated[member, env]:
+                    returns[member].append(running[member][env])
+                    running[member][env], steps[member][env] = 0.0, 0
         elif event == "abandon":
             episodes.abandon()
             running = [[0.0] * ENVS for _ in range(MEMBERS)]
             cut = [before + sum(map(bool, under_way)) for before, under_way in zip(cut, steps, strict=True)]
             steps = [[0] * ENVS for _ in range(MEMBERS)]
         else:
-            taken = episodes.take()
-            assert taken["train/episodes"].tolist() == [len(ended) for ended in returns]
+            means = episodes.take()
+            assert means["train/episodes"].tolist() == [len(ended) for ended in returns]
             expected = [sum(ended) / len(ended) if ended else math.nan for ended in returns]
-            assert taken["train/return"].tolist() == pytest.approx(expected, nan_ok=True)
-            assert taken["train/episodes_cut"].tolist() == cut
+            assert means["train/return"].tolist() == pytest.approx(expected, nan_ok=True)
+            assert means["train/episodes_cut"].tolist() == cut
             returns, cut = [[] for _ in range(MEMBERS)], [0] * MEMBERS
 
 
@@ -263,7 +268,7 @@ def test_each_phase_is_charged_with_its_own_seconds(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Replay, "selections", timed_selections)
     monkeypatch.setattr(LearnerGroup, "update", time.after(100_000, LearnerGroup.update))
     monkeypatch.setattr(Evaluator, "__call__", time.after(10_000_000, Evaluator.__call__))
-    monkeypatch.setattr(trainer_module, "observe", time.after(100_000_000, trainer_module.observe))
+    monkeypatch.setattr(rows_module, "observe", time.after(100_000_000, rows_module.observe))
     rows: list[dict[str, float]] = []
     trainer, parts = build([compose(*SMALL)])
     for event in trainer.run(parts):
@@ -300,22 +305,22 @@ def test_each_phase_is_charged_with_its_own_seconds(monkeypatch: pytest.MonkeyPa
 def test_auto_compiles_what_is_worth_it(
     asked: str, steps: int, members: int, compiler: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "has_compiler", lambda: compiler)
+    monkeypatch.setattr(worth_compiling, "has_compiler", lambda: compiler)
     one = compose(f"trainer.compile={asked}", f"trainer.total_steps={steps}", "experience.learning_starts=0")
     trainer, parts = build([one | {"seed": seed} for seed in range(members)])
     assert trainer.compiles(parts) is expected
 
 
 def test_auto_leaves_what_is_slower_when_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "has_compiler", lambda: True)
+    monkeypatch.setattr(worth_compiling, "has_compiler", lambda: True)
     long = "trainer.compile=auto", "trainer.total_steps=1_000_000", "algorithm=td3", "environment=pendulum"
     trainer, parts = build([compose(*long)])
-    assert parts.experience.gradient_steps(trainer.total_steps, trainer.num_envs) > trainer_module.WORTH_COMPILING
+    assert parts.experience.gradient_steps(trainer.total_steps, trainer.num_envs) > worth_compiling.FEWEST_STEPS
     assert not trainer.compiles(parts)
 
 
 def test_auto_leaves_what_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "has_compiler", lambda: True)
+    monkeypatch.setattr(worth_compiling, "has_compiler", lambda: True)
     trainer, parts = build([compose("trainer.compile=auto", "trainer.total_steps=1_000_000")])
     assert trainer.compiles(parts)
     on_a_gpu = dataclasses.replace(parts, members=Population((0,), torch.device("cuda")))

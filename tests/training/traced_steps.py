@@ -26,7 +26,7 @@ from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import DelayedRamp, crossed
 from sparserl.training import compiled, programs
-from sparserl.training.calls import CompiledStep
+from sparserl.training.calls import CollectingCall, CompiledStep
 from sparserl.training.compiled import Trace
 from sparserl.training.guards import TracedNumber, evaluate, prepared
 from sparserl.training.interrupts import prepare
@@ -150,13 +150,39 @@ def test_a_traced_step_is_the_eager_one(case: tuple[str, ...], as_traced: list[T
 # ---------------------------------------------------------------- loops: acting, minibatches and statistics are in programs too
 
 
-@pytest.mark.parametrize("algorithm", ["dqn", pytest.param("ppo", marks=pytest.mark.slow)])
-def test_a_loop_of_programs_is_the_eager_one(algorithm: str, as_traced: list[Trace]) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "more", "collected"),
+    [
+        ("dqn", (), set()),  # its statistics, which acting reads, take in each step
+        ("dqn", ("algorithm.normalize_observation=false",), {(2, 2)}),
+        pytest.param("ppo", (), {(8, 8), (4, 8)}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_loop_of_programs_is_the_eager_one(
+    algorithm: str,
+    more: tuple[str, ...],
+    collected: set[tuple[int, int]],
+    as_traced: list[Trace],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Within rounding: with another action, another minibatch, or statistics that are a step late it would be another run.
 
-    Gates are frozen in between.
+    Gates are frozen in between. Steps of CartPole are in programs too, so many of so many at most: of PPO eight, and four at
+    the end of a rollout of 20.
     """
-    asked, eager = (run_loop(algorithm, TOGETHER, is_compiled, freeze_at_step=250)[0] for is_compiled in (True, False))
+    taken: list[tuple[int, int]] = []
+    draw = CollectingCall.draw
+
+    def record(call: CollectingCall, *given: Any) -> list[Tensor]:
+        taken.append((call._steps, call._most))
+        return draw(call, *given)
+
+    monkeypatch.setattr(CollectingCall, "draw", record)
+    asked, eager = (
+        run_loop(algorithm, TOGETHER, is_compiled, freeze_at_step=250, more=more)[0] for is_compiled in (True, False)
+    )
+    assert set(taken) == collected
+    assert sum(steps for steps, _ in taken) == bool(collected) * 2 * 400 // 5  # of two learners
     assert {learner.backend for learner in asked.learners} == {"compiled"}
     for member in range(len(TOGETHER)):
         for mine, its in zip(member_of(asked, member), member_of(eager, member), strict=True):

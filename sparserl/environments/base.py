@@ -113,7 +113,8 @@ class EpisodeKeeper(VectorEnvironment):
 class FunctionalEnvironment(EpisodeKeeper):
     """One whose next episodes can be known ahead, so that a step is a function of tensors, which a program can take.
 
-    Its actions are discrete, and no sub-environment of it fails.
+    Its actions are discrete, it has no ``measures``, and no sub-environment of it fails. ``advance`` always begins the next
+    episodes, and depends on nothing but what it is given, the ``repr`` of the recipe, and code.
     """
 
     @abstractmethod

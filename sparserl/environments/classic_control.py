@@ -19,7 +19,7 @@ from sparserl.population.state import State
 from sparserl.types import Rollout
 
 RESERVES = 4
-"""For how many times the steps that are asked for a reserve of first states lasts: to fill it takes longer than to look."""
+"""A reserve of first states is for so many times the steps that are asked for, since to fill it takes longer than to look."""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,20 @@ minibatches: replay samples, a rollout is cut up for some epochs and then emptie
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
+
+import torch
 
 from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.types import Prepare, Relabel, Rollout, Spec, Transition
+
+
+def joined_steps(pieces: Sequence[Rollout]) -> Rollout:
+    """Consecutive steps as one rollout."""
+    return {name: torch.cat([piece[name] for piece in pieces], dim=1) for name in pieces[0]}
 
 
 class Experience(ABC):
@@ -49,11 +56,11 @@ class Experience(ABC):
             self.extend({name: its[:, number] for name, its in rollout.items()})
 
     def steps_between(self, num_envs: int) -> int:
-        """How many steps there are between two occasions to learn; 1 where they differ or are not known."""
+        """How many steps there are between two occasions to learn, at least; 1 where that is not known."""
         return 1
 
     def steps_left(self, num_envs: int) -> int:
-        """How many more steps, 1 or more, there are before the next occasion."""
+        """After how many more steps the next occasion is, 1 or more; 1 where that is not known."""
         return 1
 
     @abstractmethod

@@ -6,6 +6,7 @@ sampled, so the ring keeps what happened.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -173,8 +174,8 @@ class Replay(Experience):
         return max(1, self.train_freq // num_envs)
 
     def steps_left(self, num_envs: int) -> int:
-        before = max(0, self.learning_starts - self._seen) // num_envs  # steps that nothing is owed for
-        return max(1, before - (-(self.train_freq - self._owed) // num_envs))
+        unpaid = max(0, self.learning_starts - self._seen) // num_envs  # steps for which no gradient step is owed
+        return max(1, unpaid + math.ceil((self.train_freq - self._owed) / num_envs))
 
     def gradient_steps(self, total_steps: int, num_envs: int) -> int:
         return max(0, total_steps - self.learning_starts) // self.train_freq

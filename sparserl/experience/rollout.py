@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparserl.experience.base import Experience
+from sparserl.experience.base import Experience, joined_steps
 from sparserl.experience.selection import Selection
 from sparserl.fields import Count
 from sparserl.population.members import Population
@@ -79,7 +79,7 @@ class Rollout(Experience):
             return
         pieces, self._pieces = self._pieces, []
         with torch.no_grad():
-            batch = prepare({name: torch.cat([piece[name] for piece in pieces], dim=1) for name in pieces[0]})
+            batch = prepare(joined_steps(pieces))
         size = next(iter(batch.values())).shape[1]
         for _ in range(self.n_epochs):
             order = self._rng.uniform(size).argsort(dim=1, stable=True)
@@ -92,7 +92,8 @@ class Rollout(Experience):
 
     def state_dict(self) -> State:
         """With the steps of a rollout under way."""
-        return {"rng": self._rng.state_dict(), "steps": self._pieces}
+        steps = [joined_steps(self._pieces)] if self._pieces else []
+        return {"rng": self._rng.state_dict(), "steps": steps}
 
     def load_state_dict(self, state: State) -> None:
         self._rng.load_state_dict(state["rng"])

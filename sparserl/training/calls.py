@@ -1,126 +1,21 @@
-"""What runs as a program: the gradient step, acting while training, and acting together with steps of the environment."""
+"""What runs as a program: the gradient step, and acting while training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
 
-from sparserl.environments.base import Environment, FunctionalEnvironment
 from sparserl.experience.selection import Selection
-from sparserl.population.random import MemberRng
-from sparserl.training.compiled import Call, Compiled, RecordedDraws
+from sparserl.training.compiled import Call, RecordedDraws
 from sparserl.training.guards import TracedNumber
 from sparserl.training.inputs import PartInputs, described, with_values
 from sparserl.training.learner_state import FixedGates, LearnerState
 from sparserl.training.step import GradientStep, Scalars
-from sparserl.types import Action, Metrics, Noise, Rollout, Time, Transition, Weights
-
-
-@dataclass
-class EpisodesUnderWay:
-    """Those under way in the environment of some members."""
-
-    recipe: Environment
-    environment: FunctionalEnvironment
-    state: dict[str, Tensor]
-    """A snapshot. A program changes it in place."""
-    observation: Shaped[Tensor, "member env *obs"]
-    """To act on next."""
-
-    def of(self, members: slice) -> EpisodesUnderWay:
-        """Those of some members."""
-        its = {name: tensor[members] for name, tensor in self.state.items()}
-        return EpisodesUnderWay(self.recipe, self.environment, its, self.observation[members])
-
-
-@dataclass(frozen=True)
-class CompiledParts:
-    """What of a learner runs as programs."""
-
-    step: CompiledStep
-    act: CompiledActing
-    collect: CompiledCollecting
-
-    @classmethod
-    def of(cls, step: GradientStep) -> CompiledParts:
-        """Those of the learner that takes such steps."""
-        return cls(CompiledStep(step), CompiledActing(step), CompiledCollecting(step))
-
-
-class CompiledStep:
-    """A GradientStep as programs."""
-
-    def __init__(self, step: GradientStep) -> None:
-        self._step, self._compiled = step, Compiled()
-        self._inputs = PartInputs(step.algorithm, step.regularizer)
-
-    def __call__(
-        self,
-        state: LearnerState,
-        selection: Selection,
-        scalars: Scalars,
-        noise: Mapping[str, Noise],
-        with_noise_free: bool,
-        observed: Rollout,
-        rng: MemberRng,
-    ) -> Metrics:
-        """As GradientStep, which see; ``with_noise_free`` says whether components without noise are needed.
-
-        Statistics take in what was ``observed``, if anything, before. Raises CompileError, before anything has changed, where
-        there is no program and none can be made.
-        """
-        call = StepCall(self._step, self._inputs, state, selection, scalars, noise, with_noise_free, observed)
-        names, (rows,) = self._compiled(call, rng)
-        return dict(zip(names, rows.unbind(0), strict=True))
-
-
-class CompiledActing:
-    """What an algorithm does to act, as programs."""
-
-    def __init__(self, step: GradientStep) -> None:
-        self._step, self._compiled = step, Compiled()
-        self._inputs = PartInputs(step.algorithm, step.regularizer)
-
-    def __call__(self, state: LearnerState, running: Weights | None, observation: Tensor, step: int, rng: MemberRng) -> Action:
-        """As ``algorithm.act`` with the weights that are ``running``, or None for those of the state without noise.
-
-        Raises as CompiledStep does.
-        """
-        names, (action, *extras) = self._compiled(ActingCall(self._step, self._inputs, state, running, observation, step), rng)
-        return Action(action, dict(zip(names[1:], extras, strict=True)))
-
-
-class CompiledCollecting:
-    """Acting and the environment, some steps at once, as programs."""
-
-    def __init__(self, step: GradientStep) -> None:
-        self._step, self._compiled = step, Compiled()
-        self._inputs = PartInputs(step.algorithm, step.regularizer)
-
-    def __call__(
-        self,
-        state: LearnerState,
-        running: Weights | None,
-        episodes: EpisodesUnderWay,
-        steps: int,
-        most: int,
-        step: int,
-        rng: MemberRng,
-    ) -> Rollout:
-        """So many steps ``[member, time, env, ...]``; the state of ``episodes`` is then the one that follows.
-
-        No more than ``most`` are asked for, which is a number of the program. Weights are as for CompiledActing. Raises as
-        CompiledStep does.
-        """
-        call = CollectingCall(self._step, self._inputs, state, running, episodes, steps, most, step)
-        names, tensors = self._compiled(call, rng)
-        return {name: its[:, :steps] for name, its in zip(names, tensors, strict=True)}
+from sparserl.types import Action, Noise, Rollout, Time, Weights
 
 
 class StepCall(Call):
@@ -281,69 +176,6 @@ class ActingCall(Call):
     ) -> Action:
         step = _with_inputs(self._step, self._inputs, iter(inputs), iter(numbers))
         return step.algorithm.act(weights, observation, env_step, draws)
-
-
-class CollectingCall(ActingCall):
-    """Some steps of acting and of the environment."""
-
-    what = "acting and the environment"
-
-    def __init__(
-        self,
-        step: GradientStep,
-        inputs: PartInputs,
-        state: LearnerState,
-        running: Weights | None,
-        episodes: EpisodesUnderWay,
-        steps: int,
-        most: int,
-        env_step: int,
-    ) -> None:
-        super().__init__(step, inputs, state, running, episodes.observation, env_step)
-        self._episodes, self._steps, self._most, self._envs = episodes, steps, most, episodes.observation.shape[1]
-        self.tensors, self.changed = [*episodes.state.values(), *self.tensors], len(episodes.state)
-        # one more number, beside those that follow a schedule in each step: how many steps are to be taken
-        scheduled = [number for taken in range(most) for number in inputs.numbers(env_step + taken * self._envs)]
-        self.numbers = [*scheduled, steps]
-        self.signature = self.signature, most
-
-    def key(self) -> tuple[Any, ...]:
-        return *super().key(), repr(self._episodes.recipe), [*self._episodes.state]
-
-    def parts(self) -> list[Any]:
-        return [*super().parts(), self._episodes.recipe, self._episodes.environment]
-
-    def draw(self, rng: MemberRng, asked: Sequence[tuple[str, Sequence[int]]]) -> list[Tensor]:
-        """Those of the steps that are to be taken. What the others would draw belongs to later steps: they are given zeros."""
-        each = len(asked) // self._most
-        drawn = super().draw(rng, asked[: each * self._steps])
-        return drawn + [torch.zeros(self.members, *shape) for _, shape in asked[len(drawn) :]]
-
-    def run(
-        self,
-        tensors: Sequence[Tensor],
-        draws: RecordedDraws,
-        counters: Mapping[str, TracedNumber],
-        numbers: Sequence[Tensor],
-    ) -> tuple[list[str], list[Tensor]]:
-        """All steps of the program are computed; those after the last that is to be taken change nothing."""
-        names, (*scheduled, steps) = [*self._episodes.state], numbers
-        weights, inputs, observation = self._given(tensors[len(names) :], scheduled)
-        state, seen = dict(zip(names, tensors, strict=False)), list[Transition]()
-        for number in range(self._most):
-            env_step = counters["step"] + number * self._envs  # type: ignore[operator]
-            its_numbers = scheduled[number * len(scheduled) // self._most :]
-            acted = self._act(weights, inputs, observation, env_step, its_numbers, draws)
-            with torch.no_grad():
-                following, result = self._episodes.environment.advance(state, acted.action)
-                seen.append({"observation": observation, "action": acted.action, **acted.extras, **result.fields})
-                is_taken = steps > number
-                observation = torch.where(is_taken, result.observation, observation)
-                state = {name: torch.where(is_taken, following[name], state[name]) for name in names}
-        for name, tensor in zip(names, tensors, strict=False):
-            tensor.copy_(state[name])
-        fields = {name: torch.stack([its[name] for its in seen], dim=1) for name in seen[0]}
-        return [*fields], [*fields.values()]
 
 
 # ---------------------------------------------------------------- the state of a learner as tensors, and back

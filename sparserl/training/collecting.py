@@ -10,7 +10,7 @@ from torch import Tensor
 from sparserl.environments.base import Environment, FunctionalEnvironment, VectorEnvironment
 from sparserl.experience.base import Experience
 from sparserl.population.random import MemberRng
-from sparserl.training.calls import EpisodesUnderWay
+from sparserl.training.collecting_call import EpisodesUnderWay
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.statistics import Clock, Episodes
 
@@ -30,12 +30,15 @@ class Collector:
     episodes: Episodes
     exploration: MemberRng
     clock: Clock
+    is_compiled: bool
+    """Whether steps are to be in programs. Where a learner has none it takes them by itself, and the others do not change."""
     observation: Tensor = field(init=False)
     """To act on next, ``[member, env, *obs]``; set by whoever begins episodes."""
 
     def __post_init__(self) -> None:
         self._spec, self._envs = self.environment.spec(), self.vector.shape[1]
-        self._most = min(MOST_STEPS, self.experience.steps_between(self._envs)) if self.group.acting_is_fixed else 1
+        in_programs = self.is_compiled and self.group.acting_is_fixed and self.exploration.device.type == "cpu"
+        self._most = min(MOST_STEPS, self.experience.steps_between(self._envs)) if in_programs else 1
 
     def collect(self, env_step: int, most: int, ends_episodes: bool) -> int:
         """Take steps until there may be something to learn from, ``most`` or fewer; how many they were.
@@ -44,20 +47,19 @@ class Collector:
         is the only one.
         """
         vector = self.vector
-        if self._most > 1 and isinstance(vector, FunctionalEnvironment) and self.group.is_compiled:
-            steps = min(most, self._most, self.experience.steps_left(self._envs))
-            vector.reserve(self._most)
-            under_way = EpisodesUnderWay(self.environment, vector, vector.snapshot(), self.observation)
-            rollout = self.group.collect(under_way, steps, self._most, env_step, self.exploration)
-            if rollout is not None:
-                self.clock.lap("acting")
-                self.observation = vector.follow(under_way.state, rollout)
-                self.experience.extend_by(rollout)
-                self.group.observe_all(rollout)
-                self.episodes.add_all(rollout)
-                return steps
-        self._step(env_step, ends_episodes)
-        return 1
+        if self._most == 1 or not isinstance(vector, FunctionalEnvironment):
+            self._step(env_step, ends_episodes)
+            return 1
+        steps = min(most, self._most, self.experience.steps_left(self._envs))
+        vector.reserve(self._most)
+        under_way = EpisodesUnderWay(self.environment, vector, vector.snapshot(), self.observation)
+        rollout = self.group.collect(under_way, steps, self._most, env_step, self.exploration)
+        self.clock.lap("acting")
+        self.observation = vector.follow(under_way.state, rollout)
+        self.experience.extend_by(rollout)
+        self.group.observe_all(rollout)
+        self.episodes.add_all(rollout)
+        return steps
 
     def _step(self, env_step: int, ends_episodes: bool) -> None:
         action = self.group.act(self.observation, env_step, self.exploration)

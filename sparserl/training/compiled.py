@@ -132,8 +132,8 @@ def vector_of(call: Call) -> Tensor:
 
 def _find_or_compile(call: Call) -> Program:
     try:
-        if (device := call.tensors[0].device).type != "cpu":  # where a run that began on a CPU goes on elsewhere
-            raise CompileError(f"they are compiled for a CPU only, and this run is on {device.type}")
+        if elsewhere := {tensor.device.type for tensor in call.tensors} - {"cpu"}:  # of a run that began on a CPU
+            raise CompileError(f"they are compiled for a CPU only, and this run is on {elsewhere.pop()}")
         if not has_compiler():
             raise CompileError("no C++ compiler is found: install g++ (clang++ on macOS), or name another in CXX")
         shapes = [(tuple(tensor.shape[1:]), tensor.dim(), tensor.dtype) for tensor in call.tensors]

@@ -25,7 +25,8 @@ from sparserl.population.state import State, split
 from sparserl.regularizers.base import Regularizer
 from sparserl.runs.files import misfit
 from sparserl.terminal import say_once
-from sparserl.training.calls import CompiledParts, EpisodesUnderWay
+from sparserl.training.collecting_call import EpisodesUnderWay, collect_eagerly
+from sparserl.training.compiled_parts import CompiledParts
 from sparserl.training.dependencies import CompileError
 from sparserl.training.gating import Gating
 from sparserl.training.learner_state import LearnerState
@@ -228,12 +229,12 @@ class Learner:
         action = self._as_program(lambda its: its.act(self.state, self._running(), observation, env_step, rng))
         return self.algorithm.act(self.acting(), observation, env_step, rng) if action is None else action
 
-    def collect(self, episodes: EpisodesUnderWay, steps: int, most: int, env_step: int, rng: MemberRng) -> Rollout | None:
-        """So many steps ``[member, time, env, ...]`` as one program, or None where there can be none.
-
-        The state of ``episodes`` is then the one that follows. No more than ``most`` are asked for, always the same number.
-        """
-        return self._as_program(lambda its: its.collect(self.state, self._running(), episodes, steps, most, env_step, rng))
+    def collect(self, episodes: EpisodesUnderWay, steps: int, most: int, env_step: int, rng: MemberRng) -> Rollout:
+        """So many steps ``[member, time, env, ...]`` that change ``episodes``: a program of ``most``, if there can be one."""
+        found = self._as_program(lambda its: its.collect(self.state, self._running(), episodes, steps, most, env_step, rng))
+        if found is None:
+            return collect_eagerly(lambda seen, at: self.act(seen, at, rng), episodes, steps, env_step)
+        return found
 
     def _running(self) -> Weights | None:
         """What acts, as programs are given it: None stands for the state without noise."""

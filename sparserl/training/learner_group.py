@@ -14,10 +14,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
+from sparserl.experience.base import joined_steps
 from sparserl.experience.selection import Selection
 from sparserl.population.random import MemberRng, SharedDraws
 from sparserl.population.state import State, split, stack
-from sparserl.training.calls import EpisodesUnderWay
+from sparserl.training.collecting_call import EpisodesUnderWay
 from sparserl.training.evaluation import rows_of
 from sparserl.training.learner import Learner
 from sparserl.types import Action, Metrics, Rollout, Transition, Weights
@@ -42,11 +43,6 @@ class LearnerGroup:
         return all(learner.stopped.are_all for learner in self.learners)
 
     @property
-    def is_compiled(self) -> bool:
-        """Whether all that learns is to run as programs."""
-        return all(learner.is_compiled for learner in self.learners)
-
-    @property
     def acting_is_fixed(self) -> bool:
         """Whether what acts stays as it is until something is learned: where no statistics of it take in each step."""
         return not self._algorithm.observes or self._algorithm.gate_noise == "rollout"
@@ -61,7 +57,7 @@ class LearnerGroup:
         """Called before the first step of each rollout: statistics take in the last one, and gates draw new noise."""
         if self._unobserved:
             steps, self._unobserved = self._unobserved, []
-            self._take_in({name: torch.cat([its[name] for its in steps], dim=1) for name in steps[0]})
+            self._take_in(joined_steps(steps))
         for learner in self.learners:
             learner.begin_rollout(env_step)
 
@@ -125,16 +121,13 @@ class LearnerGroup:
         return Action(torch.cat([its.action for its in actions]), extras)
 
     @torch.no_grad()
-    def collect(self, episodes: EpisodesUnderWay, steps: int, most: int, env_step: int, rng: MemberRng) -> Rollout | None:
-        """As of Learner, for all members. Where it is None, the state of ``episodes`` is not to be used."""
-        if not self.learners[1:]:
-            return self.learners[0].collect(episodes, steps, most, env_step, rng)
-        shared, found = SharedDraws(rng), list[Rollout]()
-        for learner, rows in zip(self.learners, self.rows, strict=True):
-            its = learner.collect(episodes.of(rows), steps, most, env_step, shared.of(rows))
-            if its is None:
-                return None
-            found.append(its)
+    def collect(self, episodes: EpisodesUnderWay, steps: int, most: int, env_step: int, rng: MemberRng) -> Rollout:
+        """As of Learner, for all members."""
+        shared = SharedDraws(rng)
+        found = [
+            learner.collect(episodes.of(rows), steps, most, env_step, shared.of(rows))
+            for learner, rows in zip(self.learners, self.rows, strict=True)
+        ]
         return {name: torch.cat([its[name] for its in found]) for name in found[0]}
 
     def acting(self) -> Weights:
@@ -165,7 +158,8 @@ class LearnerGroup:
         """Of each member everything that its learner needs to go on."""
         states = [learner.state_dict() for learner in self.learners]
         own = [split(state, row) for state, learner in zip(states, self.learners, strict=True) for row in range(learner.size)]
-        return [state | {"unobserved": split(self._unobserved, member)} for member, state in enumerate(own)]
+        unobserved = [joined_steps(self._unobserved)] if self._unobserved else []
+        return [state | {"unobserved": split(unobserved, member)} for member, state in enumerate(own)]
 
     def load_states(self, states: Sequence[State]) -> None:
         """Go on from the states of all members."""
@@ -173,4 +167,4 @@ class LearnerGroup:
             learner.load_state_dict(stack(states[rows]))
         device = self.learners[0].state.learns.device
         unobserved = stack([state["unobserved"] for state in states])
-        self._unobserved = [{name: tensor.to(device) for name, tensor in transition.items()} for transition in unobserved]
+        self._unobserved = [{name: tensor.to(device) for name, tensor in steps.items()} for steps in unobserved]

@@ -44,13 +44,14 @@ class Trainer:
         eval_episodes (integer, at least 1): Episodes of each evaluation, on fixed seeds.
         checkpoint_every (integer, at least 1): Environment steps of each member between checkpoints. Each ends the running
             episodes, so this key is part of the experiment; only those of CartPole, Acrobot and Super Mario Bros go on.
-        compile (``auto`` or ``true`` or ``false``): Whether gradient steps and acting, on CartPole together with the
-            environment's steps, run as programs that are compiled ahead of time, each once (in ~/.cache/sparserl): false, true,
-            or auto, which compiles DQN, PPO and A2C on a CPU with a C++ compiler where a run has 80,000 gradient steps or more,
-            and 32 members at most. Compiled steps equal eager ones but for rounding, and a member equals its solo run bit for
-            bit: slow tests see it for every algorithm without a regulariser, under l0 and under l0_group_lasso, and for DQN
-            under every regulariser. What cannot be compiled runs eagerly, and a line says so; on a GPU auto runs eagerly, and
-            true is refused.
+        compile (``auto`` or ``true`` or ``false``): Whether gradient steps and acting run as programs that are compiled ahead
+            of time, each once (in ~/.cache/sparserl): false, true, or auto, which compiles DQN, PPO and A2C on a CPU with a C++
+            compiler where a run has 80,000 gradient steps or more, and 32 members at most. On CartPole acting and the
+            environment's steps are one program where nothing is learned, and no statistics change, between several of them, as
+            in rollouts. Compiled steps equal eager ones but for rounding, and a member equals its solo run bit for bit: slow
+            tests see it for every algorithm without a regulariser, under l0 and under l0_group_lasso, and for DQN under every
+            regulariser. What cannot be compiled runs eagerly, and a line says so; on a GPU auto runs eagerly, and true is
+            refused.
     """
 
     total_steps: Count
@@ -119,7 +120,7 @@ class Trainer:
 
             clock, episodes = Clock(), Episodes(members, self.num_envs)
             rows = Rows(group, episodes)
-            collector = Collector(environment, vector, group, experience, episodes, exploration, clock)
+            collector = Collector(environment, vector, group, experience, episodes, exploration, clock, compiled)
             keeper = vector if isinstance(vector, EpisodeKeeper) else None
             if keeper and under_way and step < self.total_steps:  # what is trained has no need of them
                 collector.observation = keeper.restore(under_way["environment"])

@@ -17,10 +17,13 @@ from compiling import LOOPS, MEMBERS, difference, learner_of, train
 from parts import as_kind, modules, random_batches
 
 from sparserl.algorithms.dqn import DQN
+from sparserl.environments.base import FunctionalEnvironment
+from sparserl.environments.cartpole import CartPole
 from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
 from sparserl.training import compiled, dependencies, programs
-from sparserl.training.calls import CompiledStep
+from sparserl.training.collecting_call import EpisodesUnderWay
+from sparserl.training.compiled_parts import CompiledCollecting, CompiledStep
 from sparserl.training.dependencies import CompileError
 from sparserl.training.learner import Learner
 from sparserl.training.programs import CacheError, Description
@@ -94,6 +97,8 @@ MINE = {
     "mine/algorithm.py": """
 from mine.losses import halved
 from sparserl.algorithms.dqn import DQN
+from sparserl.environments.base import FunctionalEnvironment
+from sparserl.environments.cartpole import CartPole
 
 class Mine(DQN):
     def losses(self, *given):
@@ -212,6 +217,18 @@ def test_a_step_that_is_not_on_a_cpu_is_not_compiled(cache: Path) -> None:
     scalars = Scalars(Time(0, 0, 0), False, {}, {"policy": 0.0}, 0.0)
     with pytest.raises(CompileError, match="for a CPU only, and this run is on meta"):
         CompiledStep(learner._step)(learner.state, Selection({}), scalars, {}, False, {}, learner._rng)
+
+
+def test_no_tensor_of_a_program_may_be_elsewhere(cache: Path) -> None:
+    """Snapshots of an environment are on the CPU, whatever the device of what acts."""
+    learner = learner_of("dqn", "none")
+    vector = CartPole(500).open(Population(tuple(range(MEMBERS))).generators("environment"), 2)
+    observation = vector.reset().to("meta")
+    assert isinstance(vector, FunctionalEnvironment)
+    vector.reserve(4)
+    episodes = EpisodesUnderWay(CartPole(500), vector, vector.snapshot(), observation)
+    with pytest.raises(CompileError, match="for a CPU only, and this run is on meta"):
+        CompiledCollecting(learner._step)(learner.state, None, episodes, 4, 4, 0, learner._rng)
 
 
 # ---------------------------------------------------------------- what is in a program

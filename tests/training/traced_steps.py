@@ -22,17 +22,22 @@ from torch import Tensor
 
 from sparserl.algorithms.base import Objective
 from sparserl.algorithms.dqn import DQN
+from sparserl.config.build import build
+from sparserl.config.validation import compose
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.schedules import DelayedRamp, crossed
 from sparserl.training import compiled, programs
-from sparserl.training.calls import CollectingCall, CompiledStep
+from sparserl.training.collecting_call import CollectingCall
 from sparserl.training.compiled import Trace
+from sparserl.training.compiled_parts import CompiledStep
+from sparserl.training.dependencies import CompileError
+from sparserl.training.events import Finished
 from sparserl.training.guards import TracedNumber, evaluate, prepared
 from sparserl.training.interrupts import prepare
 from sparserl.training.learner import Learner
 from sparserl.training.step import Scalars
-from sparserl.types import Batch, Metrics, Noise, Time, Weights
+from sparserl.types import Action, Batch, Metrics, Noise, Time, Weights
 
 prepare()
 
@@ -182,13 +187,61 @@ def test_a_loop_of_programs_is_the_eager_one(
         run_loop(algorithm, TOGETHER, is_compiled, freeze_at_step=250, more=more)[0] for is_compiled in (True, False)
     )
     assert set(taken) == collected
-    assert sum(steps for steps, _ in taken) == bool(collected) * 2 * 400 // 5  # of two learners
+    of_each_learner = 400 // 5 if collected else 0
+    assert sum(steps for steps, _ in taken) == 2 * of_each_learner
     assert {learner.backend for learner in asked.learners} == {"compiled"}
     for member in range(len(TOGETHER)):
         for mine, its in zip(member_of(asked, member), member_of(eager, member), strict=True):
             torch.testing.assert_close(mine, its, atol=1e-3, rtol=1e-3)
     first = member_of(eager, 0), member_of(eager, 1)
     assert max(float((mine - its).abs().max()) for mine, its in zip(*first, strict=True)) > 0.1
+
+
+def test_a_learner_that_cannot_collect_in_a_program_leaves_the_others_as_they_were(
+    as_traced: list[Trace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes its own steps eagerly, with its own part of the random numbers."""
+    key, plain = CollectingCall.key, ("algorithm.normalize_observation=false",)
+
+    def refuse_gates(call: CollectingCall) -> Any:
+        if call._state.gates or call._state.fixed_gates:
+            raise CompileError("made to fail")
+        return key(call)
+
+    monkeypatch.setattr(CollectingCall, "key", refuse_gates)
+    together, _ = run_loop("dqn", TOGETHER, is_compiled=True, more=plain)
+    assert [learner.backend for learner in together.learners] == ["compiled", "eager"]
+    for member, own in enumerate(TOGETHER):
+        alone, _ = run_loop("dqn", [own], is_compiled=own[0] == "none", more=plain)
+        for mine, its in zip(member_of(together, member), member_of(alone, 0), strict=True):
+            torch.testing.assert_close(mine, its, atol=1e-3, rtol=1e-3)
+
+
+class Uneven(DQN):
+    """Draws twice from some step on."""
+
+    def act(self, weights: Weights, observation: Tensor, step: int, rng: MemberRng) -> Action:
+        if step >= 30:
+            rng.uniform(3)
+        return super().act(weights, observation, step, rng)
+
+
+def test_steps_that_draw_more_than_others_are_not_in_one_program(
+    as_traced: list[Trace], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which of the numbers a step is given would depend on the steps before it."""
+    options = "trainer=smoke", "trainer.num_envs=5", "experience.train_freq=20", "algorithm.normalize_observation=false"
+    compiles = [compose(*options, f"trainer.compile={its}") for its in ("true", "false")]
+    learned = []
+    for trainer, parts in (build([config]) for config in compiles):
+        uneven = as_kind(Uneven, parts.algorithm)
+        population = dataclasses.replace(parts.populations[0], algorithm=uneven)
+        *_, end = trainer.run(dataclasses.replace(parts, algorithm=uneven, populations=[population]))
+        assert isinstance(end, Finished)
+        learned.append(member_of(end.group, 0))
+    assert "draws more random numbers in some steps" in capsys.readouterr().err
+    for mine, its in zip(*learned, strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-4, rtol=1e-4)
 
 
 # ---------------------------------------------------------------- controls: what this comparison sees

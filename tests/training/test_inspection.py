@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sparserl.config.validation import compose
 from sparserl.networks.base import Matrix
 from sparserl.sweeps.loop import run
-from sparserl.training import trainer
+from sparserl.training import rows
 from sparserl.training.evaluation import _is_kept
 from sparserl.training.inspection import TAU, dormant, hidden_features, inspect, srank
 
@@ -159,7 +159,7 @@ def test_the_steps_that_are_kept() -> None:
 def test_rows_of_evaluations_have_them_and_training_does_not_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose("trainer=smoke", "logger=disk", "network.hidden=[8]", "trainer.log_every=100", "lowrank.ranks=[]")
     run([config], [tmp_path / "with"], live=False)
-    monkeypatch.setattr(trainer, "inspect", lambda learner, states: {})
+    monkeypatch.setattr(rows, "inspect", lambda learner, states: {})
     run([config], [tmp_path / "without"], live=False)
     found, plain = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]

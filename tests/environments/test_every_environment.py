@@ -77,14 +77,20 @@ def steps(environment: Environment, number: int = 3) -> None:
     assert not torch.equal(shown[0], shown[-1])
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_an_environment_is_what_its_documentation_says_and_takes_steps(name: str) -> None:
+def installed(name: str) -> Environment:
+    """An option, or the test is skipped where it cannot be made: that it is said how to install it, test_configs.py tests."""
     environment = made(name)
     try:
-        spec = environment.spec()
-    except ModuleNotFoundError as error:  # that it is said how to install it, test_configs.py tests
+        environment.spec()
+    except ModuleNotFoundError as error:
         pytest.skip(str(error))
-    assert spec == SPECS[name]
+    return environment
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_an_environment_is_what_its_documentation_says_and_takes_steps(name: str) -> None:
+    environment = installed(name)
+    assert environment.spec() == SPECS[name]
     steps(environment)
 
 
@@ -95,6 +101,7 @@ def test_an_environment_is_what_its_documentation_says_and_takes_steps(name: str
 def test_what_fits_trains_under_every_regularizer_and_what_does_not_is_one_sentence(
     algorithm: str, name: str, tmp_path: Path
 ) -> None:
+    installed(name)
     size = SMALL.get(name, ("trainer.num_envs=2",))
     settings = f"algorithm={algorithm}", f"environment={name}", "trainer=smoke", "logger=disk", *size
     has, other = ("discrete", "continuous") if SPECS[name].discrete_actions else ("continuous", "discrete")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sparserl.population.random import Generators
 from sparserl.population.state import State
-from sparserl.types import Rollout, Spec, Transition
+from sparserl.types import Action, Rollout, Spec, Transition
 
 _NUMPY = {torch.float32: np.float32, torch.uint8: np.uint8}
 
@@ -51,11 +51,10 @@ class StepResult:
     """Numbers by which episodes are judged beside their return, under the names of their means over episodes, such as
     ``success_rate``. That of an episode is the one at its last step; nan where the environment does not say."""
 
-    @property
-    def fields(self) -> Transition:
-        """What a transition has of it."""
-        names = "next_observation", "reward", "terminated", "truncated"
-        return {name: getattr(self, name) for name in names} | dict(self.extras)
+    def transition(self, observation: Tensor, action: Action) -> Transition:
+        """The step as an experience takes it: what was seen, what was done, and what came of it."""
+        found = {name: getattr(self, name) for name in ("next_observation", "reward", "terminated", "truncated")}
+        return {"observation": observation, "action": action.action, **action.extras, **found, **self.extras}
 
 
 class VectorEnvironment(ABC):

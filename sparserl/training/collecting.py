@@ -13,6 +13,7 @@ from sparserl.population.random import MemberRng
 from sparserl.training.collecting_call import EpisodesUnderWay
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.statistics import Clock, Episodes
+from sparserl.types import Action
 
 MOST_STEPS = 8
 """In one program. A step of PPO on CartPole takes 28 us with 4 of them, 21 us with 8, and 55 us if acting alone is a program.
@@ -73,7 +74,7 @@ class Collector:
             faults += [(member, "an action is not a number") for member in broken.nonzero().flatten().tolist()]
         for member, reason in faults:
             self.group.stop(member, reason, env_step + self._envs)
-        transition = {"observation": self.observation, "action": taken, **action.extras, **outcome.fields}
+        transition = outcome.transition(self.observation, Action(taken, action.extras))
         if ends_episodes:
             transition["truncated"] = torch.ones_like(outcome.truncated)
         self.experience.extend(transition)

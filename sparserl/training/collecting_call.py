@@ -104,7 +104,7 @@ class CollectingCall(ActingCall):
             drawn.append(len(draws.asked))
             with torch.no_grad():
                 following, result = self._episodes.environment.advance(state, acted.action)
-                seen.append({"observation": observation, "action": acted.action, **acted.extras, **result.fields})
+                seen.append(result.transition(observation, acted))
                 is_taken = steps > number
                 observation = torch.where(is_taken, result.observation, observation)
                 # what no step changes is an input that is only read
@@ -126,7 +126,7 @@ def collect_eagerly(act: Act, episodes: EpisodesUnderWay, steps: int, env_step: 
     for number in range(steps):
         acted = act(observation, env_step + number * episodes.envs)
         state, result = episodes.environment.advance(state, acted.action)
-        seen.append({"observation": observation, "action": acted.action, **acted.extras, **result.fields})
+        seen.append(result.transition(observation, acted))
         observation = result.observation
     for name, tensor in episodes.state.items():
         tensor.copy_(state[name])

@@ -32,12 +32,16 @@ class CompiledParts:
         return cls(CompiledStep(step), CompiledActing(step), CompiledCollecting(step))
 
 
-class CompiledStep:
-    """A GradientStep as programs."""
+class _Programs:
+    """Those that a GradientStep's parts make for one kind of call."""
 
     def __init__(self, step: GradientStep) -> None:
         self._step, self._compiled = step, Compiled()
         self._inputs = PartInputs(step.algorithm, step.regularizer)
+
+
+class CompiledStep(_Programs):
+    """A GradientStep as programs."""
 
     def __call__(
         self,
@@ -59,12 +63,8 @@ class CompiledStep:
         return dict(zip(names, rows.unbind(0), strict=True))
 
 
-class CompiledActing:
+class CompiledActing(_Programs):
     """What an algorithm does to act, as programs."""
-
-    def __init__(self, step: GradientStep) -> None:
-        self._step, self._compiled = step, Compiled()
-        self._inputs = PartInputs(step.algorithm, step.regularizer)
 
     def __call__(self, state: LearnerState, running: Weights | None, observation: Tensor, step: int, rng: MemberRng) -> Action:
         """As ``algorithm.act`` with the weights that are ``running``, or None for those of the state without noise.
@@ -75,12 +75,8 @@ class CompiledActing:
         return Action(action, dict(zip(names[1:], extras, strict=True)))
 
 
-class CompiledCollecting:
+class CompiledCollecting(_Programs):
     """Acting and the environment, some steps at once, as programs."""
-
-    def __init__(self, step: GradientStep) -> None:
-        self._step, self._compiled = step, Compiled()
-        self._inputs = PartInputs(step.algorithm, step.regularizer)
 
     def __call__(
         self,

@@ -30,7 +30,7 @@ from sparserl.training.events import Finished, Progress, Row, Snapshot
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.statistics import Averages, Episodes
-from sparserl.types import Transition
+from sparserl.types import Action, Transition
 
 MEMBERS, ENVS = 2, 3
 NOTHING = torch.zeros(MEMBERS, ENVS)
@@ -59,7 +59,7 @@ def test_episodes_are_counted_as_by_hand(happens: list[str], block: int, seed: i
             if event == "step":
                 episodes.add(*taken)
             else:
-                fields = [its.fields for its in taken]
+                fields = [its.transition(NOTHING, Action(NOTHING)) for its in taken]
                 episodes.add_all({name: torch.stack([its[name] for its in fields], dim=1) for name in fields[0]})
             for step, member, env in product(taken, range(MEMBERS), range(ENVS)):
                 running[member][env] += step.reward[member, env].item()

@@ -22,7 +22,7 @@ install-mario: $(INSTALLED) ## Super Mario Bros, which needs a C++ compiler; the
 	@for name in $$CXX c++ g++ clang++; do command -v $$name >/dev/null && exit; done; echo "Super Mario Bros needs a C++ compiler, and none is there: sudo apt-get install g++" >&2; exit 1
 	$(PIP) opencv-python-headless
 	$(PIP) --ignore-requires-python gym-super-mario-bros nes-py
-	-$(BIN)/python scripts/build_emulator.py  # the same game, 1.7 times as fast
+	-$(BIN)/python scripts/build_emulator.py  # the same game, faster
 
 install-surrol: $(INSTALLED) ## what environment=surrol_ecm_reach and its like need, and how to clone SurRoL
 	$(PIP) --editable '.[surrol]'

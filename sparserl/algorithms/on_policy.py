@@ -235,10 +235,11 @@ def generalized_advantage(
     ``v_tm1`` and ``v_t`` are the values before and after each step. A terminated episode has no value after it. A truncated one
     would have gone on, so its value counts, but no TD error of what follows does: that belongs to another episode.
     """
-    delta = reward + gamma * (1 - terminated) * v_t - v_tm1
+    advantage = reward + gamma * (1 - terminated) * v_t - v_tm1
     decay = gamma * gae_lambda * (1 - torch.maximum(terminated, truncated))
-    following, advantages = torch.zeros_like(delta[:, 0]), list[Tensor]()
-    for its_delta, its_decay in zip(reversed(delta.unbind(1)), reversed(decay.unbind(1)), strict=True):
-        following = its_delta + its_decay * following
-        advantages.append(following)
-    return torch.stack(advantages[::-1], dim=1)
+    reach = 1  # of how many steps from its own each advantage has the errors, and each decay the product
+    while reach < advantage.shape[1]:
+        advantage[:, :-reach] += decay[:, :-reach] * advantage[:, reach:]
+        decay[:, :-reach] = decay[:, :-reach] * decay[:, reach:]
+        reach *= 2
+    return advantage

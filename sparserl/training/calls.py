@@ -135,11 +135,13 @@ class ActingCall(Call):
         return self._state.learns.shape[0]
 
     def key(self) -> tuple[Any, ...]:
-        running = self._running or {}
-        return _key(self._step, self._state), [(component, tuple(its)) for component, its in running.items()]
+        if self._running is None:
+            return _key(self._step, self._state)
+        algorithm = self._step.algorithm  # weights that run are made already: of no regulariser, whatever its schedules
+        return described(algorithm), algorithm.spec, [(component, tuple(its)) for component, its in self._running.items()]
 
     def parts(self) -> list[Any]:
-        return [self._step.algorithm, self._step.regularizer]
+        return [self._step.algorithm, *([self._step.regularizer] if self._running is None else [])]
 
     def run(
         self,
@@ -174,8 +176,11 @@ class ActingCall(Call):
         numbers: Sequence[Tensor],
         draws: Any,
     ) -> Action:
-        step = _with_inputs(self._step, self._inputs, iter(inputs), iter(numbers))
-        return step.algorithm.act(weights, observation, env_step, draws)
+        return self._with_inputs(inputs, numbers).algorithm.act(weights, observation, env_step, draws)
+
+    def _with_inputs(self, inputs: Sequence[Tensor], numbers: Sequence[Tensor]) -> GradientStep:
+        """The step of parts with these values."""
+        return _with_inputs(self._step, self._inputs, iter(inputs), iter(numbers))
 
 
 # ---------------------------------------------------------------- the state of a learner as tensors, and back

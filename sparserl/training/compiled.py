@@ -21,6 +21,7 @@ from torch import Tensor
 from sparserl.population.random import MemberRng
 from sparserl.terminal import describe, say
 from sparserl.training import programs
+from sparserl.training.decompositions import DECOMPOSITIONS
 from sparserl.training.dependencies import CompileError, code_of, compiler, has_compiler, surroundings
 from sparserl.training.guards import Guard, TracedNumber
 from sparserl.training.programs import Description, Program
@@ -111,8 +112,8 @@ class Compiled:
     def __init__(self) -> None:
         self._programs: dict[Hashable, list[Program]] = {}
 
-    def __call__(self, call: Call, rng: MemberRng) -> tuple[Sequence[str], list[Tensor]]:
-        """Names and tensors that the function of the call gives.
+    def __call__(self, call: Call, rng: MemberRng | None = None) -> tuple[Sequence[str], list[Tensor]]:
+        """Names and tensors that the function of the call gives; ``rng`` is not needed by one that draws nothing.
 
         Raises CompileError, before anything has changed, where there is no program and none can be made.
         """
@@ -121,7 +122,7 @@ class Compiled:
         if program is None:
             program = _find_or_compile(call)
             known.append(program)
-        draws = call.draw(rng, program.description.draws)
+        draws = call.draw(rng, program.description.draws) if rng else []
         return program.description.names, program.run([*call.tensors, *draws, vector_of(call)])
 
 
@@ -193,7 +194,8 @@ class Trace:
 
         self._examples = (*examples, *draws, vector)
         with torch.no_grad():
-            self.graph = make_fx(flat, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*self._examples)
+            trace = make_fx(flat, DECOMPOSITIONS, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+            self.graph = trace(*self._examples)
         self.description = Description(guards, probe.asked, names)
 
     def compile_to(self, library: Path) -> None:

@@ -1,4 +1,4 @@
-"""What of a learner runs as programs: its gradient steps, its acting, and acting together with the environment."""
+"""What of a learner runs as programs: gradient steps, acting, acting with the environment, and what is made of rollouts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from sparserl.training.collecting_call import CollectingCall, EpisodesUnderWay
 from sparserl.training.compiled import Compiled
 from sparserl.training.inputs import PartInputs
 from sparserl.training.learner_state import LearnerState
+from sparserl.training.preparing_call import PreparingCall
 from sparserl.training.step import GradientStep, Scalars
-from sparserl.types import Action, Metrics, Noise, Rollout, Weights
+from sparserl.types import Action, Batch, Metrics, Noise, Rollout, Weights
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class CompiledParts:
     step: CompiledStep
     act: CompiledActing
     collect: CompiledCollecting
+    prepare: CompiledPreparing
 
     @classmethod
     def of(cls, step: GradientStep) -> CompiledParts:
         """Those of the learner that takes such steps."""
-        return cls(CompiledStep(step), CompiledActing(step), CompiledCollecting(step))
+        return cls(CompiledStep(step), CompiledActing(step), CompiledCollecting(step), CompiledPreparing(step))
 
 
 class _Programs:
@@ -96,3 +98,13 @@ class CompiledCollecting(_Programs):
         call = CollectingCall(self._step, self._inputs, state, running, episodes, steps, most, step)
         names, tensors = self._compiled(call, rng)
         return {name: its[:, :steps] for name, its in zip(names, tensors, strict=True)}
+
+
+class CompiledPreparing(_Programs):
+    """What an algorithm makes of a rollout, as programs."""
+
+    def __call__(self, state: LearnerState, running: Weights | None, rollout: Rollout) -> Batch:
+        """As ``algorithm.prepare``; weights are as for CompiledActing. Raises as CompiledStep does."""
+        call = PreparingCall(self._step, self._inputs, state, running, rollout)
+        names, tensors = self._compiled(call)
+        return dict(zip(names, tensors, strict=True))

@@ -31,6 +31,7 @@ from sparserl.training.dependencies import CompileError
 from sparserl.training.gating import Gating
 from sparserl.training.learner_state import LearnerState
 from sparserl.training.parameters import FlatTensors, Parameters
+from sparserl.training.running_weights import RunningWeights
 from sparserl.training.step import LARGEST_RATE, GradientStep, Scalars
 from sparserl.training.stopped import StoppedMembers
 from sparserl.types import Action, Batch, Gates, Metrics, Rollout, Time, Weights, is_weight
@@ -73,7 +74,7 @@ class Learner:
         self._compiled = CompiledParts.of(self._step) if compiled else None
         self._compiled_updates = 0
         self._unobserved: Rollout = {}  # what statistics are to take in before they are read
-        self._computed: dict[str, Weights] = {}  # from the state as it is; emptied when that changes
+        self._running = RunningWeights(self._step, self.state, self._gating)
 
     # ------------------------------------------------------------ learning
 
@@ -85,12 +86,12 @@ class Learner:
     def _draw_gates(self, env_step: int) -> None:
         if self.state.gates:
             self._gating.draw(env_step)
-            self._computed = {}
+            self._running.forget()
 
     def finish(self, env_step: int) -> None:
         """Called once, when training ends: the gates become those of the trained policy."""
         self._gating.finish(env_step)
-        self._computed = {}
+        self._running.forget()
 
     def update(self, batch: Batch | Selection, env_step: int) -> Metrics:
         """One gradient step of every component that is due, and the algorithm's own state after it.
@@ -102,7 +103,7 @@ class Learner:
         if self.algorithm.gate_noise == "gradient_step":
             with_noise_free = bool(self.state.gates) and self.regularizer.gates_active(env_step)
             if with_noise_free and self._compiled is None:
-                noise_free = self._noise_free()
+                noise_free = self._running.noise_free()
             self._draw_gates(env_step)
         scalars = Scalars(
             time=Time(env_step, self._env_step, self._updates),
@@ -122,11 +123,12 @@ class Learner:
         if metrics is None:
             self._take_in()
             if with_noise_free and not noise_free:
-                noise_free = self._noise_free()
+                noise_free = self._running.noise_free()
             metrics = self._step(self.state, selection.batch(), scalars, noise, noise_free, self._rng)
         else:
             self._compiled_updates, self._unobserved = self._compiled_updates + 1, {}
-        self._env_step, self._updates, self._computed = env_step, self._updates + 1, {}
+        self._env_step, self._updates = env_step, self._updates + 1
+        self._running.forget()
         self.stopped.update(metrics, env_step)
         return metrics
 
@@ -169,7 +171,8 @@ class Learner:
             return
         with torch.no_grad():
             self.state.set_statistics(self.algorithm.observe(self.state.statistics, self._unobserved))
-        self._unobserved, self._computed = {}, {}
+        self._unobserved = {}
+        self._running.forget()
 
     @torch.no_grad()
     def start_from(self, policies: Sequence[Weights | None]) -> None:
@@ -188,7 +191,7 @@ class Learner:
                 for name, tensor in layers.items():
                     for target in (component, *self._step.followers(component)):
                         tensors[target][name][member] = tensor
-        self._computed = {}
+        self._running.forget()
 
     # ------------------------------------------------------------ weights to run
 
@@ -203,64 +206,38 @@ class Learner:
         """The gates of each learned component; empty where it has none."""
         return {component: self.state.gate_views(component) for component in self.learned}
 
-    @torch.no_grad()
     def deterministic(self) -> Weights:
         """Every component, the learned ones without noise, targets raw: kept until something changes, so do not change it."""
         self._take_in()
-        if "deterministic" not in self._computed:
-            weights = self.weights
-            hardened = {c: its.harden(weights[c], self._multipliers()[c]) for c, its in self.bound.items()}
-            self._computed["deterministic"] = weights | hardened
-        return self._computed["deterministic"]
+        return self._running.deterministic()
 
-    @torch.no_grad()
     def acting(self) -> Weights:
-        """Every component as it acts while training."""
-        if self.algorithm.gate_noise == "gradient_step":
-            return self.deterministic()
+        """Every component as it acts while training. Do not change it."""
         self._take_in()
-        if "acting" not in self._computed:
-            self._gating.fix()
-            self._computed["acting"] = self._step.running(self.state, self.weights, self._gating.noise)
-        return self._computed["acting"]
+        return self._running.acting()
 
     def act(self, observation: Shaped[Tensor, "member env *obs"], env_step: int, rng: MemberRng) -> Action:
         """Choose actions for training, after so many environment steps of each member. Called without gradients."""
-        action = self._as_program(lambda its: its.act(self.state, self._running(), observation, env_step, rng))
+        action = self._as_program(lambda its: its.act(self.state, self._for_programs(), observation, env_step, rng))
         return self.algorithm.act(self.acting(), observation, env_step, rng) if action is None else action
 
     def collect(self, episodes: EpisodesUnderWay, steps: int, most: int, env_step: int, rng: MemberRng) -> Rollout:
         """So many steps ``[member, time, env, ...]`` that change ``episodes``: a program of ``most``, if there can be one."""
-        found = self._as_program(lambda its: its.collect(self.state, self._running(), episodes, steps, most, env_step, rng))
+        found = self._as_program(
+            lambda its: its.collect(self.state, self._for_programs(), episodes, steps, most, env_step, rng)
+        )
         if found is None:
             return collect_eagerly(lambda seen, at: self.act(seen, at, rng), episodes, steps, env_step)
         return found
 
-    def _running(self) -> Weights | None:
-        """What acts, as programs are given it: None stands for the state without noise."""
+    def prepare(self, rollout: Rollout) -> Batch:
+        """What is to be learned from a rollout, with the weights that acted. Called without gradients."""
+        batch = self._as_program(lambda its: its.prepare(self.state, self._for_programs(), rollout))
+        return self.algorithm.prepare(self.acting(), rollout) if batch is None else batch
+
+    def _for_programs(self) -> Weights | None:
         self._take_in()
-        if self.algorithm.gate_noise == "gradient_step":
-            return None
-        if "contiguous" not in self._computed:
-            acting = self.acting()
-            self._computed["contiguous"] = {
-                c: {name: tensor.contiguous() for name, tensor in acting[c].items()} for c in self.algorithm.acting
-            }
-        return self._computed["contiguous"]
-
-    def _multipliers(self) -> Weights:
-        """What gates multiply by without noise, by component."""
-        if "multipliers" not in self._computed:
-            fixed = self.state.fixed_gates
-            self._computed["multipliers"] = {
-                c: fixed[c].multipliers if c in fixed else self._step.multipliers(self.state, c) for c in self.covered
-            }
-        return self._computed["multipliers"]
-
-    @torch.no_grad()
-    def _noise_free(self) -> Weights:
-        """What runs under gates, components and the targets behind them, without their noise."""
-        return self._step.noise_free(self.state, self._multipliers())
+        return self._running.for_programs()
 
     # ------------------------------------------------------------ checkpoints
 
@@ -288,4 +265,4 @@ class Learner:
         self._gating.load_state_dict(saved)
         self._rng.load_state_dict(saved["rng"])
         self.stopped.load_state(saved["stopped"])
-        self._computed = {}
+        self._running.forget()

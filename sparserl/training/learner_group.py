@@ -6,7 +6,7 @@ that differ in their regulariser only do these together, and then each learner t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
 import torch
@@ -21,7 +21,7 @@ from sparserl.population.state import State, split, stack
 from sparserl.training.collecting_call import EpisodesUnderWay
 from sparserl.training.evaluation import rows_of
 from sparserl.training.learner import Learner
-from sparserl.types import Action, Metrics, Rollout, Transition, Weights
+from sparserl.types import Action, Batch, Metrics, Rollout, Transition, Weights
 
 
 class LearnerGroup:
@@ -117,18 +117,24 @@ class LearnerGroup:
             learner.act(observation[rows], env_step, shared.of(rows))
             for learner, rows in zip(self.learners, self.rows, strict=True)
         ]
-        extras = {name: torch.cat([its.extras[name] for its in actions]) for name in actions[0].extras}
-        return Action(torch.cat([its.action for its in actions]), extras)
+        return Action(torch.cat([its.action for its in actions]), _joined([its.extras for its in actions]))
 
     @torch.no_grad()
     def collect(self, episodes: EpisodesUnderWay, steps: int, most: int, env_step: int, rng: MemberRng) -> Rollout:
         """As of Learner, for all members."""
         shared = SharedDraws(rng)
-        found = [
-            learner.collect(episodes.of(rows), steps, most, env_step, shared.of(rows))
-            for learner, rows in zip(self.learners, self.rows, strict=True)
-        ]
-        return {name: torch.cat([its[name] for its in found]) for name in found[0]}
+        return _joined(
+            [
+                learner.collect(episodes.of(rows), steps, most, env_step, shared.of(rows))
+                for learner, rows in zip(self.learners, self.rows, strict=True)
+            ]
+        )
+
+    @torch.no_grad()
+    def prepare(self, rollout: Rollout) -> Batch:
+        """What all members are to learn from a rollout."""
+        parts = [{name: values[rows] for name, values in rollout.items()} for rows in self.rows]
+        return _joined([learner.prepare(part) for learner, part in zip(self.learners, parts, strict=True)])
 
     def acting(self) -> Weights:
         """What acts while training: those components of every member. Do not change it."""
@@ -168,3 +174,8 @@ class LearnerGroup:
         device = self.learners[0].state.learns.device
         unobserved = stack([state["unobserved"] for state in states])
         self._unobserved = [{name: tensor.to(device) for name, tensor in steps.items()} for steps in unobserved]
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Those of learners as those of all members."""
+    return {name: torch.cat([part[name] for part in parts]) if parts[1:] else tensor for name, tensor in parts[0].items()}

@@ -137,7 +137,7 @@ class Trainer:
                 ends_episodes = not keeper and self._ends(previous, previous + self.num_envs)
                 step += self.num_envs * collector.collect(previous, self._steps_until_due(previous), ends_episodes)
                 snapshot_due = self._ends(previous, step)
-                for selection in experience.selections(lambda rollout: algorithm.prepare(group.acting(), rollout)):
+                for selection in experience.selections(group.prepare):
                     clock.lap("replay")
                     rows.add(group.update(selection, step))
                     clock.lap("update")

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from parts import as_kind, make_regularizer
 from probes import TargetByObservation
 from torch import Tensor
@@ -79,6 +81,22 @@ def test_lambda_one_is_the_return_and_lambda_zero_the_td_error() -> None:
         following = reward[:, time] + 0.9 * following
         returns[:, time] = following
     torch.testing.assert_close(one, returns - v_tm1)
+
+
+@given(time=st.integers(1, 40), seed=st.integers(0, 2**16), ends=st.floats(0, 0.5))
+def test_advantages_are_the_recursion_from_the_last_step_back(time: int, seed: int, ends: float) -> None:
+    """They are summed over 1, 2, 4 ... steps at once. Within rounding of sums of up to 40 numbers of size 1."""
+    draw = torch.Generator().manual_seed(seed)
+    reward, v_tm1, v_t = torch.randn(3, 2, time, 3, generator=draw)
+    terminated, truncated = (torch.rand(2, 2, time, 3, generator=draw) < ends).float()
+    found = generalized_advantage(reward, v_tm1, v_t, terminated, truncated, 0.99, 0.95)
+
+    following = torch.zeros(2, 3)
+    for step in reversed(range(time)):
+        delta = reward[:, step] + 0.99 * (1 - terminated[:, step]) * v_t[:, step] - v_tm1[:, step]
+        goes_on = (1 - terminated[:, step]) * (1 - truncated[:, step])
+        following = delta + 0.99 * 0.95 * goes_on * following
+        torch.testing.assert_close(found[:, step], following, atol=1e-5, rtol=1e-5)
 
 
 # ---------------------------------------------------------------- the objective, by hand

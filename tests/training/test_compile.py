@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from compiling import LOOPS, MEMBERS, difference, learner_of, train
-from parts import as_kind, modules, random_batches
+from parts import as_kind, make_learner, modules, random_batches
 
 from sparserl.algorithms.dqn import DQN
 from sparserl.environments.base import FunctionalEnvironment
@@ -22,10 +23,13 @@ from sparserl.environments.cartpole import CartPole
 from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
 from sparserl.training import compiled, dependencies, programs
+from sparserl.training.calls import ActingCall
 from sparserl.training.collecting_call import EpisodesUnderWay
 from sparserl.training.compiled_parts import CompiledCollecting, CompiledStep
-from sparserl.training.dependencies import CompileError
+from sparserl.training.dependencies import CompileError, code_of
+from sparserl.training.inputs import PartInputs
 from sparserl.training.learner import Learner
+from sparserl.training.preparing_call import PreparingCall
 from sparserl.training.programs import CacheError, Description
 from sparserl.training.step import Scalars
 from sparserl.types import Time
@@ -182,6 +186,26 @@ def test_a_program_is_of_one_compiler(tmp_path: Path, monkeypatch: pytest.Monkey
     keys = [key("one", "g++ 12"), key("one", "g++ 13"), key("other", "g++ 13"), key("one", "g++ 12")]
     assert keys[3] == keys[0]
     assert len(set(keys)) == 3
+
+
+def test_weights_that_are_made_already_run_in_programs_of_any_regulariser() -> None:
+    """And of any length of training: acting and what is made of rollouts read neither. They read the algorithm."""
+
+    def keys(*overrides: str) -> list[str]:
+        learner = make_learner("algorithm=ppo", "trainer.num_envs=2", *overrides)
+        learner.begin_rollout(0)
+        step, state, running = learner._step, learner.state, learner._running.for_programs()
+        inputs, numbers = PartInputs(step.algorithm, step.regularizer), torch.zeros(1, 5, 2)
+        rollout = {"observation": torch.zeros(1, 5, 2, 4), "reward": numbers}
+        calls = (
+            ActingCall(step, inputs, state, running, torch.zeros(1, 2, 4), 0),
+            PreparingCall(step, inputs, state, running, rollout),
+        )
+        return [repr((call.key(), code_of(*call.parts()))) for call in calls]
+
+    one = keys("regularizer=none")
+    assert keys("regularizer=l0", "trainer.total_steps=2000") == keys("regularizer=l1") == one
+    assert all(other != mine for other, mine in zip(keys("regularizer=none", "algorithm.gamma=0.5"), one, strict=True))
 
 
 # ---------------------------------------------------------------- where there is no program

@@ -83,6 +83,30 @@ def test_each_learner_has_its_own_part_of_a_batch() -> None:
     assert all(map(equal, policies(together), policies(apart)))
 
 
+def test_each_learner_prepares_its_own_part_of_a_rollout() -> None:
+    """With its own weights: the values of all members are those of the joined critics."""
+    configs = [compose("algorithm=ppo", f"regularizer={name}", f"seed={seed}") for name in ("none", "l0") for seed in range(2)]
+    _, parts = build(configs)
+    algorithm = parts.algorithm.bind(parts.environment.spec())
+    group = LearnerGroup(algorithm, [Learner(algorithm, its.regularizer, its.members) for its in parts.populations])
+    group.begin_rollout(0)
+    shape, draw = (4, 10, 3), torch.Generator().manual_seed(0)
+    rollout = {
+        "observation": torch.randn(*shape, 4, generator=draw),
+        "next_observation": torch.randn(*shape, 4, generator=draw),
+        "action": torch.randint(2, shape, generator=draw),
+        "reward": torch.randn(shape, generator=draw),
+        "terminated": torch.zeros(shape),
+        "truncated": torch.zeros(shape),
+    }
+    found = group.prepare(rollout)
+
+    expected = algorithm.prepare(group.acting(), rollout)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert not torch.equal(found["value"][:2], found["value"][2:]), "under gates values are others, or this test sees nothing"
+
+
 def test_policies_to_start_from_come_to_their_members() -> None:
     made = groups()
     group, fresh = next(made), policies(next(made))

@@ -54,8 +54,9 @@ class Algorithm(ABC):
 
     actions: ClassVar[tuple[Literal["discrete", "continuous"], ...]]
     """The action spaces it is made for."""
-    gains_by_compiling: ClassVar[bool] = True
-    """False where compiled gradient steps, of it or its like, were measured to be slower: ``compile=auto`` makes none."""
+    fewest_compiled_steps: ClassVar[int] = 100_000
+    """The gradient steps of a run that earn back what compiling takes, alone and with eight members: ``compile=auto`` compiles
+    no shorter one. Measured for DQN, PPO, TD3 and SAC (results of bench_compiled.py); others are taken to be like TD3."""
     gate_noise: ClassVar[Literal["gradient_step", "rollout"]] = "gradient_step"
     """When a new sample of the gates is drawn while they are active. ``gradient_step``: at each, and acting goes without noise.
     ``rollout``: one sample acts, and learns in all epochs of its rollout, so that the policy that is improved is the one that
@@ -148,7 +149,8 @@ class Algorithm(ABC):
     def prepare(self, weights: Weights, rollout: Rollout) -> Batch:
         """From a rollout to what ``losses`` needs, ``[member, time * env, ...]``: advantages, say.
 
-        Called without gradients, with the weights that acted.
+        Called without gradients, with the weights that acted. As of ``act`` and ``losses``, a program is made of it: no value
+        of a tensor decides which operations are done, or all runs eagerly.
         """
         return {name: values.flatten(1, 2) for name, values in rollout.items()}
 

@@ -67,7 +67,6 @@ class OffPolicyActorCritic(Algorithm):
     actions = ("continuous",)
 
     critics: ClassVar[tuple[str, ...]] = ("critic_1", "critic_2")
-    gains_by_compiling = False  # results/2026-11-28-compiled-speed: TD3, and SAC with eight members, are slower
 
     def bind(self, spec: Spec) -> Algorithm:
         if spec.discrete_actions is not None:

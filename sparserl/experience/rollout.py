@@ -78,7 +78,8 @@ class Rollout(Experience):
         if self._size < self.n_steps:
             return
         pieces, self._pieces = self._pieces, []
-        batch = prepare(joined_steps(pieces))
+        with torch.no_grad():
+            batch = prepare(joined_steps(pieces))
         size = next(iter(batch.values())).shape[1]
         for _ in range(self.n_epochs):
             order = self._rng.uniform(size).argsort(dim=1, stable=True)

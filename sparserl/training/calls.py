@@ -237,7 +237,8 @@ def _state(like: LearnerState, rest: Iterator[Tensor], values: Iterator[Tensor] 
 def _with_inputs(step: GradientStep, inputs: PartInputs, rest: Iterator[Tensor], values: Iterator[Tensor]) -> GradientStep:
     """The same step of parts whose values are the next tensors and numbers."""
     tensors, numbers = inputs.counts
-    of_algorithm, of_regularizer = inputs.given([*islice(rest, tensors)], [*islice(values, numbers)])
+    of_algorithm, *of_regularizers = inputs.given([*islice(rest, tensors)], [*islice(values, numbers)])
+    of_regularizer = of_regularizers[0] if of_regularizers else {}
     return GradientStep(
         with_values(step.algorithm, of_algorithm),
         with_values(step.regularizer, of_regularizer),

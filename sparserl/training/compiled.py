@@ -131,15 +131,20 @@ def vector_of(call: Call) -> Tensor:
     return torch.tensor([*call.counters.values(), *call.numbers], dtype=torch.float64)
 
 
+def key_of(call: Call) -> str:
+    """The name of its program, by all that the program depends on."""
+    shapes = [(tuple(tensor.shape[1:]), tensor.dim(), tensor.dtype) for tensor in call.tensors]
+    given = type(call).__qualname__, call.signature, shapes, call.changed, [*call.counters], len(call.numbers), call.key()
+    return programs.key_of(given, code_of(*call.parts()), surroundings(), compiler())
+
+
 def _find_or_compile(call: Call) -> Program:
     try:
         if elsewhere := {tensor.device.type for tensor in call.tensors} - {"cpu"}:  # of a run that began on a CPU
             raise CompileError(f"they are compiled for a CPU only, and this run is on {elsewhere.pop()}")
         if not has_compiler():
             raise CompileError("no C++ compiler is found: install g++ (clang++ on macOS), or name another in CXX")
-        shapes = [(tuple(tensor.shape[1:]), tensor.dim(), tensor.dtype) for tensor in call.tensors]
-        given = type(call).__qualname__, call.signature, shapes, call.changed, [*call.counters], len(call.numbers), call.key()
-        key = programs.key_of(given, code_of(*call.parts()), surroundings(), compiler())
+        key = key_of(call)
         if (found := programs.find(key, call.counters)) is not None:
             return found
         with programs.lock():

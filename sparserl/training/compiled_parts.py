@@ -65,7 +65,16 @@ class CompiledStep(_Programs):
         return dict(zip(names, rows.unbind(0), strict=True))
 
 
-class CompiledActing(_Programs):
+class _ActingPrograms(_Programs):
+    """Those that are given weights, which are made already where one sample of the gates is for a rollout."""
+
+    def __init__(self, step: GradientStep) -> None:
+        super().__init__(step)
+        if step.algorithm.gate_noise == "rollout":
+            self._inputs = PartInputs(step.algorithm)
+
+
+class CompiledActing(_ActingPrograms):
     """What an algorithm does to act, as programs."""
 
     def __call__(self, state: LearnerState, running: Weights | None, observation: Tensor, step: int, rng: MemberRng) -> Action:
@@ -77,7 +86,7 @@ class CompiledActing(_Programs):
         return Action(action, dict(zip(names[1:], extras, strict=True)))
 
 
-class CompiledCollecting(_Programs):
+class CompiledCollecting(_ActingPrograms):
     """Acting and the environment, some steps at once, as programs."""
 
     def __call__(
@@ -100,7 +109,7 @@ class CompiledCollecting(_Programs):
         return {name: its[:, :steps] for name, its in zip(names, tensors, strict=True)}
 
 
-class CompiledPreparing(_Programs):
+class CompiledPreparing(_ActingPrograms):
     """What an algorithm makes of a rollout, as programs."""
 
     def __call__(self, state: LearnerState, running: Weights | None, rollout: Rollout) -> Batch:

@@ -1,4 +1,4 @@
-"""Operations written by others, where the compiler makes slow code of them as they are.
+"""Operations, written with other ones where the compiler makes slow code of them as they are.
 
 Values are the same but for rounding.
 """
@@ -16,6 +16,8 @@ aten = torch.ops.aten
 
 def nan_to_num(x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Tensor:
     """By comparisons. The compiler asks of one number after another whether it is nan."""
+    if not x.is_floating_point():
+        return x
     limits = torch.finfo(x.dtype)
     x = torch.where(x == torch.inf, limits.max if posinf is None else posinf, x)
     x = torch.where(x == -torch.inf, limits.min if neginf is None else neginf, x)
@@ -23,7 +25,7 @@ def nan_to_num(x: Tensor, nan: float | None = None, posinf: float | None = None,
 
 
 def tanh(x: Tensor) -> Tensor:
-    """By one exponential, to 2e-7; the tangent that the compiler calls takes several times as long."""
+    """By one exponential, with an absolute error of 2e-7; the tanh that the compiler calls takes several times as long."""
     return 1 - 2 / ((2 * x).exp() + 1)
 
 

@@ -130,9 +130,8 @@ class LearnerGroup:
             ]
         )
 
-    @torch.no_grad()
     def prepare(self, rollout: Rollout) -> Batch:
-        """What all members are to learn from a rollout."""
+        """What all members are to learn from a rollout. Called without gradients."""
         parts = [{name: values[rows] for name, values in rollout.items()} for rows in self.rows]
         return _joined([learner.prepare(part) for learner, part in zip(self.learners, parts, strict=True)])
 
@@ -177,5 +176,5 @@ class LearnerGroup:
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Those of learners as those of all members."""
+    """Tensors of the members of each learner, as tensors of all members."""
     return {name: torch.cat([part[name] for part in parts]) if parts[1:] else tensor for name, tensor in parts[0].items()}

@@ -417,7 +417,7 @@ def test_all_deployed_components_are_regularised_and_counted(scope: str) -> None
                 gate.fill_(7.0)  # open
         given.gates["encoder"]["0.weight"][0, 0, :] = -7.0  # closed: 7 of the 3 * 7 + 7 * 5 + 5 * 2 = 66 weights
         given.gates["policy"]["0.weight"][1] = -7.0  # all 10
-    given._computed = {}
+    given._running.forget()
     row = observe(given)
     assert row["sparsity/exact"].tolist() == pytest.approx([7 / 66, 10 / 66, 0])
     # at log_alpha -7 and 7 with beta 2/3 a gate is open with probability 0.0045 and 0.9998
@@ -541,7 +541,7 @@ def test_shares_of_gates_are_shares_of_weights() -> None:
         given.gates["encoder"]["1.weight"].fill_(7.0)
         given.gates["encoder"]["0.weight"][0, :2] = -7.0
         given.gates["encoder"]["1.weight"][1, :1] = -7.0
-    given._computed = {}
+    given._running.forget()
     row, deterministic = observe(given), given.deterministic()["encoder"]
     weights, covered = 21 + 28 + 20 + 10, 7 * (3 + 4) + 4 * (7 + 5)
     assert row["sparsity/exact"].tolist() == pytest.approx([2 * (3 + 4) / weights, (7 + 5) / weights, 0.0])

@@ -23,6 +23,7 @@ from sparserl.runs.reader import flat
 from sparserl.sweeps.jobs import label
 from sparserl.training.learner import Learner
 from sparserl.training.metrics import observe
+from sparserl.training.parameters import views
 from sparserl.training.warnings import WarningDetector, stayed_dense
 
 SMALL = "network.hidden=[13,7]"
@@ -150,7 +151,7 @@ def test_weights_are_penalised_while_gates_are_fixed(step: int) -> None:
         weights = {name: tensor.clone() for name, tensor in learner.weights["policy"].items()}
         learner.update(random_batches(1, 1, 16)[0], env_step=step)
         parameters = learner.state.weights["policy"]
-        gradients.append({name: its.clone() for name, its in parameters._gradients.items()})
+        gradients.append({name: its.clone() for name, its in views(parameters.gradient, weights).items()})
     names = [name for name in weights if name.endswith("weight")]
     n = sum(weights[name].numel() for name in names)
     for name in names:

@@ -25,9 +25,8 @@ from sparserl.population.members import Population
 from sparserl.training import compiled, dependencies, programs
 from sparserl.training.calls import ActingCall
 from sparserl.training.collecting_call import EpisodesUnderWay
-from sparserl.training.compiled_parts import CompiledCollecting, CompiledStep
-from sparserl.training.dependencies import CompileError, code_of
-from sparserl.training.inputs import PartInputs
+from sparserl.training.compiled_parts import CompiledActing, CompiledCollecting, CompiledStep
+from sparserl.training.dependencies import CompileError
 from sparserl.training.learner import Learner
 from sparserl.training.preparing_call import PreparingCall
 from sparserl.training.programs import CacheError, Description
@@ -195,13 +194,13 @@ def test_weights_that_are_made_already_run_in_programs_of_any_regulariser() -> N
         learner = make_learner("algorithm=ppo", "trainer.num_envs=2", *overrides)
         learner.begin_rollout(0)
         step, state, running = learner._step, learner.state, learner._running.for_programs()
-        inputs, numbers = PartInputs(step.algorithm, step.regularizer), torch.zeros(1, 5, 2)
+        inputs, numbers = CompiledActing(step)._inputs, torch.zeros(1, 5, 2)
         rollout = {"observation": torch.zeros(1, 5, 2, 4), "reward": numbers}
         calls = (
             ActingCall(step, inputs, state, running, torch.zeros(1, 2, 4), 0),
             PreparingCall(step, inputs, state, running, rollout),
         )
-        return [repr((call.key(), code_of(*call.parts()))) for call in calls]
+        return [compiled.key_of(call) for call in calls]
 
     one = keys("regularizer=none")
     assert keys("regularizer=l0", "trainer.total_steps=2000") == keys("regularizer=l1") == one

@@ -14,7 +14,19 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
-from compiling import CASES, MEMBERS, ROUNDING, STEPS, TOGETHER, difference, learner_of, member_of, run_loop, train
+from compiling import (
+    CASES,
+    MEMBERS,
+    ROUNDING,
+    STEPS,
+    TOGETHER,
+    difference,
+    learner_of,
+    learner_with,
+    member_of,
+    run_loop,
+    train,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import as_kind, random_batches
@@ -195,6 +207,34 @@ def test_a_loop_of_programs_is_the_eager_one(
             torch.testing.assert_close(mine, its, atol=1e-3, rtol=1e-3)
     first = member_of(eager, 0), member_of(eager, 1)
     assert max(float((mine - its).abs().max()) for mine, its in zip(*first, strict=True)) > 0.1
+
+
+def test_what_is_learned_from_a_rollout_is_the_same_as_a_program(as_traced: list[Trace]) -> None:
+    """Advantages, values and probabilities, under the sample of the gates that acted; within rounding."""
+    batches = []
+    for is_compiled in (True, False):
+        learner = learner_with([0, 1], "l0", "ppo", is_compiled)
+        learner.begin_rollout(0)
+        draw = torch.Generator().manual_seed(0)
+        shape = 2, 6, 3
+        observation, next_observation = torch.randn(2, *shape, 4, generator=draw)
+        terminated, truncated = (torch.rand(2, *shape, generator=draw) < 0.2).float()
+        rollout = {
+            "observation": observation,
+            "action": torch.randint(2, shape, generator=draw),
+            "next_observation": next_observation,
+            "reward": torch.randn(shape, generator=draw),
+            "terminated": terminated,
+            "truncated": truncated,
+        }
+        with torch.no_grad():
+            batches.append(learner.prepare(rollout))
+        assert learner.is_compiled is is_compiled
+    assert len(as_traced) == 1
+    assert batches[0].keys() == batches[1].keys()
+    for name, tensor in batches[0].items():
+        torch.testing.assert_close(tensor, batches[1][name], atol=1e-5, rtol=1e-5)
+    assert not torch.equal(batches[0]["value"][0], batches[0]["value"][1]), "members differ, or this test sees nothing"
 
 
 def test_a_learner_that_cannot_collect_in_a_program_leaves_the_others_as_they_were(

@@ -62,6 +62,7 @@ bench: $(BENCH_INSTALLED) ## speed, beside that of Stable-Baselines3
 	$(BIN)/python scripts/bench_compiled.py
 	$(BIN)/python scripts/bench_sweeps.py
 	-$(BIN)/python scripts/bench_mario.py  # only where the game is installed
+	-$(BIN)/python scripts/bench_purejaxrl.py  # only where PUREJAXRL names a clone and JAX_PYTHON a Python with JAX
 
 # torch comes first, so that it may come from an index of its own and is fetched once
 $(INSTALLED): pyproject.toml constraints.txt

@@ -98,7 +98,7 @@ def summary(pairs: Sequence[tuple[Seconds, Seconds]], steps: int) -> dict[str, A
     return row
 
 
-def slices(algorithm: str, regularizer: str, members: int, compiled: bool) -> Iterator[Seconds]:
+def slices(algorithm: str, regularizer: str, members: int, compiled: bool, more: Sequence[str] = ()) -> Iterator[Seconds]:
     """Train without end: of each slice the CPU seconds of this process and its children, and of each phase."""
     from sparserl.config.build import build
     from sparserl.config.validation import compose
@@ -117,6 +117,7 @@ def slices(algorithm: str, regularizer: str, members: int, compiled: bool) -> It
         "device=cpu",
         *task.overrides,
         *(GATES_MOVE if regularizer == "l0" else ()),
+        *more,
     )
     trainer, parts = build([compose(*overrides, f"seed={seed}") for seed in range(members)])
     started, learned = cpu(), False

@@ -263,9 +263,11 @@ def pin(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def in_a_process(cores: Sequence[int], script: str = __file__, **arguments: Any) -> dict[str, Any]:
+def in_a_process(
+    cores: Sequence[int], script: str = __file__, python: str = sys.executable, **arguments: Any
+) -> dict[str, Any]:
     """Run one measurement of a script pinned to some cores."""
-    command = [sys.executable, script, "--measure", json.dumps(arguments)]
+    command = [python, script, "--measure", json.dumps(arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command,

@@ -132,24 +132,6 @@ def compare(algorithm: str, members: int, theirs: Callable[[], Rate], ours: Call
     }
 
 
-def in_python(python: str, core: int, what: str, **arguments: Any) -> Rate:
-    """Run one measurement in a process of that Python, pinned to a core."""
-    command = [python, __file__, "--measure", json.dumps({"what": what, **arguments})]
-    done = subprocess.run(
-        command,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: os.sched_setaffinity(0, [core]),
-    )
-    if done.returncode:
-        sys.exit(f"{what} {arguments} failed:\n{done.stderr}")
-    rate: Rate = json.loads(done.stdout.splitlines()[-1])
-    print(what, arguments, f"{rate['steps_per_second']:,.0f} steps/s", file=sys.stderr)
-    return rate
-
-
 def main() -> None:
     """Measure, print the table, keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,6 +154,7 @@ def main() -> None:
         needed = "jax, flax, optax, distrax, gymnax and flashbax"
         sys.exit(f"no Python with JAX is named: make an environment with {needed}, and name its Python with --python")
 
+    from bench import in_a_process
     from measurements import Measurements
 
     from sparserl.sweeps.executors.processes import usable_cores
@@ -195,10 +178,16 @@ def main() -> None:
             what = {"algorithm": algorithm, "members": members}
             row = compare(
                 **what,
-                theirs=lambda what=what: in_python(
-                    options.python, core, "purejaxrl", **what, clone=options.clone, steps=options.steps
+                theirs=lambda what=what: in_a_process(
+                    [core],
+                    __file__,
+                    options.python,
+                    what="purejaxrl",
+                    clone=options.clone,
+                    steps=options.steps,
+                    **what,
                 ),
-                ours=lambda what=what: in_python(sys.executable, core, "sparserl", **what, slices=options.slices),
+                ours=lambda what=what: in_a_process([core], __file__, what="sparserl", slices=options.slices, **what),
             )
             table = measurements.add(Path("results") / f"{date.today()}-speed-purejaxrl", [row | {"commit": commit}])
     print(table)

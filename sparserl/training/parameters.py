@@ -53,8 +53,6 @@ class Parameters(FlatTensors):
         self._averages = _averages(self.moments)
         self.leaves = {name: view.detach().requires_grad_() for name, view in self.views.items()}
         self.gradient = torch.zeros_like(self.buffer)
-        used = sum(its[0].numel() for its in tensors.values())
-        self._padding = self.buffer.new_zeros(len(self.buffer), self.buffer.shape[1] - used)
         self.norms = self.gradient.new_zeros(len(self.gradient))
         """Of each member's gradient as it was set: clipping does not change them. One that is not finite shows here."""
 
@@ -72,14 +70,16 @@ class Parameters(FlatTensors):
         other._averages = _averages(moments)  # noqa: SLF001 (it is one of this class)
         other.leaves = {name: view.detach().requires_grad_() for name, view in other.views.items()}
         other.gradient = torch.zeros_like(buffer)
-        other._padding = buffer.new_zeros(buffer.shape[0], self._padding.shape[1])  # noqa: SLF001
         return other
 
     def set_gradients(self, gradients: Sequence[Tensor], add: bool = False) -> None:
         """The gradients of ``leaves``, in their order; or ``add`` them to those that are set."""
         if self._factors:  # in a program, whose views take the order in memory of the tensor that is traced for granted
             gradients = [its.clone(memory_format=torch.contiguous_format) for its in gradients]
-        flat = torch.cat([*(its.reshape(its.shape[0], -1) for its in gradients), self._padding], dim=1)
+        pieces = [its.reshape(its.shape[0], -1) for its in gradients]
+        members, width = self.buffer.shape
+        padding = self.buffer.new_zeros(members, width - sum(its.shape[1] for its in pieces))
+        flat = torch.cat([*pieces, padding], dim=1)
         self.gradient = self.gradient + flat if add else flat
         self.norms = row_norm(self.gradient)
 

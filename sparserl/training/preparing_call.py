@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +28,6 @@ class PreparingCall(ActingCall):
         super().__init__(step, inputs, state, running, rollout["observation"], env_step=0)  # which nothing here depends on
         self.tensors = [*(rollout[name].contiguous() for name in self._others), *self.tensors]
         self.signature = self.signature, tuple(self._others)
-
-    def key(self) -> tuple[Any, ...]:
-        return *super().key(), tuple(self._others)
 
     def run(
         self,

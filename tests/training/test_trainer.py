@@ -16,8 +16,10 @@ from faults import Faulty, faulty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparserl.algorithms.base import Algorithm
 from sparserl.algorithms.dqn import DQN
 from sparserl.config.build import build
+from sparserl.config.schema import CONF
 from sparserl.config.validation import compose
 from sparserl.environments.base import StepResult
 from sparserl.environments.cartpole import VectorCartPole
@@ -326,11 +328,14 @@ def test_auto_compiles_what_was_measured_to_earn_back_the_compiling(monkeypatch:
                 what = row["algorithm"], row["environment"]
                 saved = 1 / eager - 1 / compiled  # seconds for each environment step of one member
                 needed[what] = max(needed.get(what, 0), float(row["compile_seconds"]) / saved)
+    named = (CONF / "trainer" / "default.yaml").read_text().replace("\n# ", " ")
+    assert f"{Algorithm.fewest_compiled_steps:,} under the others" in named
     for (algorithm, environment), env_steps in needed.items():
         trainer, parts = build([compose(f"algorithm={algorithm}", f"environment={environment}")])
         earned = parts.experience.gradient_steps(1_000_000, trainer.num_envs) * env_steps / 1_000_000
         least = parts.algorithm.fewest_compiled_steps
         assert earned < least < 2 * earned
+        assert f"{least:,} under {algorithm.upper()}" in named or least == Algorithm.fewest_compiled_steps
         assert [is_worth_compiling(parts.algorithm, parts.members, steps) for steps in (least - 1, least)] == [False, True]
 
 

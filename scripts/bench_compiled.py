@@ -19,7 +19,7 @@ import os
 import resource
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -77,24 +77,25 @@ def measure(algorithm: str, regularizer: str, pairs: int) -> list[dict[str, Any]
             made["programs"] = len(list(programs.folder().rglob("*.pt2")))
             if not made["programs"]:
                 sys.exit("nothing could be compiled")
-            found = []
-            for number in range(pairs):
-                order = both if number % 2 else both[::-1]
-                spent = {id(its): next(its) for its in order}
-                found.append((spent[id(both[0])], spent[id(both[1])]))
-            rows.append({"members": members, **summary(found, members * TASKS[algorithm].slice), **made})
+            compared = by_turns(dict(zip(("eager", "compiled"), both, strict=True)), pairs, members * TASKS[algorithm].slice)
+            rows.append({"members": members, **compared, **made})
     return rows
 
 
-def summary(pairs: Sequence[tuple[Seconds, Seconds]], steps: int) -> dict[str, Any]:
-    """Of pairs of slices, eager and compiled, each of ``steps`` environment steps of all members."""
-    times = [eager["total"] / compiled["total"] for eager, compiled in pairs]
+def by_turns(trained: Mapping[str, Iterator[Seconds]], pairs: int, steps: int) -> dict[str, Any]:
+    """Two trainings by turns, in slices of ``steps`` environment steps of all members: how many times as fast the second is."""
+    first, second = trained
+    spent: dict[str, list[Seconds]] = {name: [] for name in trained}
+    for number in range(pairs):
+        for name in (first, second) if number % 2 else (second, first):
+            spent[name].append(next(trained[name]))
+    times = [before["total"] / after["total"] for before, after in zip(spent[first], spent[second], strict=True)]
     low, _, high = statistics.quantiles(times, n=4)
-    row: dict[str, Any] = {"pairs": len(pairs), "times": statistics.median(times), "times_25": low, "times_75": high}
-    for name, slices in zip(("eager", "compiled"), zip(*pairs, strict=True), strict=True):
+    row: dict[str, Any] = {"pairs": pairs, "times": statistics.median(times), "times_25": low, "times_75": high}
+    for name, slices in spent.items():
         row[f"{name}_steps_per_second"] = steps / statistics.median(its["total"] for its in slices)
-        spent = {phase: sum(its[phase] for its in slices) for phase in PHASES}
-        row |= {f"{name}_share_{phase}": value / sum(spent.values()) for phase, value in spent.items()}
+        phases = {phase: sum(its[phase] for its in slices) for phase in PHASES}
+        row |= {f"{name}_share_{phase}": value / sum(phases.values()) for phase, value in phases.items()}
     return row
 
 

@@ -35,7 +35,7 @@ def parts_in(node: Config) -> list[tuple[str, Config]]:
 def structure(config: Config) -> Config:
     """A config without what may differ between the members of one population."""
     common = {key: value for key, value in identity(config).items() if key not in ("seed", "init_from")}
-    common["logger"] = config["logger"]
+    common |= {"trainer": config["trainer"], "logger": config["logger"]}
     for group in ("algorithm", "regularizer"):
         common[group] = without_per_member(config[group])
     return common
@@ -59,6 +59,9 @@ def canonical(config: Config) -> str:
 
 
 def identity(config: Config) -> Config:
-    """What makes two runs the same run: everything but where it is kept and what is reported of it."""
+    """What makes two runs the same run: everything but where it is kept, what is reported of it, and whether it is compiled."""
     elsewhere = "sweep_name", "objective", "objective_seeds", "resume", "retry_failed", "trust", "logger"
-    return {key: value for key, value in config.items() if key not in elsewhere}
+    kept = {key: value for key, value in config.items() if key not in elsewhere}
+    if isinstance(trainer := kept.get("trainer"), dict):  # which a file of a stranger need not have
+        kept["trainer"] = {key: value for key, value in trainer.items() if key != "compile"}
+    return kept

@@ -31,6 +31,7 @@ from sparserl.training.dependencies import CompileError
 from sparserl.training.gating import Gating
 from sparserl.training.learner_state import LearnerState
 from sparserl.training.parameters import FlatTensors, Parameters
+from sparserl.training.products import products_for
 from sparserl.training.running_weights import RunningWeights
 from sparserl.training.step import LARGEST_RATE, GradientStep, Scalars
 from sparserl.training.stopped import StoppedMembers
@@ -69,6 +70,7 @@ class Learner:
             learns=torch.ones(members.size, 1, device=members.device),
         )
         self._step = GradientStep(algorithm, regularizer, self.bound)
+        self._products = products_for(its for layers in fresh.values() for name, its in layers.items() if is_weight(name))
         self._gating = Gating(self._step, self.state, generators)
         self.stopped = StoppedMembers(self.state.learns)
         self._compiled = CompiledParts.of(self._step) if compiled else None
@@ -117,16 +119,17 @@ class Learner:
             gate_rate=min(self.regularizer.gate_rate(env_step), LARGEST_RATE),
         )
         noise = self._gating.noise
-        metrics = self._as_program(
-            lambda its: its.step(self.state, selection, scalars, noise, with_noise_free, self._unobserved, self._rng)
-        )
-        if metrics is None:
-            self._take_in()
-            if with_noise_free and not noise_free:
-                noise_free = self._running.noise_free()
-            metrics = self._step(self.state, selection.batch(), scalars, noise, noise_free, self._rng)
-        else:
-            self._compiled_updates, self._unobserved = self._compiled_updates + 1, {}
+        with self._products():
+            metrics = self._as_program(
+                lambda its: its.step(self.state, selection, scalars, noise, with_noise_free, self._unobserved, self._rng)
+            )
+            if metrics is None:
+                self._take_in()
+                if with_noise_free and not noise_free:
+                    noise_free = self._running.noise_free()
+                metrics = self._step(self.state, selection.batch(), scalars, noise, noise_free, self._rng)
+            else:
+                self._compiled_updates, self._unobserved = self._compiled_updates + 1, {}
         self._env_step, self._updates = env_step, self._updates + 1
         self._running.forget()
         self.stopped.update(metrics, env_step)

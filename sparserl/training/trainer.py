@@ -49,9 +49,10 @@ class Trainer:
             run has as many gradient steps as earn it back (20,000 under SAC, 35,000 under PPO, 40,000 under DQN, 100,000 under
             the others), and 32 members at most. On CartPole acting and the environment's steps are one program where nothing is
             learned, and no statistics change, between several of them, as in rollouts. Compiled steps equal eager ones but for
-            rounding, and a member equals its solo run bit for bit: slow tests see it for every algorithm without a regulariser,
-            under l0 and under l0_group_lasso, and for DQN under every regulariser. What cannot be compiled runs eagerly, and a
-            line says so; on a GPU auto runs eagerly, and true is refused.
+            rounding, so this key makes no other run, and one that began compiled or eagerly goes on so. A member equals its
+            solo run bit for bit: slow tests see it for every algorithm without a regulariser, under l0 and under
+            l0_group_lasso, and for DQN under every regulariser. What cannot be compiled runs eagerly, and a line says so; on a
+            GPU auto runs eagerly, and true is refused.
     """
 
     total_steps: Count

@@ -22,6 +22,7 @@ from sparserl.config.build import build
 from sparserl.config.schema import ConfigError
 from sparserl.config.validation import compose, read_back
 from sparserl.environments import surrol
+from sparserl.environments.gymnasium import _spec
 from sparserl.environments.observations import ACHIEVED, DESIRED
 from sparserl.environments.surrol import CLONING, COMMIT, FOLDER, SurgicalTask, SurRoL
 from sparserl.environments.surrol_shims import load
@@ -270,6 +271,7 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     find = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: name if name in installed else None))
     monkeypatch.setattr(surrol, "importlib", find)
     monkeypatch.delenv(FOLDER, raising=False)
+    _spec.cache_clear()  # which a test with a clone may have filled
     return installed
 
 

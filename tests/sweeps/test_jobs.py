@@ -105,12 +105,18 @@ def test_jobs_whose_steps_were_run_in_another_way_do_not_train_together(compiled
     assert sizes(group_jobs(both, 64, 1)) == ([1, 1] if compiled_updates == 0 else [2])
 
 
+def test_jobs_that_are_to_be_compiled_do_not_train_with_those_that_are_not() -> None:
+    ways = [Job(config(f"trainer.compile={way}", f"seed={seed}"), Path("any")) for way in ("true", "false") for seed in (0, 1)]
+    assert sizes(group_jobs(ways, 64, 1)) == [2, 2]
+
+
 # ---------------------------------------------------------------- names
 
 
 def test_a_name_is_of_what_is_trained_and_not_of_where_it_is_kept_or_reported() -> None:
     name = job_name(config())
     assert name == job_name(config("sweep_name=other", "objective=sparsity", "objective_seeds=8", "retry_failed=true"))
+    assert name == job_name(config("trainer.compile=true")), "rounding makes no other run"
     assert name != job_name(config("trainer.num_envs=2"))
     given = job_name(config("regularizer.lambda_c=0.5"))
     assert given.startswith("dqn-cartpole-l0-lambda0.5-beta0.6666666666666666-seed0-")

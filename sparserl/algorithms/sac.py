@@ -38,7 +38,7 @@ class SAC(OffPolicyActorCritic):
             null is minus the number of their dimensions.
     """
 
-    fewest_compiled_steps = 20_000
+    fewest_compiled_steps = 25_000
 
     temperature_learning_rate: Annotated[Schedule, Ge(0)]
     initial_temperature: Positive

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from sparserl.fields import Count
 from sparserl.networks.base import Matrix, Network, Structure
 from sparserl.networks.initialization import HIDDEN_NORM, Initialization, fresh_layer
+from sparserl.networks.products import laid_out
 from sparserl.population.random import Generators
 from sparserl.types import Layers
 
@@ -65,7 +66,7 @@ class MLP(Network):
     ) -> Float[Tensor, "member batch out"]:
         x = (observation if observation.is_floating_point() else observation.float()).flatten(2)
         numbered = range(len(self.hidden) + 1)
-        parameters = [layers[f"{index}.{name}"] for index in numbered for name in ("weight", "bias")]
+        parameters = [its for i in numbered for its in (laid_out(layers[f"{i}.weight"]), layers[f"{i}.bias"])]
         if not torch.is_grad_enabled():
             return _run(self.activation, self.activates_output, x, parameters)[-1].contiguous()
         y: Tensor = Perceptron.apply(self.activation, self.activates_output, x, *parameters)  # type: ignore[no-untyped-call]

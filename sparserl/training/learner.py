@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.experience.selection import Selection
+from sparserl.networks.products import products_for
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.population.state import State, split
@@ -31,7 +32,6 @@ from sparserl.training.dependencies import CompileError
 from sparserl.training.gating import Gating
 from sparserl.training.learner_state import LearnerState
 from sparserl.training.parameters import FlatTensors, Parameters
-from sparserl.training.products import products_for
 from sparserl.training.running_weights import RunningWeights
 from sparserl.training.step import LARGEST_RATE, GradientStep, Scalars
 from sparserl.training.stopped import StoppedMembers

@@ -46,7 +46,7 @@ class Trainer:
             episodes, so this key is part of the experiment; only those of CartPole, Acrobot and Super Mario Bros go on.
         compile (``auto`` or ``true`` or ``false``): Whether gradient steps and acting run as programs that are compiled ahead
             of time, each once (in ~/.cache/sparserl): false, true, or auto, which compiles on a CPU with a C++ compiler where a
-            run has as many gradient steps as earn it back (20,000 under SAC, 35,000 under PPO, 40,000 under DQN, 100,000 under
+            run has as many gradient steps as earn it back (25,000 under SAC, 35,000 under PPO, 40,000 under DQN, 50,000 under
             the others), and 32 members at most. On CartPole acting and the environment's steps are one program where nothing is
             learned, and no statistics change, between several of them, as in rollouts. Compiled steps equal eager ones but for
             rounding, so this key makes no other run, and one that began compiled or eagerly goes on so. A member equals its

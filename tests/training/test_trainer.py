@@ -317,7 +317,10 @@ def test_auto_compiles_what_is_worth_it(
 
 
 def test_auto_compiles_what_was_measured_to_earn_back_the_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No run that is shorter than that, solo or with eight members, and none twice as long is left eager."""
+    """No run that is shorter than that, solo or with eight members, and none twice as long is left eager.
+
+    Where only solo runs gain, the others lose next to nothing: the rule must not depend on how many members there are.
+    """
     monkeypatch.setattr(worth_compiling, "has_compiler", lambda: True)
     *_, newest = sorted((Path(__file__).parents[2] / "results").glob("*-compiled-speed/rows.csv"))
     needed: dict[tuple[str, str], float] = {}
@@ -327,7 +330,9 @@ def test_auto_compiles_what_was_measured_to_earn_back_the_compiling(monkeypatch:
                 eager, compiled = (float(row[f"{how}_steps_per_second"]) / int(row["members"]) for how in ("eager", "compiled"))
                 what = row["algorithm"], row["environment"]
                 saved = 1 / eager - 1 / compiled  # seconds for each environment step of one member
-                needed[what] = max(needed.get(what, 0), float(row["compile_seconds"]) / saved)
+                assert float(row["times"]) > (1 if row["members"] == "1" else 0.95)
+                if saved > 0:
+                    needed[what] = max(needed.get(what, 0), float(row["compile_seconds"]) / saved)
     named = (CONF / "trainer" / "default.yaml").read_text().replace("\n# ", " ")
     assert f"{Algorithm.fewest_compiled_steps:,} under the others" in named
     for (algorithm, environment), env_steps in needed.items():

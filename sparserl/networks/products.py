@@ -42,12 +42,20 @@ def is_zen_5(capabilities: Mapping[str, Any]) -> bool:
     return str(has("cpu_name")).startswith("AMD") and bool(has("avx512_vp2intersect")) and not has("amx_tile")
 
 
+def laid_out(weight: Tensor) -> Tensor:
+    """The same matrices, so that the library in use copies them for no product: oneDNN would, of a part of a longer vector."""
+    return weight.contiguous() if _MATMUL.fp32_precision == _MAY_ROUND else weight
+
+
+_MATMUL = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # which torch's own hints lack
+_MAY_ROUND = "bf16"
+
+
 @contextmanager
 def _by_onednn() -> Iterator[None]:
-    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # which torch's own hints lack
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
+    before = _MATMUL.fp32_precision
+    _MATMUL.fp32_precision = _MAY_ROUND
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        _MATMUL.fp32_precision = before

@@ -10,8 +10,8 @@ import torch
 from parts import make_learner, random_batches
 from torch import Tensor
 
-from sparserl.training import products
-from sparserl.training.products import is_zen_5, onednn_is_faster, products_for
+from sparserl.networks import products
+from sparserl.networks.products import is_zen_5, onednn_is_faster, products_for
 from sparserl.training.step import GradientStep
 
 MEMBERS, ROWS, INPUTS, UNITS = 3, 64, 256, 256

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -22,9 +23,9 @@ from sparserl.config.identity import canonical
 from sparserl.config.messages import sentence
 from sparserl.config.schema import CONF, Config, ConfigError
 from sparserl.config.validation import check, check_start, resolve
-from sparserl.report.sources import kept
+from sparserl.report.sources import ROWS, kept
 from sparserl.runs.files import POLICY, read_json, write_text
-from sparserl.runs.reader import RUNS_FILE, Run
+from sparserl.runs.reader import RUNS_FILE, Run, distinguishing
 from sparserl.sweeps.jobs import finished, job_name
 from sparserl.terminal import leave
 
@@ -287,7 +288,7 @@ class Plan:
 
     def report(self) -> None:
         """Write the table of all its cells, whichever were chosen to be trained."""
-        named = dict.fromkeys(job.folder for cell in self.table.cells for job in self.jobs(cell))
+        named = {job.folder: job.config for cell in self.table.cells for job in self.jobs(cell)}
         self.results.mkdir(parents=True, exist_ok=True)
         write_text(self.results / RUNS_FILE, "".join(f"{path.as_posix()}\n" for path in named))
         for path in named if self.table.keeps_policies else ():
@@ -295,7 +296,29 @@ class Plan:
                 self._policy(path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path / POLICY, self._policy(path))
         if any(path.is_dir() or path in self._kept for path in named):
-            subprocess.run([sys.executable, "-m", "sparserl.report", str(self.results)], check=True)
+            make = [sys.executable, "-m", "sparserl.report", str(self.results)]
+            subprocess.run(make, check=True)
+            if _completed(self.results / ROWS, named):
+                subprocess.run(make, check=True)
+
+
+def _completed(rows: Path, configs: Mapping[Path, Config]) -> bool:
+    """Whether runs of other machines lacked settings, which they are given here.
+
+    A table does not state what all its runs have in common, so rows that it keeps lack what only newer ones differ in.
+    """
+    runs = [Run(folder, config, {}, {}, [], [], [], [], []) for folder, config in configs.items()]
+    settings = {str(run.folder): run.settings for run in runs}
+    table = pd.read_csv(rows, dtype=str, keep_default_na=False)
+    before = table.copy()
+    for key in distinguishing(runs):
+        values = [settings[folder].get(key) for folder in table["folder"]]
+        known = table[key] if key in table else [""] * len(table)
+        table[key] = [old or ("" if new is None else str(new)) for old, new in zip(known, values, strict=True)]
+    if table.equals(before):
+        return False
+    table.to_csv(rows, index=False)
+    return True
 
 
 def _reached(folder: Path) -> int:

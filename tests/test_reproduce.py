@@ -235,6 +235,35 @@ def test_a_cell_that_cannot_be_trained_here_keeps_its_rows(tmp_path: Path, monke
     assert again.why_not(absent) is None, "nothing is left of it"
 
 
+def test_rows_of_another_machine_are_given_the_settings_that_newer_runs_differ_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its table did not state ``proximal``, in which its runs did not differ: so they seemed to be of a third kind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: building.build([Path(command[-1])], Path(command[-1])))
+    monkeypatch.setattr(writer, "FIGURES", {})
+    plain = [Cell("dqn", "cartpole", "l1", seeds, ("regularizer.lambda_c=1e-2",)) for seeds in (2, 3)]
+    proximal = Cell("dqn", "cartpole", "l1", 1, ("regularizer.lambda_c=1e-2", "regularizer.proximal=true"))
+    elsewhere, here = Plan(Table("mine", plain[:1]), "", []), Plan(Table("mine", [plain[1], proximal]), "", [])
+
+    def train(plan: Plan) -> None:
+        for job in (job for cell in plan.table.cells for job in plan.jobs(cell) if not plan._is_known(job.folder)):
+            regularizer = job.config["regularizer"]
+            reached = 40.0 + 8 * regularizer["proximal"]  # no two runs with one result
+            made_up(
+                job.folder, regularizer="l1", seed=job.config["seed"], return_mean=reached, config={"regularizer": regularizer}
+            )
+
+    train(elsewhere)
+    elsewhere.report()
+    shutil.rmtree("outputs")
+    train(here)
+    here.report()
+    with Path("results/mine/rows.csv").open(newline="") as file:
+        found = sorted((line["seed"], line["regularizer.proximal"]) for line in csv.DictReader(file))
+    assert found == [("0", "False"), ("0", "True"), ("1", "False"), ("2", "False")]
+
+
 def test_a_table_that_others_begin_from_keeps_its_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose policy is lost is trained again, or nothing could begin from it."""
     monkeypatch.chdir(tmp_path)

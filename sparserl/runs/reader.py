@@ -99,7 +99,8 @@ class Run:
         named: Row = self.config["names"] | {key: self.config["regularizer"].get(key) for key in OF_REGULARIZER}
         start = self.config.get("init_from")  # each seed from its own
         named["init_from"] = start and start.replace(f"seed{self.seed}", "seed*")
-        return named | dict(flat({key: value for key, value in self.config.items() if key not in _NO_SETTINGS}))
+        every = flat({key: value for key, value in self.config.items() if key not in _NO_SETTINGS})
+        return named | {key: value for key, value in every if key != "trainer.compile"}  # which changes rounding only
 
     @property
     def learned(self) -> bool | None:

@@ -136,6 +136,12 @@ def test_a_setting_is_one_whether_its_runs_are_in_a_folder_or_in_a_table(
     assert sorted(sorted(run.seed or 0 for run in group.done) for group in groups) == [[0], [0, 1, 2, 3]]
 
 
+def test_runs_of_one_setting_are_one_group_whether_or_not_they_were_to_be_compiled(tmp_path: Path) -> None:
+    for seed, compiles in enumerate((False, "auto", True)):
+        made_up(tmp_path / str(seed), seed=seed, config={"trainer": {"total_steps": 20, "compile": compiles}})
+    assert reader.distinguishing(reader.find([tmp_path])) == []
+
+
 def test_runs_that_are_still_there_come_before_the_table_beside_them(tmp_path: Path) -> None:
     several(tmp_path)
     shutil.copy(COMMITTED[0], tmp_path / "rows.csv")

@@ -74,9 +74,9 @@ TASKS = {
 
 
 def measure_ours(name: str, members: int, seconds: float) -> dict[str, Any]:
-    """Steps/s, and where the time goes."""
+    """Steps/s of eager training, and where the time goes."""
     task = TASKS[name]
-    chosen = f"algorithm={name}", f"environment={task.environment}", "regularizer=none"
+    chosen = f"algorithm={name}", f"environment={task.environment}", "regularizer=none", "trainer.compile=false"
     return population((*chosen, *task.overrides), members, task.warm_steps, seconds)
 
 

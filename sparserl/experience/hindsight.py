@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from sparserl.experience.replay import Replay
-from sparserl.experience.selection import Selection
+from sparserl.experience.selection import INDEX, Selection
 from sparserl.fields import Count
 from sparserl.population.members import Population
 from sparserl.population.state import State
@@ -65,7 +65,7 @@ class Hindsight(Replay):
 
     def _sample(self) -> Selection:
         selection = super()._sample()
-        index, batch = selection.tensors["index"], selection.batch()
+        index, batch = selection.tensors[INDEX], selection.batch()
         to_relabel, place = self._rng.uniform(2, self.batch_size).unbind(1)
         later = self._later(index, batch[EPISODE], place)
         members = torch.arange(len(index), device=index.device).unsqueeze(1)

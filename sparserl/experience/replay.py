@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparserl.experience.base import Experience
 from sparserl.experience.rows import Layout, Rows
-from sparserl.experience.selection import Selection
+from sparserl.experience.selection import INDEX, Selection
 from sparserl.fields import Count, Fraction, Steps
 from sparserl.population.members import Population
 from sparserl.population.state import State
@@ -47,7 +47,7 @@ class Drawn:
     n_step: int
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> Batch:
-        batch = self._at(tensors, tensors["index"], self.layout.names)
+        batch = self._at(tensors, tensors[INDEX], self.layout.names)
         return batch if self.n_step == 1 else batch | self._over_steps(tensors)
 
     def _at(self, tensors: Mapping[str, Tensor], index: Int64[Tensor, "member _batch"], names: Collection[str]) -> Batch:
@@ -61,7 +61,7 @@ class Drawn:
 
     def _over_steps(self, tensors: Mapping[str, Tensor]) -> Batch:
         """The fields that several steps change."""
-        index, powers = tensors["index"], tensors["powers"]
+        index, powers = tensors[INDEX], tensors["powers"]
         later = self.envs * torch.arange(self.n_step, device=index.device)
         ahead = (tensors["newest"] - index).unsqueeze(2)
         ahead = ahead + (ahead < 0) * self.buffer_size  # transitions that were seen after each one, [member, batch, 1]
@@ -187,7 +187,7 @@ class Replay(Experience):
             self._drawn = self._make_drawn()
         newest = (self._seen - 1) % self.buffer_size
         counted = {"newest": index.new_full((), newest), "powers": self._powers} if self.n_step > 1 else {}
-        return Selection({"index": index, **counted, **self._rows}, self._drawn)
+        return Selection({INDEX: index, **counted, **self._rows}, self._drawn)
 
     def _make_drawn(self, kind: type[Drawn] = Drawn) -> Drawn:
         """How minibatches are made of the ring as it is laid out now."""

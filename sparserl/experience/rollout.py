@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from sparserl.experience.base import Experience, joined_steps
-from sparserl.experience.selection import Selection
+from sparserl.experience.selection import INDEX, Selection
 from sparserl.fields import Count
 from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.types import Batch, Prepare, Relabel, Spec, Transition
 from sparserl.types import Rollout as Steps
-
-INDEX = "index"
-"""The rows of a minibatch, among the fields of a rollout."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ It reads no other tensors than those that it is given, and no value of a tensor 
 """
 
 
+INDEX = "index"
+"""Which rows ``[member, batch]`` of other tensors a minibatch is made of, where it is not put together."""
+
+
 @dataclass(frozen=True)
 class Whole:
     """The assembly of minibatches that are put together already."""
@@ -37,6 +41,12 @@ class Selection:
     tensors: Mapping[str, Tensor]
     """Each has the member axis first, or no axis."""
     assembly: Assembly = Whole()
+
+    @property
+    def rows(self) -> int:
+        """Transitions of each member in the minibatch."""
+        tensor = self.tensors[INDEX] if INDEX in self.tensors else next(iter(self.tensors.values()))
+        return tensor.shape[1]
 
     def batch(self) -> Batch:
         """The minibatch."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -42,6 +42,8 @@ class L0Rank(HardConcrete):
         factors (``fixed``, ``trained``): Whether the directions stay as they were when the gates became active (fixed), or
             learn too while the gates do (trained).
     """
+
+    multiplies_matrices: ClassVar[bool] = True
 
     smallest_side: Count
     factors: Literal["fixed", "trained"]

@@ -59,7 +59,7 @@ def run(
         paths = [job.folder for job in jobs]
         try:
             states = checkpoint.load(paths)
-            trainer.check([state["trainer"] for state in states or ()])
+            trainer.say_how_it_goes_on([state["trainer"] for state in states or ()])
         except ValueError as error:
             raise ConfigError(str(error)) from error
         except (KeyError, TypeError) as error:

@@ -11,11 +11,12 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from filelock import Timeout
 from torch import Tensor
 
 from sparserl.population.random import MemberRng
@@ -24,6 +25,7 @@ from sparserl.training import programs
 from sparserl.training.decompositions import DECOMPOSITIONS
 from sparserl.training.dependencies import CompileError, code_of, compiler, has_compiler, surroundings
 from sparserl.training.guards import Guard, TracedNumber
+from sparserl.training.interrupts import check_all
 from sparserl.training.programs import Description, Program
 
 MEMBER_COUNTS = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
@@ -147,14 +149,34 @@ def _find_or_compile(call: Call) -> Program:
         key = key_of(call)
         if (found := programs.find(key, call.counters)) is not None:
             return found
-        with programs.lock():
+        with _alone(key, call.what):
             if (found := programs.find(key, call.counters)) is not None:  # another process has made it
                 return found
             return _compile(key, call)
     except CompileError:
         raise
     except Exception as error:
+        check_all()  # Ctrl-C ends the compiler too
         raise CompileError(describe(error)) from error
+
+
+@contextmanager
+def _alone(key: str, what: str) -> Iterator[None]:
+    """Within it no other process compiles what this key names. Raises KeyboardInterrupt where one was received before."""
+    lock = programs.lock(key)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"waiting for another process that compiles {what}")
+        while not lock.is_locked:
+            check_all()
+            with suppress(Timeout):
+                lock.acquire(timeout=1)
+    try:
+        check_all()
+        yield
+    finally:
+        lock.release()
 
 
 def _compile(key: str, call: Call) -> Program:

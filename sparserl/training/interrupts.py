@@ -48,6 +48,15 @@ def own_defaults() -> Iterator[None]:
         torch.set_default_dtype(dtype)
 
 
+_entered: list[Interrupts] = []
+
+
+def check_all() -> None:
+    """Raise KeyboardInterrupt where any that is entered has received a signal: for what takes long and is far from the loop."""
+    for interrupts in _entered:
+        interrupts.check_interrupt()
+
+
 class Interrupts:
     """While it is entered, SIGINT and SIGTERM only set ``received``, so that a loop can end at a clean place.
 
@@ -60,6 +69,7 @@ class Interrupts:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupts:
+        _entered.append(self)
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -69,6 +79,7 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        _entered.remove(self)
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.experience.selection import Selection
-from sparserl.networks.products import products_for
+from sparserl.networks.products import Products
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.population.state import State, split
@@ -70,7 +70,9 @@ class Learner:
             learns=torch.ones(members.size, 1, device=members.device),
         )
         self._step = GradientStep(algorithm, regularizer, self.bound)
-        self._products = products_for(its for layers in fresh.values() for name, its in layers.items() if is_weight(name))
+        multiplies = any(term.multiplies_matrices for term in regularizer.summands().values())
+        matrices = [its for layers in fresh.values() for name, its in layers.items() if is_weight(name) and not multiplies]
+        self._products = Products.of(matrices)
         self._gating = Gating(self._step, self.state, generators)
         self.stopped = StoppedMembers(self.state.learns)
         self._compiled = CompiledParts.of(self._step) if compiled else None
@@ -119,7 +121,7 @@ class Learner:
             gate_rate=min(self.regularizer.gate_rate(env_step), LARGEST_RATE),
         )
         noise = self._gating.noise
-        with self._products():
+        with self._products(selection.rows):
             metrics = self._as_program(
                 lambda its: its.step(self.state, selection, scalars, noise, with_noise_free, self._unobserved, self._rng)
             )

@@ -74,9 +74,11 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:32]
 
 
-def lock() -> FileLock:
-    """Lets one process at a time compile; that of a process that was killed is free."""
-    return FileLock(folder() / "lock")
+def lock(key: str) -> FileLock:
+    """Lets one process at a time compile what a key names; that of a process that was killed is free."""
+    own = folder() / key
+    own.mkdir(exist_ok=True, mode=0o700)
+    return FileLock(own / "lock")
 
 
 def find(key: str, numbers: Mapping[str, int]) -> Program | None:

@@ -15,6 +15,7 @@ from sparserl.environments.base import EpisodeKeeper
 from sparserl.fields import Count
 from sparserl.population.state import State, split, stack
 from sparserl.schedules import crossed
+from sparserl.terminal import say
 from sparserl.training.collecting import Collector
 from sparserl.training.evaluation import Evaluator, never_interrupted
 from sparserl.training.events import Finished, Progress, Row, Snapshot
@@ -47,12 +48,12 @@ class Trainer:
         compile (``auto`` or ``true`` or ``false``): Whether gradient steps and acting run as programs that are compiled ahead
             of time, each once (in ~/.cache/sparserl): false, true, or auto, which compiles on a CPU with a C++ compiler where a
             run has as many gradient steps as earn it back (25,000 under SAC, 35,000 under PPO, 40,000 under DQN, 50,000 under
-            the others), and 32 members at most. On CartPole acting and the environment's steps are one program where nothing is
-            learned, and no statistics change, between several of them, as in rollouts. Compiled steps equal eager ones but for
-            rounding, so this key makes no other run, and one that began compiled or eagerly goes on so. A member equals its
-            solo run bit for bit: slow tests see it for every algorithm without a regulariser, under l0 and under
-            l0_group_lasso, and for DQN under every regulariser. What cannot be compiled runs eagerly, and a line says so; on a
-            GPU auto runs eagerly, and true is refused.
+            the others). On CartPole acting and the environment's steps are one program where nothing is learned, and no
+            statistics change, between several of them, as in rollouts. Compiled steps equal eager ones but for rounding, so the
+            key is no part of what a run is: its folder has the same name, a sweep over the key trains one run, and a run that
+            began compiled or eagerly goes on so. A member equals its solo run bit for bit: slow tests see it for every
+            algorithm without a regulariser, under l0 and under l0_group_lasso, and for DQN under every regulariser. What cannot
+            be compiled runs eagerly, and a line says so; on a GPU auto runs eagerly, and true is refused.
     """
 
     total_steps: Count
@@ -68,16 +69,14 @@ class Trainer:
         if self.compile != "auto":
             return self.compile
         gradient_steps = parts.experience.gradient_steps(self.total_steps, self.num_envs)
-        return is_worth_compiling(parts.algorithm, parts.members, gradient_steps)
+        return is_worth_compiling(parts.algorithm, parts.members.device, gradient_steps)
 
-    def check(self, states: Sequence[State]) -> None:
-        """Raises ValueError where members that trained under another ``compile`` are to go on: it changes the last bits."""
-        for state in states:
-            if self.compile not in ("auto", state["compile"]):
-                now, before = str(self.compile).lower(), str(state["compile"]).lower()
-                raise ValueError(
-                    f"trainer.compile is {now}, but the run to go on with began under {before}; set it to {before}"
-                )
+    def say_how_it_goes_on(self, states: Sequence[State]) -> None:
+        """Say so where members began otherwise than ``compile`` asks for: they go on as they began."""
+        for began in {bool(state["compile"]) for state in states}:
+            if self.compile not in ("auto", began):
+                how = "compiled" if began else "eagerly"
+                say(f"trainer.compile is {str(self.compile).lower()}, but a run goes on as it began: {how}")
 
     def run(
         self,

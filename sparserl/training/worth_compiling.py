@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from sparserl.algorithms.base import Algorithm
-from sparserl.population.members import Population
 from sparserl.training.dependencies import has_compiler
 
-MOST_MEMBERS = 32
-"""The most members that are compiled; more are not measured."""
 
+def is_worth_compiling(algorithm: Algorithm, device: torch.device, gradient_steps: int) -> bool:
+    """Whether there are enough gradient steps, on a CPU with a compiler.
 
-def is_worth_compiling(algorithm: Algorithm, members: Population, gradient_steps: int) -> bool:
-    """Whether there are enough gradient steps, on a CPU with a compiler."""
-    if members.device.type != "cpu" or members.size > MOST_MEMBERS:
-        return False
-    return gradient_steps >= algorithm.fewest_compiled_steps and has_compiler()
+    How many members there are does not count, or a run's numbers would depend on the others.
+    """
+    return device.type == "cpu" and gradient_steps >= algorithm.fewest_compiled_steps and has_compiler()

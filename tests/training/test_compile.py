@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from compiling import LOOPS, MEMBERS, difference, learner_of, train
+from filelock import Timeout
 from parts import as_kind, make_learner, modules, random_batches
 
 from sparserl.algorithms.dqn import DQN
@@ -27,6 +29,7 @@ from sparserl.training.calls import ActingCall
 from sparserl.training.collecting_call import EpisodesUnderWay
 from sparserl.training.compiled_parts import CompiledActing, CompiledCollecting, CompiledStep
 from sparserl.training.dependencies import CompileError
+from sparserl.training.interrupts import Interrupts
 from sparserl.training.learner import Learner
 from sparserl.training.preparing_call import PreparingCall
 from sparserl.training.programs import CacheError, Description
@@ -91,6 +94,43 @@ def test_what_another_user_owns_is_not_loaded(cache: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
     with pytest.raises(CacheError, match="another user"):
         programs.find("k", {})
+
+
+def test_who_waits_for_another_process_says_so(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = programs.lock("k")
+    other.acquire()
+    monkeypatch.setattr(compiled, "check_all", lambda: other.release(force=True))  # which it asks while it waits
+    with compiled._alone("k", "the gradient step"):
+        assert capsys.readouterr().err == "waiting for another process that compiles the gradient step\n"
+        with pytest.raises(Timeout):
+            other.acquire(timeout=0)
+        programs.lock("of something else").acquire(timeout=0)
+
+
+def test_ctrl_c_is_noticed_before_something_is_compiled(cache: Path) -> None:
+    with Interrupts() as interrupts:
+        interrupts._receive(signal.SIGINT, None)
+        with pytest.raises(KeyboardInterrupt), compiled._alone("k", "the gradient step"):
+            raise AssertionError("compiled")
+        programs.lock("k").acquire(timeout=0)
+
+
+def test_ctrl_c_that_ends_the_compiler_too_is_no_failure_of_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes to all processes of a terminal."""
+    learner = learner_of("dqn", "none")
+
+    with Interrupts() as interrupts:
+
+        def end(call: object) -> None:
+            interrupts._receive(signal.SIGINT, None)
+            raise RuntimeError("g++ was ended by a signal")
+
+        monkeypatch.setattr(compiled, "Trace", end)
+        monkeypatch.setattr(compiled, "has_compiler", lambda: True)
+        with pytest.raises(KeyboardInterrupt):
+            learner.update(random_batches(1, MEMBERS, 8)[0], env_step=0)
 
 
 # ---------------------------------------------------------------- what a program is found by

@@ -6,6 +6,7 @@ member) or ``batch`` (B), then features. A tensor that is learned, drawn or reco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
@@ -109,7 +110,11 @@ class Spec:
     def from_json(cls, plain: dict[str, Any]) -> Spec:
         """The inverse of ``as_json``. Raises KeyError, TypeError or ValueError where it is not one."""
         fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        return cls(**fields | {"observation_dtype": _DTYPES[plain["observation_dtype"]]})
+        spec = cls(**fields | {"observation_dtype": _DTYPES[plain["observation_dtype"]]})
+        low, high = spec.action_low, spec.action_high
+        if spec.discrete_actions is None and not (low and len(low) == len(high) and all(map(math.isfinite, low + high))):
+            raise ValueError(f"its actions are neither numbered nor vectors between finite bounds: {low} and {high}")
+        return spec
 
     def random_action(self, uniforms: Float[Tensor, "member env action"]) -> Tensor:
         """The uniform random policy, from uniform numbers in [0, 1): one for a discrete action, one a dimension else."""

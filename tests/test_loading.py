@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
         load_policy(tmp_path)
 
 
+UNBOUNDED = (
+    {"action_low": [-1.0]},
+    {"action_low": [-1.0], "action_high": [1.0, 2.0]},
+    {"action_low": [-1.0, -1.0], "action_high": [1.0, math.inf]},
+    {"action_low": [-1.0, -1.0], "action_high": 1.0},
+)
+"""Of vectors of actions: no upper bound, one for another number of dimensions, none that is finite, and a single number."""
+
+
 def without(name: str) -> Layers:
     return {key: tensor for key, tensor in tensors().items() if key != name}
 
@@ -143,8 +153,20 @@ def without(name: str) -> Layers:
         # these would broadcast: copied into a layer, every unit would have the same bias
         tensors() | {"0.bias": torch.ones(1, 1)},
         tensors() | {"0.bias": torch.ones(5)},
+        tensors() | {"0.weight": tensors()["0.weight"].long()},
     ],
-    ids=["none", "a layer is missing", "one too many", "too wide", "of a population", "one bias for all", "a bias of one axis"],
+    ids=[
+        *(
+            "none",
+            "a layer is missing",
+            "one too many",
+            "too wide",
+            "of a population",
+            "one bias for all",
+            "a bias of one axis",
+        ),
+        "whole numbers",
+    ],
 )
 def test_tensors_that_do_not_make_the_network_are_refused(tmp_path: Path, given: Layers) -> None:
     with pytest.raises(ValueError, match=r"policy\.safetensors is not a whole policy"):
@@ -185,6 +207,7 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path: Path, metadat
         lambda its: its | {"spec": its["spec"] | {"discrete_actions": "2"}},
         lambda its: its | {"spec": its["spec"] | {"discrete_actions": -1}},
         lambda its: its | {"spec": its["spec"] | {"observation_dtype": "float8"}},
+        *(lambda its, of=of: its | {"spec": its["spec"] | {"discrete_actions": None} | of} for of in UNBOUNDED),
     ],
 )
 def test_a_description_that_is_none_is_refused(tmp_path: Path, change: Callable[[Any], Any]) -> None:

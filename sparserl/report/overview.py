@@ -83,7 +83,8 @@ def listed(numbers: Sequence[int]) -> str:
 # ---------------------------------------------------------------- for a reader
 
 CAPTION = (
-    f"Means over seeds of the last policy, hardened and greedy; in brackets the {CONFIDENCE:.0%} t-interval over seeds. "
+    "Means over seeds of the last policy, hardened and without exploration; "
+    f"in brackets the {CONFIDENCE:.0%} t-interval over seeds. "
     "Rank: the selected one of each run; return at it, compression and retention: means over the runs that learned. "
     "Shrunken: without the hidden units that nothing enters or leaves."
 )

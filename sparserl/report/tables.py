@@ -19,7 +19,7 @@ from sparserl.runs.reader import Row, Run
 Builder: TypeAlias = Callable[[Sequence[Group]], Table]
 
 INTERVALS = (
-    "Last policies, hardened and greedy. IQM: interquartile mean over seeds. In brackets "
+    "Last policies, hardened and without exploration. IQM: interquartile mean over seeds. In brackets "
     f"{CONFIDENCE:.0%} bootstrap intervals over seeds, stratified by task; of fewer than eight seeds they are too narrow. "
 )
 

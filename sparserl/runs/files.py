@@ -120,12 +120,14 @@ def joined(weights: Mapping[str, Mapping[str, Tensor]], components: Sequence[str
 
 
 def misfit(given: Mapping[str, Mapping[str, Tensor]], needed: Mapping[str, Mapping[str, Tensor]]) -> str | None:
-    """The first tensor by which two policies differ in names or shapes, as a clause; None where one can stand for the other."""
-    there, here = ({n: list(t.shape) for n, t in joined(weights, tuple(weights)).items()} for weights in (given, needed))
-    for name in here | there:
-        if here.get(name) != there.get(name):
-            shapes = f"its shape there is {there.get(name, 'missing')}, and {here.get(name, 'none')} is needed"
-            return f"{name} does not fit: {shapes}"
+    """The first tensor in whose name, shape or type two policies differ, as a clause; None where one can be the other."""
+    given_tensors, needed_tensors = (joined(weights, tuple(weights)) for weights in (given, needed))
+    for what, of in (("shape", lambda tensor: list(tensor.shape)), ("type", lambda tensor: tensor.dtype)):
+        there, here = ({name: of(its) for name, its in tensors.items()} for tensors in (given_tensors, needed_tensors))
+        for name in here | there:
+            if here.get(name) != there.get(name):
+                differ = f"its {what} there is {there.get(name, 'missing')}, and {here.get(name, 'none')} is needed"
+                return f"{name} does not fit: {differ}"
     return None
 
 

@@ -118,7 +118,9 @@ def _summary(run: Run) -> str:
 def learning(axes: Axes, run: Run) -> None:
     """Returns by environment step, of training episodes and of evaluations."""
     axes.plot(*run.curve("train/return"), color=SKY, linewidth=1, label="training episodes")
-    axes.plot(*run.curve("eval/return_mean"), color=BLUE, marker="o", markersize=3, label="evaluation (hardened, greedy)")
+    axes.plot(
+        *run.curve("eval/return_mean"), color=BLUE, marker="o", markersize=3, label="evaluation (hardened, not exploring)"
+    )
     _random_line(axes, run)
     by_step(axes, "Learning curve", "return")
 

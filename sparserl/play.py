@@ -125,7 +125,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--video is {str(video)!r}, but there is no folder {video.parent}")
     if any(importlib.util.find_spec(package) is None for package in ("imageio", FORMATS[video.suffix])):
         raise ModuleNotFoundError("--video needs a package that is not installed: pip install 'sparserl[video]'")
-    if sys.platform == "linux":  # to draw where nobody looks
+    if sys.platform == "linux":  # to draw without a display
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("MUJOCO_GL", "egl")
 

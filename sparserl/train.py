@@ -117,7 +117,7 @@ def main() -> None:
     except (ConfigError, DiskError, JobError, HydraException, OmegaConfBaseException) as error:
         leave(sentence(error))
     except ValueError as error:
-        if "Config group override" not in str(error):  # GROUP=null, which Hydra meets with a traceback
+        if "Config group override" not in str(error):  # GROUP=null, for which Hydra gives a traceback
             raise
         leave(f"{error}; name an option of each group")
     except OSError as error:

@@ -231,5 +231,5 @@ def layers(policy: nn.Module) -> list[nn.Linear | nn.Conv2d]:
 
 
 def default_path(run: Path, ending: str) -> Path:
-    """Where a file goes that nobody named a place for."""
+    """Where a file goes by default."""
     return run / "export" / f"policy{ending}"

@@ -26,7 +26,7 @@ AIR = 0x1D
 """0 on the ground, 1 in a jump, 2 in a fall, 3 at the flag's pole."""
 STATE, NORMAL, DYING, DEAD = 0x0E, 0x08, 0x0B, 0x06
 CHANGING_AREA = (0, 1, 2, 3, 4, 5, 7)
-"""States in which nobody can move, such as in a pipe. The package skips them."""
+"""States in which no button moves Mario, such as in a pipe. The package skips them."""
 POWER, INVINCIBLE, BUTTONS = 0x756, 0x79E, 0x0A
 CLOCK = 0x7F8
 """Three decimal digits."""
@@ -105,7 +105,7 @@ class Console:
         if self.dead:
             reward -= 25
         elif not self.flag and (state != NORMAL or memory[AREA_TIMER] > 1):
-            self._skip_what_nobody_plays(state)
+            self._skip_what_cannot_be_played(state)
         return float(max(-15, min(15, reward)))
 
     @property
@@ -135,7 +135,7 @@ class Console:
         self.memory.release()
         self._env.close()
 
-    def _skip_what_nobody_plays(self, state: int) -> None:
+    def _skip_what_cannot_be_played(self, state: int) -> None:
         if not self._draw and state in CHANGING_AREA:
             self.memory[SCREEN_OFF], self.memory[STATUS_BAR] = 0, 1
             self._undrawn = 0

@@ -103,7 +103,7 @@ class SurgicalTask(gymnasium.Env[Any, Any]):
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
         self.spec = EnvSpec(f"{task}-v0", lambda **keys: SurgicalTask(clone, task, **keys), disable_env_checker=True)
         self._clone, self._client, self._random = clone, clone.connect(), _generator(0)
-        # also of one that nobody closed: pybullet keeps simulations until then, and holds 1,024 at most
+        # also of one that was never closed: pybullet keeps simulations until then, and holds 1,024 at most
         self._disconnect = weakref.finalize(self, clone.disconnect, self._client)
         try:
             with clone.bound(self._client, self._random):

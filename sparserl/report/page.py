@@ -1,4 +1,4 @@
-"""A report as one HTML file: it opens from a disk, asks nobody for anything, and shows text from outside as text."""
+"""A report as one HTML file: it opens from a disk, makes no request, and shows text from outside as text."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ def read_rows(path: Path) -> list[Run]:
 def alike(runs: Sequence[Run]) -> list[Run]:
     """The same runs with the same settings stated, those of folders and those of tables: so both can be compared.
 
-    A table does not state a setting in which its own runs do not differ. Where those of folders differ in it, its runs are
-    none of theirs: nobody knows.
+    A table does not state a setting in which its own runs do not differ. Where those of folders differ in it, the value
+    of its runs is not known, so they are of another group.
     """
     on_disk, tabled = [run for run in runs if run.stated is None], [run for run in runs if run.stated is not None]
     stated = (key for run in tabled for key in run.settings if key != LENGTH)

@@ -39,7 +39,7 @@ LAYER_RANKS = "layer_ranks.csv"
 """What ``sparserl-select`` leaves in a run's folder."""
 
 LEFTOVER_SECONDS = 600.0
-"""A temporary file that nobody has touched for so long is of a process that was killed."""
+"""A temporary file that has not changed for so long is of a process that was killed."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -27,7 +27,7 @@ MARKS: Mapping[str, set[str]] = {
 """Keys by which a file tells that its folder is a run's: others write files of these names too."""
 
 OWN = {"timing.jsonl", "lowrank.csv"}
-"""Names that nobody else uses: they tell a run's folder whose other files are damaged."""
+"""Names that no other program uses: they tell a run's folder whose other files are damaged."""
 
 NAMED = ("algorithm", "environment", "network", "regularizer", "lambda_c")
 """The settings that a reader looks for first: a column of every table of runs that differ in them."""
@@ -37,7 +37,7 @@ _NO_SETTINGS = (
     *("names", "seed", "init_from", "sweep_name", "objective", "objective_seeds"),
     *("resume", "retry_failed", "trust", "logger"),
 )
-"""Keys of a config that say who a run is, where it is kept and who hears of it, not how it was trained; or named apart."""
+"""Keys of a config that name a run, or say where it is kept or what is reported of it; or that are among the named settings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +242,7 @@ def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _written(run: Run) -> int:
-    """When its result was written; of a run that a table tells of nobody knows."""
+    """When its result was written; 0 for a run out of a table, which does not say it."""
     path = run.folder / "result.json"
     return path.stat().st_mtime_ns if path.exists() else 0
 

@@ -187,7 +187,7 @@ class Launch:
             except OmegaConfBaseException as error:  # a subdir of the user's own, which this config has no values for
                 _set_place(config, config.hydra.sweep.dir, f"invalid-{digest(str(config.hydra.overrides.task))}")
                 self._give(index, ConfigError(f"hydra.sweep.subdir: {interpolation_error(error)}"))
-            except Exception as error:  # noqa: BLE001 (a config may name anybody's code; the other jobs go on)
+            except Exception as error:  # noqa: BLE001 (a config may name any code; the other jobs go on)
                 self._give(index, error)
         failed = sum(its.status is JobStatus.FAILED for its in self.returns.values())
         found = {
@@ -209,7 +209,7 @@ class Launch:
         ]
         for group, returned in zip(groups, executor.execute(train_group, groups, [g.name for g in groups]), strict=True):
             for member, job in enumerate(group.jobs):
-                if isinstance(returned, Exception):  # its process died, so nobody has said what came of its jobs
+                if isinstance(returned, Exception):  # its process died, so what came of its jobs is not known
                     died = JobError(job.folder.name, str(returned))
                     if (outcome := _outcome(job, died)) is died:
                         with suppress(DiskError):  # which may be what it died of

@@ -20,7 +20,7 @@ from sparserl.runs.files import DiskError
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Result, StatusName
 from sparserl.sweeps.jobs import Job, cell_name, label, reserve_folder
-from sparserl.terminal import optional
+from sparserl.terminal import optional, say
 from sparserl.tracking.console import Display
 from sparserl.tracking.recorder import Recorder
 from sparserl.training.evaluation import random_returns
@@ -59,11 +59,13 @@ def run(
         paths = [job.folder for job in jobs]
         try:
             states = checkpoint.load(paths)
-            trainer.say_how_it_goes_on([state["trainer"] for state in states or ()])
+            note = trainer.how_it_goes_on([state["trainer"] for state in states or ()])
         except ValueError as error:
             raise ConfigError(str(error)) from error
         except (KeyError, TypeError) as error:
             raise ConfigError(f"{paths[0]} has a checkpoint that is none of a run's: take the folder away") from error
+        if note:
+            say(note)
         for config in configs if states is None else ():
             check_start(config)
         logs = logger.open(paths, configs, [label(config) for config in configs])

@@ -37,8 +37,8 @@ FINISH_SECONDS = 8.0
 """How long the end of all runs may wait for uploads; what is left can be uploaded with ``wandb sync``."""
 
 PRIVATE: dict[str, Any] = {"save_code": False, "disable_git": True, "x_disable_stats": True}
-"""What W&B would send by itself and is not asked to. result.json knows the commit, and changes that are in none are nobody's
-business; of the machine it would be too much, once for each member."""
+"""What W&B would send by itself and is not asked to. result.json has the commit, and changes that are in none stay on this
+machine; of the machine it would be too much, once for each member."""
 
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 255}
 """W&B shows 255, its own code of a run that was stopped, as killed."""
@@ -56,7 +56,7 @@ def _wandb() -> ModuleType:
 
 
 def has_key(mode: str) -> bool:
-    """Whether W&B finds a key, in WANDB_API_KEY, in netrc or in its own settings; asks nobody, neither user nor server."""
+    """Whether W&B finds a key, in WANDB_API_KEY, in netrc or in its own settings, without a prompt and without a request."""
     wandb = _wandb()
     asked = {} if mode == "auto" else {"mode": mode}  # stronger than WANDB_MODE
     try:
@@ -414,7 +414,7 @@ class WandbLog(Log):
 
 def _leave(run: Any) -> None:
     """End a run whose rows are of another attempt."""
-    with suppress(Exception):  # whatever it is, nobody needs that run
+    with suppress(Exception):  # whatever it is, that run is of no use
         run.tags = (*(run.tags or ()), files.SUPERSEDED)
         run.finish(exit_code=EXIT_CODES["failed"])
 

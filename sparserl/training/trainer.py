@@ -15,7 +15,6 @@ from sparserl.environments.base import EpisodeKeeper
 from sparserl.fields import Count
 from sparserl.population.state import State, split, stack
 from sparserl.schedules import crossed
-from sparserl.terminal import say
 from sparserl.training.collecting import Collector
 from sparserl.training.evaluation import Evaluator, never_interrupted
 from sparserl.training.events import Finished, Progress, Row, Snapshot
@@ -28,7 +27,7 @@ from sparserl.training.worth_compiling import is_worth_compiling
 from sparserl.types import Weights
 
 PROGRESS_EACH_ROW = 50
-"""How often the consumer hears that time has passed: often enough for a bar and for a signal, not at each step."""
+"""Events of progress between two rows: enough for a bar and to notice a signal, without waiting for tensors at each step."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,13 @@ class Trainer:
         gradient_steps = parts.experience.gradient_steps(self.total_steps, self.num_envs)
         return is_worth_compiling(parts.algorithm, parts.members.device, gradient_steps)
 
-    def say_how_it_goes_on(self, states: Sequence[State]) -> None:
-        """Say so where members began otherwise than ``compile`` asks for: they go on as they began."""
-        for began in {bool(state["compile"]) for state in states}:
-            if self.compile not in ("auto", began):
-                how = "compiled" if began else "eagerly"
-                say(f"trainer.compile is {str(self.compile).lower()}, but a run goes on as it began: {how}")
+    def how_it_goes_on(self, states: Sequence[State]) -> str | None:
+        """A sentence where members began otherwise than ``compile`` asks for: they go on as they began. None elsewhere."""
+        others = [bool(state["compile"]) for state in states if self.compile not in ("auto", state["compile"])]
+        if not others:
+            return None
+        how = "compiled" if others[0] else "eagerly"
+        return f"trainer.compile is {str(self.compile).lower()}, but a run goes on as it began: {how}"
 
     def run(
         self,

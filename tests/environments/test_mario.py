@@ -68,12 +68,13 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return idle.pop() if (idle := CONSOLES.setdefault(settings, [])) else Console(*settings)
 
     def make(environment: SuperMarioBros) -> Stage:
-        env = Stage(environment)
+        with monkeypatch.context() as patch:  # only here: the type that a method says is looked up when it is called first
+            patch.setattr(mario, "Console", console)
+            env = Stage(environment)
         settings = environment.world, environment.stage, environment.rom, environment.draw
         made.append((env, CONSOLES[settings]))
         return env
 
-    monkeypatch.setattr(mario, "Console", console)
     yield make
     for env, idle in made:
         if env._console is not None:

@@ -178,6 +178,21 @@ def test_what_began_in_unlike_loops_goes_on_in_two(tmp_path: Path, monkeypatch: 
     assert [trained(group) for group in groups] == [["done"], ["done"] * 2]
 
 
+@pytest.mark.parametrize("began", [True, False], ids=["compiled", "eagerly"])
+def test_a_run_that_is_to_be_run_in_another_way_goes_on_as_it_began(
+    began: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    ways = {way: compose(*SETTINGS, f"trainer.compile={str(way).lower()}", "seed=0") for way in (True, False)}
+    with monkeypatch.context() as patch, stopping_at_checkpoints(patch), pytest.raises(KeyboardInterrupt):
+        run([ways[began]], [tmp_path], live=False)
+    capsys.readouterr()
+    (result,) = run([ways[not began]], [tmp_path], live=False)
+    assert result.status == "done"
+    how = "compiled" if began else "eagerly"
+    assert f"trainer.compile is {str(not began).lower()}, but a run goes on as it began: {how}\n" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- where the time goes
 
 

@@ -136,7 +136,7 @@ def _serve(connection: Connection) -> None:
         Thread(target=_follow_parent, daemon=True).start()
         while True:
             connection.send_bytes(_answer(connection.recv_bytes()))
-    except (EOFError, ConnectionError):  # no more items, or nobody there to hear of this one
+    except (EOFError, ConnectionError):  # no more items, or the parent is gone
         pass
     except KeyboardInterrupt:
         sys.stdout.flush()
@@ -161,7 +161,7 @@ def _answer(asked: bytes) -> bytes:
 
 
 def _follow_parent() -> None:
-    """End this process in its orderly way once the one that started it is gone: nobody would hear what it has to say."""
+    """End this process in its orderly way once the one that started it is gone: its results would go nowhere."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -27,8 +27,8 @@ from sparserl.experience.replay import Replay
 from sparserl.experience.selection import Selection
 from sparserl.policies import q_values
 from sparserl.population.members import Population
+from sparserl.training import compiled, worth_compiling
 from sparserl.training import rows as rows_module
-from sparserl.training import worth_compiling
 from sparserl.training.evaluation import Evaluator
 from sparserl.training.events import Finished, Progress, Row, Snapshot
 from sparserl.training.learner import Learner
@@ -291,6 +291,14 @@ def test_each_phase_is_charged_with_its_own_seconds(monkeypatch: pytest.MonkeyPa
         learning,
         learning | {"evaluation": 1e7},
     ]
+
+
+def test_steps_that_are_to_be_one_program_are_acting_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    trainer, parts = build([compose("algorithm=ppo", "environment=cartpole", "trainer=smoke", "trainer.compile=true")])
+    rows = [event for event in trainer.run(parts) if isinstance(event, Row)]
+    assert rows
+    assert all(row.seconds.get("acting", 0) > 0 for row in rows)
 
 
 # ---------------------------------------------------------------- compiled or not

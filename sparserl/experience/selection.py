@@ -44,9 +44,9 @@ class Selection:
 
     @property
     def rows(self) -> int:
-        """Transitions of each member in the minibatch."""
-        tensor = self.tensors[INDEX] if INDEX in self.tensors else next(iter(self.tensors.values()))
-        return tensor.shape[1]
+        """Transitions of each member in the minibatch; 0 where it has no tensors."""
+        tensors = [self.tensors[INDEX]] if INDEX in self.tensors else [*self.tensors.values()]
+        return tensors[0].shape[1] if tensors else 0
 
     def batch(self) -> Batch:
         """The minibatch."""

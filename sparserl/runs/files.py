@@ -122,7 +122,8 @@ def joined(weights: Mapping[str, Mapping[str, Tensor]], components: Sequence[str
 def misfit(given: Mapping[str, Mapping[str, Tensor]], needed: Mapping[str, Mapping[str, Tensor]]) -> str | None:
     """The first tensor in whose name, shape or type two policies differ, as a clause; None where one can be the other."""
     given_tensors, needed_tensors = (joined(weights, tuple(weights)) for weights in (given, needed))
-    for what, of in (("shape", lambda tensor: list(tensor.shape)), ("type", lambda tensor: tensor.dtype)):
+    types = {True: "numbers", False: "whole numbers"}  # training keeps statistics in float64, which a policy has in float32
+    for what, of in (("shape", lambda its: list(its.shape)), ("type", lambda its: types[its.is_floating_point()])):
         there, here = ({name: of(its) for name, its in tensors.items()} for tensors in (given_tensors, needed_tensors))
         for name in here | there:
             if here.get(name) != there.get(name):

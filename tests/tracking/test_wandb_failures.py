@@ -144,7 +144,7 @@ def command(folder: Path, *arguments: str | Path, **variables: str) -> subproces
 
 
 def test_after_a_kill_the_run_has_the_same_id_and_each_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # rows are written for W&B in blocks of 32 KiB: of 40 some are there when the process dies, and some are not
+    # rows are written for W&B in blocks of 32 KiB: of 40 some are there when the process dies, and not all unless it was slow
     rare = "trainer.total_steps=1000", "trainer.log_every=20", "trainer.eval_every=1000", "trainer.checkpoint_every=300"
     config, folder = compose(*SETTINGS, *rare), tmp_path / "run"
     write, left = RunFolder.metrics, 40
@@ -163,7 +163,7 @@ def test_after_a_kill_the_run_has_the_same_id_and_each_row_once(tmp_path: Path, 
         process.join()
     assert process.exitcode == -signal.SIGKILL
     (killed,) = records(folder)
-    assert 0 < len(training(killed)) < len(rows(folder))
+    assert 0 < len(training(killed)) <= len(rows(folder))
     run([config], [folder])
     found = records(folder)
     assert len(found) == 2

@@ -21,6 +21,7 @@ FOLDER = Path("outputs/demo")
 TRAIN = (
     *("-m", "sparserl.train", "-m", f"sweep_name={FOLDER.name}", "regularizer=none,l0", "seed=0,1", "logger=disk"),
     "hydra.launcher.executor=processes",
+    "trainer.compile=false",  # a new machine has no programs yet, and two seeds would not earn back the time to compile them
 )
 REPORT = "-m", "sparserl.report", str(FOLDER)
 

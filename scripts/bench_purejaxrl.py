@@ -104,15 +104,15 @@ def measure_purejaxrl(algorithm: str, members: int, clone: str, steps: int) -> R
 
 def measure_ours(algorithm: str, members: int, slices: int) -> Rate:
     """Some slices of a training that has begun to learn."""
-    import bench_compiled
+    import by_turns
 
     from sparserl.training import interrupts
 
     interrupts.prepare()
-    spent = bench_compiled.slices(algorithm, "none", members, compiled=True, more=OURS[algorithm])
+    spent = by_turns.slices(algorithm, "none", members, compiled=True, more=OURS[algorithm])
     next(spent)
     seconds = [slice_["total"] for slice_ in itertools.islice(spent, slices)]
-    steps = members * bench_compiled.TASKS[algorithm].slice
+    steps = members * by_turns.TASKS[algorithm].slice
     return {"steps_per_second": steps / statistics.median(seconds)}
 
 

@@ -234,10 +234,11 @@ def test_a_checkpoint_writes_the_planes_since_the_one_before(tmp_path: Path, mon
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(checkpoint, "SEGMENT_BYTES", 7 * 6)  # so there are several, of seven planes of six bytes
     frames, sizes = begun(Frames, Population((0,)), 3, 40), []
+    resumed: Frames | None = None
     for step, transition in enumerate(World(members=1, envs=2, planes=3, first="copies", ends=0.2).steps(200), 1):
         frames.extend(transition)
         batches = due(frames)
-        if step > 1 and resumed is not None:
+        if resumed is not None:
             resumed.extend(transition)
             assert_equal(due(resumed), batches)
         if step % 10 == 0:
@@ -251,8 +252,6 @@ def test_a_checkpoint_writes_the_planes_since_the_one_before(tmp_path: Path, mon
             (state,) = checkpoint.load([tmp_path]) or ()
             resumed = begun(Frames, Population((0,)), 3, 40)
             resumed.load_state_dict(stack([state]))
-        elif step == 1:
-            resumed = None
     kept = [segment for segments in read_json(tmp_path / checkpoint.MANIFEST)["segments"] for segment in segments]
     assert {path.name for path in tmp_path.glob("segment-*")} == {name for name, _, _ in kept}
     assert min(first for _, first, _ in kept) > 0, "the first planes are needed no more"

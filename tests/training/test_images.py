@@ -135,7 +135,7 @@ def snapshots(
     """The states of all members at each checkpoint, and all rows of each member."""
     trainer, parts = build(members)
     found: list[list[State]] = []
-    rows: Rows = [[] for _ in members]
+    rows: list[list[dict[str, float]]] = [[] for _ in members]
     for event in trainer.run(parts, list(states)):
         if isinstance(event, Snapshot):
             found.append(deepcopy(event.states))

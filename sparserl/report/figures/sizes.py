@@ -84,7 +84,8 @@ def _by_numbers(
         _points(axes, [forms_of(run).get(form) for run in group.done], looks[group], number)
     _dense_line(axes, here, groups)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))  # more labels would overlap
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     finish(axes, form.capitalize(), "numbers stored (4 bytes each)", "return", legend=False)

@@ -170,7 +170,8 @@ class Regularizer(ABC):
     def project(self, layers: Layers, gates: Gates, step: int, pull: Float[Tensor, "member"] | float) -> tuple[Layers, Gates]:
         """Called after each optimiser step, ``step`` environment steps into training: where constraints are restored.
 
-        ``pull`` is the learning rate of the weights times the coefficient of the penalty: the length of a proximal step.
+        ``gates`` are given while they are active, and none otherwise. ``pull`` is the learning rate of the weights times the
+        coefficient of the penalty: the length of a proximal step.
         """
         return layers, gates
 

@@ -209,7 +209,7 @@ class HardConcrete(Penalized):
         are deployed, and may go below 0: that opens gates. What is too much is counted from a line that falls to the target
         while lambda_c rises.
         """
-        if not self.gates_active(step):
+        if not gates:
             return layers, gates
         limit = self.log_alpha_limit
         projected = {name: its.clamp(-limit, limit) for name, its in log_alphas(gates).items()}

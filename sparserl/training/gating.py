@@ -14,8 +14,8 @@ from sparserl.types import Noise
 class Gating:
     """The gates of all components of one learner, which are in its ``state``."""
 
-    def __init__(self, step: GradientStep, state: LearnerState, generators: Generators) -> None:
-        self._step, self._state, self._generators = step, state, generators
+    def __init__(self, step: GradientStep, state: LearnerState, generators: Generators, for_programs: bool = False) -> None:
+        self._step, self._state, self._generators, self._for_programs = step, state, generators, for_programs
         self.are_active = False
         self.noise: dict[str, Noise] = {}
         """By component, while gates are active."""
@@ -56,7 +56,8 @@ class Gating:
             return
         for component, gates in self._state.gates.items():
             multipliers = self._step.multipliers(self._state, component)
-            needed = {name: values for name, values in multipliers.items() if not (values == 1).all()}
+            # a program is given all of them: that of the time before gates move is then also that of the time after
+            needed = {name: its for name, its in multipliers.items() if self._for_programs or not (its == 1).all()}
             regularizer = self._step.bound[component]
             term = regularizer.summands()[regularizer.gated or ""]
             penalty = term.penalty(self._state.weights[component].views, gates.views)

@@ -73,7 +73,7 @@ class Learner:
         multiplies = any(term.multiplies_matrices for term in regularizer.summands().values())
         matrices = [its for layers in fresh.values() for name, its in layers.items() if is_weight(name) and not multiplies]
         self._products = Products.of(matrices)
-        self._gating = Gating(self._step, self.state, generators)
+        self._gating = Gating(self._step, self.state, generators, for_programs=compiled)
         self.stopped = StoppedMembers(self.state.learns)
         self._compiled = CompiledParts.of(self._step) if compiled else None
         self._compiled_updates = 0

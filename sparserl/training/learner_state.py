@@ -19,7 +19,7 @@ class FixedGates:
     """What is made of the gates of one component while they are not active."""
 
     multipliers: dict[str, Tensor]
-    """Of tensors of Layers by name; those that are 1 everywhere are left out."""
+    """Of tensors of Layers by name; those that are 1 everywhere may be left out."""
     penalty: Penalty
     """Of the term that has the gates: it is a constant now."""
 

@@ -207,7 +207,7 @@ class GradientStep:
     def _project(self, state: LearnerState, component: str, scalars: Scalars, moves: Float[Tensor, "member 1"]) -> None:
         """Restore constraints, but in members that did not move."""
         layers = state.weights[component].views
-        gates = state.gate_views(component)
+        gates = state.gate_views(component) if scalars.gates_active else {}
         for name, term in self.bound[component].summands().items():
             pull = scalars.rates[component] * scalars.penalty[component, name]
             projected = term.project(layers, gates, scalars.time.step, pull)

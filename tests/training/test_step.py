@@ -17,6 +17,7 @@ from sparserl.algorithms.base import Objective
 from sparserl.algorithms.dqn import DQN
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
+from sparserl.regularizers.hard_concrete import log_alphas
 from sparserl.training.learner import Learner
 from sparserl.training.learner_state import LearnerState
 from sparserl.training.step import GradientStep, Scalars
@@ -109,6 +110,17 @@ def test_a_step_changes_nothing_but_the_state() -> None:
     learner._step(state, *others, rng)
     batch_after, _, noise_after, _ = others
     assert same((batch_after, noise_after), (arguments[0][1], arguments[0][3]))
+
+
+@pytest.mark.parametrize(("delay_steps", "is_cut"), [(0, True), (100, False)])
+def test_gates_are_kept_within_their_limit_only_while_they_are_active(delay_steps: int, is_cut: bool) -> None:
+    given = "algorithm=dqn", "environment=cartpole", "regularizer=l0", "regularizer.log_alpha_limit=7"
+    learner = make_learner(*given, *immediately("l0", delay_steps=delay_steps))
+    gates = log_alphas(learner.gates["policy"]).values()
+    for its in gates:
+        its.fill_(9.0)
+    learner.update(random_batches(1, 1, size=32)[0], env_step=10)
+    assert {float(its.max()) for its in gates} == {7.0 if is_cut else 9.0}
 
 
 # ---------------------------------------------------------------- no value decides what is done

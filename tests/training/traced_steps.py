@@ -209,6 +209,19 @@ def test_a_loop_of_programs_is_the_eager_one(
     assert max(float((mine - its).abs().max()) for mine, its in zip(*first, strict=True)) > 0.1
 
 
+def test_the_program_of_steps_before_gates_move_is_also_that_after_they_are_frozen(as_traced: list[Trace]) -> None:
+    """They move from step 100 to step 200 of 300; all that differs before and after is what the gates are fixed at."""
+    active = "regularizer.delay_steps=100", "regularizer.freeze_at_step=200"
+    phases = *active, "regularizer.ramp_steps=0", "regularizer.lambda_c=100", "regularizer.gate_learning_rate=1"
+    asked, eager = (learner_with([0, 1], "l0", "dqn", is_compiled, *phases) for is_compiled in (True, False))
+    for learner in (asked, eager):
+        train(learner, random_batches(STEPS, 2, 32, "dqn"))
+    assert asked.backend == "compiled"
+    assert len(as_traced) == 2
+    assert difference(asked, eager) < ROUNDING
+    assert any(bool((its < 0).any()) for its in asked.gates["policy"].values()), "some gates are closed, or this sees nothing"
+
+
 def test_what_is_learned_from_a_rollout_is_the_same_as_a_program(as_traced: list[Trace]) -> None:
     """Advantages, values and probabilities, under the sample of the gates that acted; within rounding."""
     batches = []

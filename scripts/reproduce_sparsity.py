@@ -77,7 +77,7 @@ CELLS = [
     *controls("ppo", "cartpole", 5, 4_480),
     *at("td3", "pendulum", 5, {"l0": (1.0, 10.0), "l0_units": (1.0, 10.0), "l1": (1e-4, 1e-3)}),
     *controls("td3", "pendulum", 5, 121_500),
-    *at("dqn", "lunar_lander", 5, {"l0": (3.0, 10.0), "l0_units": (3.0, 10.0), "l1": (1e-4, 1e-3)}),
+    *at("dqn", "lunar_lander", 5, {"l0": (3.0, 10.0), "l0_units": (3.0, 10.0, 30.0), "l1": (1e-4, 1e-3)}),
     *controls("dqn", "lunar_lander", 5, 68_600),
 ]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sparserl.report.overview import listed
+from sparserl.report.settings import last_words
 from sparserl.report.statistics import Scores
 from sparserl.runs import reader
 from sparserl.runs.reader import NAMED, Row, Run
@@ -30,6 +31,8 @@ class Group:
     """Of its form among those of the report, from 0: its colour and marker."""
     strength: int
     """Of this group among those of the same form and task, from 0: its line."""
+    usual_network: str
+    """That of most groups of the report, which its names leave out."""
 
     @property
     def settings(self) -> Row:
@@ -42,10 +45,8 @@ class Group:
 
     @property
     def form(self) -> str:
-        """What its policies were made small with: the regulariser, and the network where the runs differ in it."""
-        names = [str(self.settings["regularizer"])]
-        names += [str(self.settings["network"])] * ("network" in self.columns)
-        return ", ".join(names)
+        """What its policies were made small with: the regulariser, or the network where that is not the usual one, or both."""
+        return ", ".join(str(self.settings[column]) for column in ("network", "regularizer") if self._is_told(column))
 
     @property
     def is_dense(self) -> bool:
@@ -55,8 +56,13 @@ class Group:
     @property
     def label(self) -> str:
         """What tells it from the others of its task, in the fewest words."""
-        rest = tuple(column for column in self.columns if column not in ("environment", "algorithm"))
+        rest = [c for c in self.columns if c not in ("environment", "algorithm") and self._is_told(c)]
         return name_of(rest, [self.settings.get(column) for column in rest], self.runs) if rest else self.form
+
+    def _is_told(self, column: str) -> bool:
+        """Whether names say the value of this setting."""
+        is_usual = str(self.settings["network"]) == self.usual_network
+        return not is_usual if column == "network" else column != "regularizer" or is_usual or not self.is_dense
 
     @cached_property
     def done(self) -> list[Run]:
@@ -88,7 +94,9 @@ class Group:
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """All groups by environment and algorithm, the dense ones first."""
     columns = tuple(reader.distinguishing(runs))
-    found = [Group(columns, members, 0, 0) for members in reader.groups(runs).values()]
+    kinds = [*reader.groups(runs).values()]
+    usual = Counter(str(members[0].settings["network"]) for members in kinds).most_common(1)[0][0]
+    found = [Group(columns, members, 0, 0, usual) for members in kinds]
     found.sort(key=lambda group: (*group.task, not group.is_dense, group.form))  # by everything else they are sorted already
     forms = list(dict.fromkeys(group.form for group in sorted(found, key=lambda group: (not group.is_dense, group.form))))
     seen: Counter[tuple[str, ...]] = Counter()
@@ -134,16 +142,11 @@ def is_reference(group: Group, groups: Sequence[Group]) -> bool:
 def name_of(columns: Sequence[str], values: Sequence[Any], runs: Sequence[Run]) -> str:
     """What tells a group from the others, in the fewest words: the names of options speak for themselves."""
     words = [
-        value if column in NAMED and isinstance(value, str) else f"{_key(column)} {_short(value)}"
+        value if column in NAMED and isinstance(value, str) else f"{last_words(column)} {_short(value)}"
         for column, value in zip(columns, values, strict=True)
         if value is not None
     ]
     return ", ".join(words) or f"{runs[0].settings['algorithm']}, {runs[0].settings['regularizer']}"
-
-
-def _key(column: str) -> str:
-    """The last part of a setting's name; of a term of a penalty with the name of the term."""
-    return column.rpartition(".terms.")[2] if ".terms." in column else column.split(".")[-1]
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from sparserl.report.settings import NOTHING, joined
 from sparserl.report.statistics import CONFIDENCE, t_interval
+from sparserl.report.table import shown
 from sparserl.runs.reader import Row, Run, distinguishing, groups
 from sparserl.runs.schema import MEASURES
 
@@ -94,35 +96,35 @@ def cells(summary: pd.DataFrame) -> list[dict[str, str]]:
     """The rows of a table as text by header, all with the same headers; one that no row has anything for is left out."""
     settings = [str(column) for column in summary.columns[: summary.columns.get_indexer(["seeds"])[0]]]
     found = [_cells({k: v for k, v in row.items() if not pd.isna(v)}, settings) for row in summary.to_dict("records")]
-    headers = [header for header in found[0] if any(row[header] != "-" for row in found)]
-    return [{header: row[header] for header in headers} for row in found]
+    headers = [header for header in found[0] if any(row[header] != NOTHING for row in found)]
+    return joined([{header: row[header] for header in headers} for row in found], [h for h in settings if h in headers])
 
 
 def _cells(row: dict[Any, Any], settings: Sequence[str]) -> dict[str, str]:
-    def shown(key: str, form: str) -> str:
-        return format(row[key], form) if key in row else "-"
+    def cell(key: str, form: str) -> str:
+        return shown(row.get(key), form)
 
     ends = f" [{row['return_low']:.1f}, {row['return_high']:.1f}]" if "return_low" in row else ""
-    return {key: str(row.get(key, "-")) for key in settings} | {
+    return {key: cell(key, "g") for key in settings} | {
         "seeds": f"{row['seeds']}: {row['seed_list']}" if row["seeds"] else "0",
-        "return": f"{shown('return_mean', '.1f')}{ends}",
-        "random": shown("return_random", ".1f"),
-        "success": shown("success_rate", ".1%"),
-        "x": shown("x_pos", ".0f"),
-        "flag": shown("flag_rate", ".1%"),
-        "sparsity": shown("sparsity", ".1%"),
+        "return": f"{cell('return_mean', '.1f')}{ends}",
+        "random": cell("return_random", ".1f"),
+        "success": cell("success_rate", ".1%"),
+        "x": cell("x_pos", ".0f"),
+        "flag": cell("flag_rate", ".1%"),
+        "sparsity": cell("sparsity", ".1%"),
         "weights left": " of ".join(format(row[key], ".0f") for key in ("nonzero_weights", "policy_weights") if key in row)
-        or "-",
-        "rank": shown("ranks", ""),
-        "return at it": shown("return_lowrank", ".1f"),
-        "compression": shown("compression", ".1%"),
-        "retention": shown("retention", ".1%"),
-        "units alive": shown("alive_units", ".0f"),
-        "shrunken: weights": shown("shrunken_weights", ".0f"),
-        "shrunken: rank": shown("shrunken_ranks", ""),
-        "shrunken: return at it": shown("shrunken_return_mean", ".1f"),
-        "shrunken: compression": shown("shrunken_compression", ".1%"),
-        "learned": f"{row['learned']} of {row['seeds']}" if "learned" in row else "-",
+        or NOTHING,
+        "rank": cell("ranks", ""),
+        "return at it": cell("return_lowrank", ".1f"),
+        "compression": cell("compression", ".1%"),
+        "retention": cell("retention", ".1%"),
+        "units alive": cell("alive_units", ".0f"),
+        "shrunken: weights": cell("shrunken_weights", ".0f"),
+        "shrunken: rank": cell("shrunken_ranks", ""),
+        "shrunken: return at it": cell("shrunken_return_mean", ".1f"),
+        "shrunken: compression": cell("shrunken_compression", ".1%"),
+        "learned": f"{row['learned']} of {row['seeds']}" if "learned" in row else NOTHING,
         "failed": str(row["failed"]),
         "unfinished": str(row["unfinished"]),
         "warned": str(row["with_warnings"]),

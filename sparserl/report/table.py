@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import pandas as pd
 
+from sparserl.report.settings import NOTHING
 from sparserl.report.statistics import Estimate
 from sparserl.runs.reader import Run
 
@@ -51,11 +52,11 @@ def of_rows(
 def shown(value: Value, form: str) -> str:
     """``mean [low, high]`` of an estimate; a dash for nothing."""
     if value is None:
-        return "-"
+        return NOTHING
     if isinstance(value, Estimate):
         ends = "" if value.low is None or value.high is None else f" [{value.low:{form}}, {value.high:{form}}]"
         return f"{value.value:{form}}{ends}{f' ({value.note})' * bool(value.note)}"
-    return value if isinstance(value, str) else f"{value:{form}}"
+    return str(value) if isinstance(value, str | bool) else f"{value:{form}}"
 
 
 def _flat(key: str, value: Value) -> dict[str, float | int | str | None]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from sparserl.report import overview
 from sparserl.report.groups import Group, by_task, is_reference, reference
+from sparserl.report.settings import joined
 from sparserl.report.statistics import CONFIDENCE, Estimate, Scores, estimate, pooled_mean, ratio_of_iqms
 from sparserl.report.table import NothingToShowError, Table, Value, of_rows
 from sparserl.runs import schema
@@ -39,7 +40,9 @@ def _named(group: Group, groups: Sequence[Group]) -> dict[str, Value]:
 
 def _table(name: str, title: str, groups: Sequence[Group], rows: Sequence[dict[str, Value]],
            columns: Mapping[str, tuple[str, str]], caption: str, notes: Sequence[str] = ()) -> Table:  # fmt: skip
-    cells, frame = of_rows(rows, _settings(groups) | {"seeds": ("seeds", "")} | dict(columns))
+    settings = _settings(groups)
+    cells, frame = of_rows(rows, settings | {"seeds": ("seeds", "")} | dict(columns))
+    cells = joined(cells, [name for name in settings if name in cells[0]])
     return Table(name, title, cells, frame, caption, [run for group in groups for run in group.runs], list(notes))
 
 

@@ -13,6 +13,7 @@ from folders import NASTY, filled, made_up, unfinished
 from sparserl.report import markup, tables, writer
 from sparserl.report.__main__ import main
 from sparserl.report.groups import Group, grouped, reference
+from sparserl.report.settings import joined
 from sparserl.report.table import NothingToShowError
 from sparserl.runs import reader
 from sparserl.runs.files import LAYER_RANKS, write_table
@@ -66,7 +67,41 @@ def test_dense_policies_of_another_environment_or_size_are_not_the_reference(tmp
     found = groups(tmp_path)
     (l0,) = [group for group in found if group.settings["regularizer"] == "l0"]
     assert [run.folder.parent.name for run in reference(l0, found)] == ["full"]
-    assert l0.form == "l0, mlp"
+
+
+def test_names_say_the_network_only_where_it_is_not_the_usual_one(tmp_path: Path) -> None:
+    dense(tmp_path, [100.0])
+    dense(tmp_path / "small", [50.0], network="small_dense")
+    seeds(tmp_path, "l0", [90.0])
+    seeds(tmp_path / "small", "l0", [40.0], network="small_dense")
+    seeds(tmp_path, "l1", [70.0], regularizer="l1")
+    found = groups(tmp_path)
+    assert [group.form for group in found] == ["none", "small_dense", "l0", "l1", "small_dense, l0"]
+    assert {group.label for group in found} >= {"none", "small_dense"}
+
+
+def test_settings_that_some_rows_lack_share_a_column() -> None:
+    rows = [
+        {
+            "regularizer": "none",
+            "lambda_c": "-",
+            "r.a": "-",
+            "n.b": "2",
+            "r.terms.l1.c": "-",
+            "return": "9",
+        },
+        {"regularizer": "l0", "lambda_c": "1", "r.a": "x", "n.b": "3", "r.terms.l1.c": "4", "return": "8"},
+    ]
+    names = [*rows[0]][:-1]
+    assert joined(rows, names) == [
+        {"regularizer": "none", "lambda_c": "-", "settings": "-", "n.b": "2", "return": "9"},
+        {"regularizer": "l0", "lambda_c": "1", "settings": "a x, l1.c 4", "n.b": "3", "return": "8"},
+    ]
+
+
+def test_one_setting_that_some_rows_lack_keeps_its_column() -> None:
+    rows = [{"regularizer": "none", "n.b": "-", "return": "9"}, {"regularizer": "l0", "n.b": "3", "return": "8"}]
+    assert joined(rows, ["regularizer", "n.b"]) == rows
 
 
 def test_missing_cells_and_seeds_are_named(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from sparserl.runs.files import write_text
 def main() -> None:
     """Write results/claims.md."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    told = "folders with a rows.csv; by default all below results/ whose names do not begin with a date"
+    told = "folders with a rows.csv; by default all in results/, not those in results/earlier and results/searches"
     parser.add_argument("folders", nargs="*", type=Path, help=told)
     named = parser.parse_args().folders
     if absent := [str(folder) for folder in named if not (folder / ROWS).is_file()]:
@@ -95,11 +95,11 @@ def counted(answers: Sequence[tuple[Setting, str]]) -> list[int]:
 INTRODUCTION = f"""# The paper's claims, answered by the tables in results/
 
 Made by `python scripts/answer_claims.py` from `results/*/rows.csv`; no number is typed by hand. Only tables of today's
-settings answer: folders whose names begin with a date hold benchmarks and settings of earlier versions, and are left out
-unless the command names them. The claims are those of arXiv 2403.06313 as its abstract and summaries state them. The paper
-gives neither its settings nor how it counts: a claim that does not hold here does not hold for the settings and definitions
-of this repository. Each row has the seeds that it is of. In brackets are {CONFIDENCE:.0%} bootstrap intervals over seeds; of
-fewer than eight seeds they are too narrow.
+settings answer: those in `results/earlier/` (settings of earlier versions) and `results/searches/` (what shipped settings were
+chosen from) are left out unless the command names them. The claims are those of arXiv 2403.06313 as its abstract and
+summaries state them. The paper gives neither its settings nor how it counts: a claim that does not hold here does not hold
+for the settings and definitions of this repository. Each row has the seeds that it is of. In brackets are {CONFIDENCE:.0%}
+bootstrap intervals over seeds; of fewer than eight seeds they are too narrow.
 """
 
 

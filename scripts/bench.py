@@ -4,8 +4,8 @@ With `--device cuda`: only how speed goes with the size of the population, on th
 
 Every measurement is a process of its own, pinned to the same core, with one thread, and begins after learning has begun.
 Environment steps of all members count. Both sides train DQN on CartPole-v1 with the same network (120-84), batch (128), one
-gradient step for ten environment steps, and number of environments. Rows and the command go to results/DATE-speed/
-(DATE-speed-cuda/).
+gradient step for ten environment steps, and number of environments. Rows and the command go to results/speed/
+(speed-cuda/).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -424,7 +423,7 @@ def beside_a_gpu(measure: Callable[..., dict[str, Any]], seconds: float, command
     """From how many members on a GPU is worth it."""
     hardware = f"{torch.cuda.get_device_name()} or one core"
     sizes, rows = by_members(measure, seconds, BESIDE_A_GPU)
-    folder = Path("results") / f"{date.today()}-speed-cuda"
+    folder = Path("results/speed-cuda")
     keep(folder, {"by_members": rows}, [command, hardware, sizes])
     draw(BESIDE_A_GPU, rows, hardware, folder / "by_members.png")
 
@@ -447,7 +446,7 @@ def on_a_core(measure: Callable[..., dict[str, Any]], seconds: float, command: s
     stepping = "CartPole alone, environment steps/s, ours and Gymnasium's vector environment: " + "; ".join(
         f"{row['envs']} at once {row['ours']:,.0f} and {row['gymnasium']:,.0f}" for row in stepped
     )
-    folder = Path("results") / f"{date.today()}-speed"
+    folder = Path("results/speed")
     measured = {
         "versus_sb3": versus_rows,
         "by_members": sizes_rows,

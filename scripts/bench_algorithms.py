@@ -3,7 +3,7 @@
 Both sides have the same network, minibatch, number of environments and gradient steps for each environment step. Every
 measurement is a process of its own with one thread, and begins after learning has begun; Stable-Baselines3 is measured before
 and after ours. Environment steps of all members count. Rows with their command, and a table for
-docs/benchmarks.md, go to results/DATE-speed-algorithms/. Needs the extra `bench`.
+docs/benchmarks.md, go to results/algorithms-speed/. Needs the extra `bench`.
 
     python scripts/bench_algorithms.py                     # everything: minutes
     python scripts/bench_algorithms.py --only ppo sac
@@ -16,12 +16,10 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 from bench import in_a_process, peer, population
-from measurements import Measurements
+from measurements import Measurements, folder_of
 
 from sparserl.sweeps.executors.processes import usable_cores
 
@@ -153,7 +151,7 @@ def main() -> None:
         kinds = {"ours": measure_ours, "sb3": measure_sb3}
         print(json.dumps(kinds[arguments.pop("kind")](**arguments)))
         return
-    folder = Path("outputs/smoke-results" if options.smoke else "results") / f"{date.today()}-speed-algorithms"
+    folder = folder_of("algorithms-speed", options.smoke)
     for name in options.only:
         print(MEASUREMENTS.add(folder, [measure(name, options.core, 0.1 if options.smoke else options.seconds)]))
     print(f"rows and table: {folder}")

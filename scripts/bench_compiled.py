@@ -3,10 +3,10 @@
 Both train in one process by turns, as by_turns.py says; the ratio is the median of those of all pairs. Gates of L0 move all the
 time. The cache of programs is empty before each pair of an algorithm and a
 regulariser: what its first process took longer with compiled steps is what compiling takes, once for any number of members.
-Rows and a table for docs/benchmarks.md go to results/DATE-compiled-speed/.
+Rows and a table for docs/benchmarks.md go to results/compiled-speed/.
 
     python scripts/bench_compiled.py                                # everything: half an hour
-    python scripts/bench_compiled.py --only dqn --regularizer none  # one pair; others of the same day are kept
+    python scripts/bench_compiled.py --only dqn --regularizer none  # one pair; the others are kept
     python scripts/bench_compiled.py --smoke                        # does it work? in outputs/smoke-results
 """
 

@@ -5,7 +5,7 @@ the first steps. Pixels are 4 images of 84 x 84 in shades of grey and 4 frames a
 process of its own, pinned to the same cores, and begins after these first steps. Steps are counted for each second, which is
 what more cores are for, and for each CPU second of all threads and processes, which other work on the machine changes less.
 Each measurement is made twice, in an order and in the reverse one, and a rate is the mean of both. Rows with their command, and
-a table for docs/benchmarks.md, go to results/DATE-speed-mario/. Needs the game: make install-mario.
+a table for docs/benchmarks.md, go to results/mario-speed/. Needs the game: make install-mario.
 
     python scripts/bench_mario.py             # minutes
     python scripts/bench_mario.py --smoke     # does it work? a moment of each, in outputs/smoke-results
@@ -20,9 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import date
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -32,7 +30,7 @@ import torch
 from bench import in_a_process
 from gymnasium import wrappers
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from measurements import Measurements
+from measurements import Measurements, folder_of
 
 from sparserl.environments.mario_console import check_installed
 from sparserl.sweeps.executors.processes import usable_cores
@@ -179,7 +177,7 @@ def main() -> None:
         sys.exit(str(error))
     cores, envs, seconds = usable_cores()[-2:], 2 if options.smoke else ENVS, 0.1 if options.smoke else options.seconds
     in_one = partial(in_a_process, cores, script=__file__, envs=envs, seconds=seconds)
-    folder = Path("outputs/smoke-results" if options.smoke else "results") / f"{date.today()}-speed-mario"
+    folder = folder_of("mario-speed", options.smoke)
     print(MEASUREMENTS.add(folder, rows(lambda case: in_one(case=asdict(case)), len(cores), envs)))
     print(f"rows and table: {folder}")
 

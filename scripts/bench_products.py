@@ -1,10 +1,10 @@
 """Speed of training with the products of matrices of gradient steps by oneDNN, beside MKL, on one core. Part of `make bench`.
 
 For processors where training takes oneDNN (`sparserl/networks/products.py`); on others there is nothing to compare. Both train
-eagerly in one process by turns, as by_turns.py says. Rows and a table for docs/benchmarks.md go to results/DATE-products-speed.
+eagerly in one process by turns, as by_turns.py says. Rows and a table for docs/benchmarks.md go to results/products-speed/.
 
     python scripts/bench_products.py                 # everything: five minutes
-    python scripts/bench_products.py --only td3      # one algorithm; others of the same day are kept
+    python scripts/bench_products.py --only td3      # one algorithm; the others are kept
     python scripts/bench_products.py --smoke         # does it work? in outputs/smoke-results
 """
 

@@ -4,7 +4,7 @@ Needs a clone of purejaxrl and a Python with what it imports: jax, flax, optax, 
 `make_train` is run under `jit` and `vmap`, as its scripts do it, compiled before the clock starts; ours is compiled too
 (`trainer.compile=true`). Networks, minibatches, environments and gradient steps for each environment step are the same.
 purejaxrl is measured before and after ours. Time is CPU time of the process on that core. Rows and a table go to
-results/DATE-speed-purejaxrl/.
+results/purejaxrl-speed/.
 
     git clone https://github.com/luchris429/purejaxrl CLONE
     python scripts/bench_purejaxrl.py --clone CLONE --python JAX_ENVIRONMENT/bin/python
@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest.mock import MagicMock
@@ -155,7 +154,7 @@ def main() -> None:
         sys.exit(f"no Python with JAX is named: make an environment with {needed}, and name its Python with --python")
 
     from bench import in_a_process
-    from measurements import Measurements
+    from measurements import Measurements, folder_of
 
     from sparserl.sweeps.executors.processes import usable_cores
 
@@ -189,7 +188,7 @@ def main() -> None:
                 ),
                 ours=lambda what=what: in_a_process([core], __file__, what="sparserl", slices=options.slices, **what),
             )
-            table = measurements.add(Path("results") / f"{date.today()}-speed-purejaxrl", [row | {"commit": commit}])
+            table = measurements.add(folder_of("purejaxrl-speed"), [row | {"purejaxrl_commit": commit}])
     print(table)
 
 

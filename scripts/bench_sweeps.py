@@ -10,7 +10,7 @@ batch 128, one gradient step for ten environment steps) with the same number of 
 
 Times hold start-up, evaluation, checkpoints and (ours) compiling, the sweep of all ranks and a figure of every run. How long
 the 32 take with one rank and `full` only is a row of its own, since Stable-Baselines3 sweeps none. Extrapolated is all but the
-import of the command. Rows with their command, and a table for docs/benchmarks.md, go to results/DATE-sweep-speed/.
+import of the command. Rows with their command, and a table for docs/benchmarks.md, go to results/sweep-speed/.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from bench import pin
-from measurements import Measurements
+from measurements import Measurements, folder_of
 
 from sparserl.sweeps.executors.processes import usable_cores
 
@@ -153,6 +152,7 @@ MEASUREMENTS = Measurements(
         "seconds": "seconds",
         "times": "times as long as ours",
         "returns": "returns",
+        "date": "date",
     },
     key=("what", "by", "steps", "envs"),
     readable=lambda row: {
@@ -160,6 +160,7 @@ MEASUREMENTS = Measurements(
         "seconds": f"{float(row['seconds']):,.0f}",
         "times": f"{float(row['times']):.2f}",
     },
+    order=lambda row: (row["what"], int(row["steps"]), int(row["envs"])),
 )
 
 
@@ -180,7 +181,7 @@ def main() -> None:
     cores = usable_cores()
     if len(cores) < 2:
         sys.exit("two cores are needed")
-    folder = Path("results") / f"{date.today()}-sweep-speed"
+    folder = folder_of("sweep-speed")
     for envs in options.envs:
         with tempfile.TemporaryDirectory(dir=".") as root:  # on the disk where runs are kept
             os.environ["XDG_CACHE_HOME"] = str(Path(root, "cache").resolve())  # so that compiling is part of the time

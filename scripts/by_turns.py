@@ -12,12 +12,10 @@ import resource
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from bench import PHASES, in_a_process
-from measurements import Measurements, Row
+from measurements import Measurements, Row, folder_of
 
 from sparserl.sweeps.executors.processes import usable_cores
 
@@ -133,14 +131,14 @@ def measure_all(
     measurements: Measurements,
     tasks: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Measure each task in a process of its own, keep the rows in results/DATE-NAME, and print the table.
+    """Measure each task in a process of its own, keep the rows in results/NAME, and print the table.
 
     In such a process ``options.measure`` is the task, of an algorithm of TASKS.
     """
     if options.measure:
         print(json.dumps({"rows": measure(**json.loads(options.measure))}))
         return
-    folder = Path("outputs/smoke-results" if options.smoke else "results") / f"{date.today()}-{name}"
+    folder = folder_of(name, options.smoke)
     table = ""
     for task in tasks:
         given = {**task, "pairs": 2 if options.smoke else options.pairs}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +16,6 @@ from sparserl.runs.reader import Run
 RESULTS = Path("results")
 FIRST = "table_main", "sparsity", "surgical", "table_ranks", "table_continuous", "table_algorithms", "table_controls"
 """The tables that come before the others, which go by name: those of most seeds."""
-
-DATED = re.compile(r"\d{4}-\d{2}-\d{2}")
-"""What the names of folders begin with that hold benchmarks and settings of earlier versions."""
 
 HELD, DID_NOT_HOLD, NOT_DECIDED = VERDICTS = "held", "did not hold", "not decided"
 
@@ -63,8 +59,12 @@ class Setting:
 
 
 def tables_of_today() -> list[Path]:
-    """The folders of results/ that have a table of rows and no date, those of ``FIRST`` before the others."""
-    folders = [path.parent for path in RESULTS.glob(f"*/{sources.ROWS}") if not DATED.match(path.parent.name)]
+    """The folders of results/ that have a table of rows, those of ``FIRST`` before the others.
+
+    Tables of benches are among them: they have no runs, and so no settings. Those in results/earlier/ and results/searches/
+    are not.
+    """
+    folders = [path.parent for path in RESULTS.glob(f"*/{sources.ROWS}")]
     return sorted(folders, key=lambda folder: (FIRST.index(folder.name) if folder.name in FIRST else len(FIRST), folder.name))
 
 

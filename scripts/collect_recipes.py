@@ -5,7 +5,7 @@ table.csv is made anew: how many last policies are at the limit, and which share
 (`--to`) a recipe is named by what was tried, and table.csv has the mean of its last policies.
 
     python scripts/collect_recipes.py outputs/nstep3 outputs/fresh-nstep3-dqn
-    python scripts/collect_recipes.py outputs/recipes --to results/2026-11-29-dqn-recipes
+    python scripts/collect_recipes.py outputs/recipes --to results/searches/dqn-acrobot-lunar_lander
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 
 from sparserl.runs.reader import find
 
-RESULTS = Path(__file__).parents[1] / "results/2026-11-28-dqn-recipes"
+RESULTS = Path(__file__).parents[1] / "results/searches/dqn-cartpole"
 """Of CartPole."""
 LIMIT = 475
 """The return from which CartPole-v1 counts as solved."""

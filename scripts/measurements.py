@@ -1,4 +1,4 @@
-"""What a bench measured, in a folder of results/: rows.csv and table.md, which later commands of the same day add to."""
+"""What a bench measured, in a folder of results/: rows.csv and table.md, which later commands add to."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from sparserl.runs import provenance
+
 Row: TypeAlias = Mapping[str, Any]
+
+
+def folder_of(name: str, is_smoke: bool = False) -> Path:
+    """Where the rows of a bench are: what a smoke run measured must not stand among results."""
+    return Path("outputs/smoke-results" if is_smoke else "results") / name
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,11 @@ class Measurements:
     """What rows are sorted by; None leaves them as they were measured."""
 
     def add(self, folder: Path, rows: Sequence[Row]) -> str:
-        """Write these rows with their command beside the earlier ones; the table of all of them."""
+        """Write these rows with their date, command and commit beside the earlier ones; the table of all of them."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "rows.csv"
-        command = " ".join(["python", *sys.argv])
-        measured = {self._key(row): {**row, "command": command} for row in rows}
+        origin = {"date": date.today(), "command": " ".join(["python", *sys.argv]), "commit": provenance.commit()}
+        measured = {self._key(row): {**row, **origin} for row in rows}
         if path.exists():
             with path.open(newline="") as file:
                 measured = {self._key(row): row for row in csv.DictReader(file)} | measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def test_a_row_that_is_measured_again_takes_the_place_of_the_one_before(
     assert (tmp_path / "table.md").read_text() == table
     with (tmp_path / "rows.csv").open(newline="") as file:
         rows = [*csv.DictReader(file)]
+    assert {row["date"] for row in rows} == {str(date.today())}
     assert [(row["name"], row["command"], row["memory"]) for row in rows] == [
         ("a", "python bench.py second", ""),
         ("b", "python bench.py first", ""),

@@ -73,8 +73,7 @@ def kept(results: Path) -> dict[Path, Run]:
     """The runs that the tables below ``results`` list, by their folders.
 
     Of a run in several, a row with its result counts before one without, and of these one with its ranks; then that of the
-    last table by name: one whose name begins with a date counts where no other has the run. Tables that are none of runs are
-    passed over.
+    last table by name. Tables that are none of runs are passed over.
     """
     return _fullest([run for table in sorted(results.glob(f"*/{ROWS}")) for run in _rows(table, [])])
 

@@ -198,8 +198,10 @@ def test_a_pair_that_two_tables_have_is_judged_on_the_runs_of_the_first(folder: 
     assert answers(BEATS, folder, few) == answers(BEATS, folder)
 
 
-def test_tables_of_today_have_no_date_and_the_main_one_is_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("2026-11-22-speed", "ablation", "sparsity", "table_main"):
+def test_tables_of_today_lack_earlier_settings_and_the_main_one_is_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("earlier/freeze", "ablation", "sparsity", "table_main"):
         table(tmp_path / "results" / name, DENSE)
     monkeypatch.chdir(tmp_path)
     assert [folder.name for folder in tables_of_today()] == ["table_main", "sparsity", "ablation"]
@@ -292,16 +294,19 @@ def test_the_range_of_lambda_c_is_that_which_keeps_the_return(folder: Path) -> N
     assert row["lambda_c with 95% of the dense gain"] == "99, 100"
 
 
-def test_the_page_is_made_of_the_tables_without_a_date(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_page_is_made_of_the_tables_of_runs_of_today(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     table(tmp_path / "results" / "known", DENSE, L0)
-    table(tmp_path / "results" / "2026-11-22-old", DENSE, setting("l0", [100.0] * 8, 0.8, lambda_c=9.0))
+    table(tmp_path / "results" / "earlier" / "old", DENSE, setting("l0", [100.0] * 8, 0.8, lambda_c=9.0))
+    (tmp_path / "results" / "speed").mkdir()
+    (tmp_path / "results" / "speed" / "rows.csv").write_text("algorithm,environment,steps_per_second\ndqn,cartpole,4000\n")
     text = page(monkeypatch, tmp_path)
     assert "| known | cartpole | dqn | l0 | 8: 0-7 | 90.0% |" in text
-    assert "2026-11-22-old" not in text
+    assert "| old |" not in text
+    assert "that table: known." in text
 
 
-def test_folders_that_are_named_are_read_with_a_date_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    table(tmp_path / "results" / "2026-11-22-old", DENSE, L0)
-    assert "| 2026-11-22-old | cartpole | dqn | l0 |" in page(monkeypatch, tmp_path, "results/2026-11-22-old")
+def test_folders_that_are_named_are_read_wherever_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table(tmp_path / "results" / "earlier" / "old", DENSE, L0)
+    assert "| old | cartpole | dqn | l0 |" in page(monkeypatch, tmp_path, "results/earlier/old")
     with pytest.raises(SystemExit):
         page(monkeypatch, tmp_path, "results/absent")

@@ -68,7 +68,7 @@ def test_runs_of_another_machine_are_taken_from_the_tables_of_results(tmp_path: 
     """A run that is named and not on this disk: from the table's own rows, else from those of another; ranks and curves too."""
     several(tmp_path / "runs")
     results = tmp_path / "results"
-    report(monkeypatch, tmp_path / "runs" / "l00", "--to", results / "2026-11-22-earlier")
+    report(monkeypatch, tmp_path / "runs" / "l00", "--to", results / "first")
     again = tmp_path / "runs" / "l00" / "result.json"
     write_json(again, read_json(again) | {"return_mean": 91.5})
     report(monkeypatch, tmp_path / "runs" / "none0", tmp_path / "runs" / "l00", "--to", results / "others")
@@ -80,7 +80,7 @@ def test_runs_of_another_machine_are_taken_from_the_tables_of_results(tmp_path: 
     found = sources.read([results / "mine"])
     assert {run.folder.name for run in found.runs} == {"none0", "none1", "l00", "l01"}, "nobody has kept wide0"
     assert all(len(run.lowrank) == 3 and run.curve("eval/return_mean")[0] == [10, 20] for run in found.runs)
-    assert [run.result["return_mean"] for run in found.runs if run.folder.name == "l00"] == [91.5], "not of a dated folder"
+    assert [run.result["return_mean"] for run in found.runs if run.folder.name == "l00"] == [91.5], "of the last table by name"
     assert found.tables == [], "its table has not all of them, so it is written again"
     report(monkeypatch, results / "mine")
     shutil.rmtree(results / "others")

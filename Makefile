@@ -60,6 +60,7 @@ bench: $(BENCH_INSTALLED) ## speed, beside that of Stable-Baselines3
 	$(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/bench_algorithms.py
 	$(BIN)/python scripts/bench_compiled.py
+	$(BIN)/python scripts/bench_gradients.py
 	-$(BIN)/python scripts/bench_products.py  # only where oneDNN is the faster one
 	$(BIN)/python scripts/bench_sweeps.py
 	-$(BIN)/python scripts/bench_mario.py  # only where the game is installed

@@ -129,7 +129,7 @@ def _run(
     outputs: list[Tensor] = []
     for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
         if outputs:
-            activate(x)
+            outputs[-1] = x = activate(x)
         single = weight.shape[2] == 1
         if single:  # twice, as in _product
             weight, bias = weight.expand(-1, -1, 2), bias.expand(-1, -1, 2)
@@ -141,7 +141,7 @@ def _run(
         x = x[..., :1] if single else x
         outputs.append(x)
     if activates_output:
-        activate(x)
+        outputs[-1] = activate(x)
     return outputs
 
 

@@ -3,15 +3,14 @@
 With `--device cuda`: only how speed goes with the size of the population, on that core and with a GPU beside it.
 
 Every measurement is a process of its own, pinned to the same core, with one thread, and begins after learning has begun.
-Environment steps of all members count. Both sides train DQN on CartPole-v1 with the same network (120-84), batch (128), one
-gradient step for ten environment steps, and number of environments. Rows and the command go to results/speed/
-(speed-cuda/).
+Environment steps of all members count, for each CPU second, since neighbours on the core would show in any other; on a GPU for
+each second. Both sides train DQN on CartPole-v1 with the same network (120-84), batch (128), one gradient step for ten
+environment steps, and number of environments. Rows and tables for docs/benchmarks.md go to the folders of results/speed/.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import resource
@@ -19,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
+from measurements import Measurements
 
 from sparserl.sweeps.executors.processes import usable_cores
 
@@ -55,13 +53,20 @@ def measure_ours(
         "algorithm.normalize_observation=false",
         *(moving if regularizer == "l0" else ()),
     )
-    return population(overrides, members, WARM_STEPS, seconds)
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    return population(overrides, members, WARM_STEPS, seconds, clock)
 
 
-def population(overrides: Sequence[str], members: int, warm_steps: int, seconds: float) -> dict[str, Any]:
+def population(
+    overrides: Sequence[str],
+    members: int,
+    warm_steps: int,
+    seconds: float,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, Any]:
     """Steps/s, the split of time and the memory of one population; it trains for about ``seconds`` after the warm-up.
 
-    That is until a row has come, at least, since the split of time comes with rows.
+    That is until a row has come, at least, since the split of time comes with rows. ``clock`` says what seconds are.
     """
     from sparserl.config.build import build
     from sparserl.config.validation import compose
@@ -87,10 +92,10 @@ def population(overrides: Sequence[str], members: int, warm_steps: int, seconds:
         if isinstance(event, Progress):
             step = event.env_step
             if not started and step >= warm_steps:
-                started, first = time.perf_counter(), step
-            elif started and time.perf_counter() - started > seconds and any(spent.values()):
+                started, first = clock(), step
+            elif started and clock() - started > seconds and any(spent.values()):
                 break
-    elapsed = time.perf_counter() - started
+    elapsed = clock() - started
     mib = 1 << (20 if sys.platform == "darwin" else 10)  # macOS counts bytes, Linux KiB
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / mib
     total = sum(spent.values())
@@ -102,7 +107,7 @@ def population(overrides: Sequence[str], members: int, warm_steps: int, seconds:
 
 
 def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
-    """Seconds that a checkpoint takes, and its share of the wall time at the default interval.
+    """Seconds that a checkpoint takes, waiting for the disk included, and its share of the time at the default interval.
 
     The rings are as full as they are halfway through the shipped run.
     """
@@ -134,11 +139,11 @@ def measure_checkpoint(members: int, seconds: float) -> dict[str, Any]:
     rate = measure_ours(members, "none", shipped["num_envs"], compiled=False, seconds=seconds)["steps_per_second"]
     between = shipped["checkpoint_every"] * members / rate
     each = spent / rounds
-    return {"checkpoint_seconds": each, "between_seconds": between, "checkpoint_share": each / (each + between)}
+    return {"took_seconds": each, "beside_seconds": between}
 
 
 def measure_sweep(members: int, seconds: float) -> dict[str, Any]:
-    """Seconds of the sweep of all ranks, and its share of the wall time of the shipped run.
+    """CPU seconds of the sweep of all ranks, and its share of those of the shipped run.
 
     It takes as long as its episodes, so these are the longest that there are: of policies made by hand, which balance the
     pole to the limit of 500 steps at every rank. A little noise gives their layers the ranks that trained ones have.
@@ -158,17 +163,16 @@ def measure_sweep(members: int, seconds: float) -> dict[str, Any]:
     layers["0.weight"][:, :, 0] = torch.tensor([0.02, 0.1, 1.0, 0.5])
     layers["0.bias"][:, 0, 0] = layers["2.bias"][:, 0, 0] = level
     layers["1.weight"][:, 0, 0] = layers["2.weight"][:, 0, 1] = 1.0
-    started = time.perf_counter()
+    started = time.process_time()
     swept = build_rank_sweep(configs[0])(parts.environment, algorithm, {"policy": layers}, lambda: None)
-    spent = time.perf_counter() - started
+    spent = time.process_time() - started
     rate = measure_ours(members, "none", trainer.num_envs, compiled=False, seconds=seconds)["steps_per_second"]
     training = trainer.total_steps * members / rate
     return {
         "ranks": len(swept[0].rows),
         "lowest_return": min(row.return_mean for found in swept for row in found.rows),
-        "sweep_seconds": spent,
-        "training_seconds": training,
-        "sweep_share": spent / (spent + training),
+        "took_seconds": spent,
+        "beside_seconds": training,
     }
 
 
@@ -206,7 +210,7 @@ def peer(model: Any, warm_steps: int, seconds: float) -> dict[str, Any]:
         started, first, elapsed = 0.0, 0, 0.0
 
         def _on_step(self) -> bool:
-            now = time.perf_counter()
+            now = time.process_time()
             if not self.started and self.num_timesteps >= warm_steps:
                 self.started, self.first = now, self.num_timesteps
             self.elapsed = now - self.started if self.started else 0.0
@@ -283,30 +287,39 @@ def in_a_process(
     return row
 
 
-def beside_sb3(measure: Callable[..., dict[str, Any]], seconds: float) -> tuple[Table, list[dict[str, Any]]]:
-    """The three populations against Stable-Baselines3, which is measured before and after them."""
-    table = Table("envs", "members", "regularizer", "steps/s", "times SB3", title="against Stable-Baselines3's DQN, solo")
+VERSUS = Measurements(
+    {
+        "envs": "environments each",
+        "by": "by",
+        "steps_per_second": "steps/s",
+        "times_sb3": "times Stable-Baselines3",
+    },
+    key=("envs", "by"),
+    readable=lambda row: {
+        "steps_per_second": f"{float(row['steps_per_second']):,.0f}",
+        "times_sb3": f"{float(row['times_sb3']):.2f}",
+    },
+)
+
+
+def beside_sb3(measure: Callable[..., dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+    """The three populations against Stable-Baselines3, which is measured before and after them: its rate is the mean."""
     rows: list[dict[str, Any]] = []
     for envs in (1, 10):
-        first = measure(kind="sb3", envs=envs, seconds=seconds)
-        ours = [
-            measure(kind="ours", members=members, regularizer=regularizer, envs=envs, compiled=False, seconds=seconds)
-            for members, regularizer in ((1, "none"), (16, "l0"), (32, "none"))
-        ]
-        last = measure(kind="sb3", envs=envs, seconds=seconds)
-        peer = (first["steps_per_second"] + last["steps_per_second"]) / 2
-        table.add_row(str(envs), "1", "SB3", f"{peer:.0f}", "1")
-        for row in ours:
-            row["times_sb3"] = row["steps_per_second"] / peer
-            table.add_row(
-                str(envs),
-                str(row["members"]),
-                row["regularizer"],
-                f"{row['steps_per_second']:.0f}",
-                f"{row['times_sb3']:.2f}",
+        first = measure(kind="sb3", envs=envs, seconds=seconds)["steps_per_second"]
+        ours = {
+            f"{f'{members} members' if members > 1 else 'solo'}, {'dense' if regularizer == 'none' else 'L0'}": measure(
+                kind="ours", members=members, regularizer=regularizer, envs=envs, compiled=False, seconds=seconds
             )
-        rows += [first, *ours, last]
-    return table, rows
+            for members, regularizer in ((1, "none"), (16, "l0"), (32, "none"))
+        }
+        last = measure(kind="sb3", envs=envs, seconds=seconds)["steps_per_second"]
+        peer = {"steps_per_second": (first + last) / 2, "first": first, "last": last, "seconds": seconds, "envs": envs}
+        named = {"Stable-Baselines3": peer} | ours
+        rows += [
+            {"by": by, **row, "times_sb3": row["steps_per_second"] / peer["steps_per_second"]} for by, row in named.items()
+        ]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -335,31 +348,45 @@ BESIDE_A_GPU = [
 ]
 
 
-def by_members(
-    measure: Callable[..., dict[str, Any]], seconds: float, curves: list[Curve]
-) -> tuple[Table, list[dict[str, Any]]]:
+BY_MEMBERS = Measurements(
+    {
+        "members": "members",
+        "regularizer": "regularizer",
+        "compiled": "steps are",
+        "device": "on",
+        "steps_per_second": "steps/s",
+        "microseconds": "µs a member-step",
+        "split": f"{' / '.join(PHASES)}",
+        "mib_per_member": "MiB a member",
+    },
+    key=("members", "regularizer", "compiled", "device"),
+    readable=lambda row: {
+        "compiled": "compiled" if str(row["compiled"]) == "True" else "eager",
+        "device": row["hardware"],
+        "steps_per_second": f"{float(row['steps_per_second']):,.0f}",
+        "microseconds": f"{1e6 / float(row['steps_per_second']):,.1f}",
+        "split": " / ".join(f"{float(row[f'share_{phase}']):.0%}" for phase in PHASES),
+        "mib_per_member": f"{float(row['mib_per_member']):,.0f}",
+    },
+    order=lambda row: (row["regularizer"] != "none", str(row["compiled"]), row["device"], int(row["members"])),
+)
+
+
+def by_members(measure: Callable[..., dict[str, Any]], seconds: float, curves: list[Curve]) -> list[dict[str, Any]]:
     """How speed, time and memory go with the size of the population."""
-    names = ("members", "what", "steps/s", "µs a member-step", *PHASES, "MiB/member")
-    table = Table(*names, title="by members, 10 environments each; split of time without evaluation and records")
     rows = []
     for curve in curves:
         settings = {"regularizer": curve.regularizer, "compiled": curve.compiled, "device": curve.device}
+        hardware = "one core" if curve.device == "cpu" else torch.cuda.get_device_name()
         for members in curve.sizes:
-            row = measure(kind="ours", members=members, envs=10, seconds=seconds, **settings)
-            rows.append(row)
-            table.add_row(
-                str(members),
-                curve.label,
-                f"{row['steps_per_second']:.0f}",
-                f"{1e6 / row['steps_per_second']:.1f}",
-                *(f"{row[f'share_{phase}']:.0%}" for phase in PHASES),
-                f"{row['mib_per_member']:.1f}",
-            )
-    return table, rows
+            measured = measure(kind="ours", members=members, envs=10, seconds=seconds, **settings)
+            rows.append(measured | {"hardware": hardware})
+    return rows
 
 
-def draw(curves: list[Curve], rows: list[dict[str, Any]], hardware: str, path: Path) -> None:
+def draw(curves: list[Curve], rows: list[dict[str, Any]], path: Path) -> None:
     """The curves of a member-step by the size of the population."""
+    hardware = " or ".join(dict.fromkeys(str(row["hardware"]) for row in rows))
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     left = iter(rows)
@@ -380,19 +407,28 @@ def draw(curves: list[Curve], rows: list[dict[str, Any]], hardware: str, path: P
     figure.savefig(path, dpi=120)
 
 
-def keep(folder: Path, measured: dict[str, list[dict[str, Any]]], say: Sequence[str | Table]) -> None:
-    """Print what there is to say, and put it and the rows into files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in measured.items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-    with (folder / "tables.txt").open("w") as file:
-        for console in (Console(width=120), Console(file=file, width=120)):
-            for item in say:
-                console.print(item)
-    print(f"rows and tables: {folder}")
+EXTRAS = Measurements(
+    {"what": "what", "took_seconds": "seconds", "beside_seconds": "seconds of training", "share": "share"},
+    key=("what",),
+    readable=lambda row: {
+        "took_seconds": f"{float(row['took_seconds']):.2f}",
+        "beside_seconds": f"{float(row['beside_seconds']):.1f}",
+        "share": f"{share(row):.1%}",
+    },
+)
+
+
+def share(row: Mapping[str, Any]) -> float:
+    """What something takes of the time that it and the training beside it take."""
+    took, beside = float(row["took_seconds"]), float(row["beside_seconds"])
+    return took / (took + beside)
+
+
+STEPPING = Measurements(
+    {"envs": "sub-environments", "ours": "ours, steps/s", "gymnasium": "Gymnasium's vector environment, steps/s"},
+    key=("envs",),
+    readable=lambda row: {name: f"{float(row[name]):,.0f}" for name in ("ours", "gymnasium")},
+)
 
 
 def main() -> None:
@@ -412,50 +448,31 @@ def main() -> None:
     def measure(**arguments: Any) -> dict[str, Any]:
         return in_a_process([options.core], **arguments)
 
-    command = f"command: python scripts/bench.py --seconds {options.seconds:g}"
     if options.device == "cuda":
-        beside_a_gpu(measure, options.seconds, f"{command} --device cuda")
+        rows = by_members(measure, options.seconds, BESIDE_A_GPU)
+        print(BY_MEMBERS.add(SPEED / "gpu", rows))
+        draw(BESIDE_A_GPU, rows, SPEED / "gpu" / "by_members.png")
     else:
-        on_a_core(measure, options.seconds, command)
+        on_a_core(measure, options.seconds)
 
 
-def beside_a_gpu(measure: Callable[..., dict[str, Any]], seconds: float, command: str) -> None:
-    """From how many members on a GPU is worth it."""
-    hardware = f"{torch.cuda.get_device_name()} or one core"
-    sizes, rows = by_members(measure, seconds, BESIDE_A_GPU)
-    folder = Path("results/speed-cuda")
-    keep(folder, {"by_members": rows}, [command, hardware, sizes])
-    draw(BESIDE_A_GPU, rows, hardware, folder / "by_members.png")
+SPEED = Path("results/speed")
 
 
-def on_a_core(measure: Callable[..., dict[str, Any]], seconds: float, command: str) -> None:
-    """All else."""
-    versus, versus_rows = beside_sb3(measure, seconds)
-    sizes, sizes_rows = by_members(measure, seconds, ON_A_CORE)
-    saved = measure(kind="checkpoint", members=8, seconds=seconds)
-    saving = (
-        f"a checkpoint of 8 members halfway through the shipped run takes {saved['checkpoint_seconds']:.2f} s, "
-        f"{saved['checkpoint_share']:.1%} of the wall time at the default interval"
-    )
-    swept = measure(kind="sweep", members=8, seconds=seconds)
-    sweeping = (
-        f"the sweep of {swept['ranks']} ranks of 8 members that balance to the limit takes {swept['sweep_seconds']:.0f} s, "
-        f"{swept['sweep_share']:.1%} of the wall time of the shipped run"
-    )
-    stepped = [measure(kind="stepping", envs=envs, seconds=seconds / 2) for envs in (8, 80, 4000)]
-    stepping = "CartPole alone, environment steps/s, ours and Gymnasium's vector environment: " + "; ".join(
-        f"{row['envs']} at once {row['ours']:,.0f} and {row['gymnasium']:,.0f}" for row in stepped
-    )
-    folder = Path("results/speed")
-    measured = {
-        "versus_sb3": versus_rows,
-        "by_members": sizes_rows,
-        "checkpoint": [saved],
-        "sweep": [swept],
-        "stepping": stepped,
+def on_a_core(measure: Callable[..., dict[str, Any]], seconds: float) -> None:
+    """All but what a GPU makes of it."""
+    print(VERSUS.add(SPEED / "versus_sb3", beside_sb3(measure, seconds)))
+    sizes = by_members(measure, seconds, ON_A_CORE)
+    print(BY_MEMBERS.add(SPEED / "by_members", sizes))
+    draw(ON_A_CORE, sizes, SPEED / "by_members" / "by_members.png")
+    extras = {
+        "a checkpoint of 8 members halfway through the shipped run": measure(kind="checkpoint", members=8, seconds=seconds),
+        "the sweep of 50 ranks of 8 members that balance to the limit": measure(kind="sweep", members=8, seconds=seconds),
     }
-    keep(folder, measured, [command, versus, sizes, saving, sweeping, stepping])
-    draw(ON_A_CORE, sizes_rows, "one core", folder / "by_members.png")
+    print(EXTRAS.add(SPEED / "extras", [{"what": what, **row} for what, row in extras.items()]))
+    stepped = [measure(kind="stepping", envs=envs, seconds=seconds / 2) for envs in (8, 80, 4000)]
+    print(STEPPING.add(SPEED / "stepping", stepped))
+    print(f"rows and tables: {SPEED}")
 
 
 if __name__ == "__main__":

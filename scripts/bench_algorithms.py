@@ -72,14 +72,14 @@ TASKS = {
 
 
 def measure_ours(name: str, members: int, seconds: float) -> dict[str, Any]:
-    """Steps/s of eager training, and where the time goes."""
+    """Steps a CPU second of eager training, and where the time goes."""
     task = TASKS[name]
     chosen = f"algorithm={name}", f"environment={task.environment}", "regularizer=none", "trainer.compile=false"
     return population((*chosen, *task.overrides), members, task.warm_steps, seconds)
 
 
 def measure_sb3(name: str, seconds: float) -> dict[str, Any]:
-    """Steps/s of Stable-Baselines3."""
+    """Steps a CPU second of Stable-Baselines3."""
     import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
 

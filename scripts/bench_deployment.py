@@ -1,9 +1,12 @@
 """Bytes and time of the forms of a trained policy: dense, hardened, shrunken, low rank and CSR, in torch and onnxruntime.
 
-    python scripts/bench_deployment.py RUN [RUN ...] --to results/deployment
+    python scripts/bench_deployment.py RUN [RUN ...]
 
 Needs the extra ``export``. One observation on one thread. The time is CPU time of that thread, so that of other programs does
-not count; forms take turns, and a cell is a median over rounds.
+not count; forms take turns, and a cell is a median over rounds, with the 10th and 90th percentile. Files are safetensors under
+torch and ONNX under onnxruntime. Zeros that are stored as numbers save neither bytes nor time; CSR, which onnxruntime does not
+have, saves bytes, and "times hardened" says whether it saves time. Rows and a table for docs/benchmarks.md go to
+results/deployment/.
 """
 
 from __future__ import annotations
@@ -13,25 +16,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
+from measurements import Measurements, Row, folder_of
 
 from sparserl.deployment.formats import largest_difference, nonzero_weights
 from sparserl.deployment.speed import forms, measure, to_csr
 from sparserl.loading import load_policy
 from sparserl.play import load_dense
-from sparserl.report.markup import code, markdown
 from sparserl.runs import provenance
-from sparserl.runs.files import read_json, read_policy, write_text
+from sparserl.runs.files import read_json, read_policy
 from sparserl.training import interrupts
 from sparserl.types import Spec
 
 HARDENED = "hardened"
-
-NOTES = """\
-One observation on one thread, in microseconds of CPU time: the median, and the 10th and 90th percentile. Files are
-safetensors under torch and ONNX under onnxruntime. Zeros that are stored as numbers save neither bytes nor time; CSR, which
-onnxruntime does not have, saves bytes, and "times hardened" says whether it saves time."""
 
 
 def rows_of(run: Path, rounds: int) -> list[dict[str, Any]]:
@@ -54,6 +51,7 @@ def rows_of(run: Path, rounds: int) -> list[dict[str, Any]]:
     return [
         {
             "run": run.name,
+            "regularizer": read_json(run / "config.json")["names"]["regularizer"],
             "form": form.form,
             "library": form.backend,
             "return": returns.get(form.form),
@@ -64,52 +62,52 @@ def rows_of(run: Path, rounds: int) -> list[dict[str, Any]]:
             "microseconds_p10": timing.low,
             "microseconds_p90": timing.high,
             "times_hardened": timing.median / at[HARDENED, form.backend],
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "versions": provenance.versions("onnx", "onnxruntime"),
         }
         for form, timing in zip(measured, timings, strict=True)
     ]
 
 
-def cells(row: dict[str, Any]) -> dict[str, str]:
-    """A row as it is read."""
-    spread = f"{row['microseconds_p10']:.1f} to {row['microseconds_p90']:.1f}"
+def readable(row: Row) -> dict[str, str]:
+    """The numbers of a row as the table has them."""
+    median, low, high = (float(row[name]) for name in ("microseconds", "microseconds_p10", "microseconds_p90"))
     return {
-        "form": row["form"],
-        "library": row["library"],
-        "return": "-" if row["return"] is None else f"{row['return']:.1f}",
-        "stored numbers": f"{row['stored_numbers']:,}",
-        "file, bytes": f"{row['file_bytes']:,}",
-        "microseconds (10 % to 90 %)": f"{row['microseconds']:.1f} ({spread})",
-        "times hardened": f"{row['times_hardened']:.2f}",
+        "return": f"{float(row['return']):.1f}" if row["return"] not in (None, "") else "-",
+        **{name: f"{int(row[name]):,}" for name in ("stored_numbers", "file_bytes")},
+        "microseconds": f"{median:.1f} ({low:.1f} to {high:.1f})",
+        "times_hardened": f"{float(row['times_hardened']):.2f}",
     }
+
+
+MEASUREMENTS = Measurements(
+    {
+        "regularizer": "regularizer",
+        "form": "form",
+        "library": "library",
+        "return": "return",
+        "stored_numbers": "stored numbers",
+        "file_bytes": "file, bytes",
+        "microseconds": "microseconds (10 % to 90 %)",
+        "times_hardened": "times hardened",
+    },
+    key=("run", "form", "library"),
+    readable=readable,
+)
 
 
 def main() -> None:
-    """Measure, print and write ``deployment.csv`` and ``deployment.md``."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    """Measure, print the table, keep the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a finished run with its last checkpoint")
     parser.add_argument("--rounds", type=int, default=200, help="how often each form is timed, 50 calls at once (200)")
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where the table goes")
     arguments = parser.parse_args()
     interrupts.prepare()
     try:
-        tables = {run: rows_of(run, arguments.rounds) for run in arguments.runs}
+        rows = [row for run in arguments.runs for row in rows_of(run, arguments.rounds)]
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(f"sparserl: {' '.join(str(error).split())}")
-    arguments.to.mkdir(parents=True, exist_ok=True)
-    origin = {
-        "command": provenance.command(),
-        "commit": provenance.commit(),
-        "versions": provenance.versions("onnx", "onnxruntime"),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-    text = [(__doc__ or "").split("\n")[0], "", NOTES, ""]
-    for run, rows in tables.items():
-        text += [f"## {run.name}", "", markdown([cells(row) for row in rows])]
-    text += [f"* {key}: {code(str(value))}" for key, value in origin.items()]
-    write_text(arguments.to / "deployment.md", "\n".join(text) + "\n")
-    every = pd.DataFrame([row for rows in tables.values() for row in rows]).assign(**origin)
-    write_text(arguments.to / "deployment.csv", every.to_csv(index=False))
-    sys.stdout.write("\n".join(text) + "\n")
+    print(MEASUREMENTS.add(folder_of("deployment"), rows))
 
 
 if __name__ == "__main__":

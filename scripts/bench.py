@@ -368,7 +368,7 @@ BY_MEMBERS = Measurements(
         "split": " / ".join(f"{float(row[f'share_{phase}']):.0%}" for phase in PHASES),
         "mib_per_member": f"{float(row['mib_per_member']):,.0f}",
     },
-    order=lambda row: (row["regularizer"] != "none", str(row["compiled"]), row["device"], int(row["members"])),
+    order=lambda row: (row["regularizer"] != "none", str(row["compiled"]), int(row["members"]), row["device"]),
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 State = Any
 """Nested dicts and lists for a checkpoint. Each tensor in it has the member axis first, and everything else is common; or, as
@@ -33,40 +34,38 @@ def stack(states: Sequence[State]) -> State:
 
     Raises ValueError where two states differ in a value that is common to a population, a counter say.
     """
-    first = states[0]
-    if any(type(state) is not type(first) for state in states):
-        raise ValueError(f"members of one population disagree: {', '.join(sorted({type(s).__name__ for s in states}))}")
-    if isinstance(first, dict | list) and any(len(state) != len(first) or _keys(state) != _keys(first) for state in states):
-        raise ValueError("members of one population disagree on what there is to keep")
+    try:
+        return tree_map(_stacked, *states, is_leaf=_is_tuple)
+    except ValueError as error:
+        raise ValueError(f"members of one population disagree: {error}") from error
+
+
+def _is_tuple(node: State) -> bool:
+    return isinstance(node, tuple)
+
+
+def _stacked(*its: Any) -> Any:
+    first = its[0]
+    if any(type(each) is not type(first) for each in its):
+        raise ValueError(", ".join(sorted({type(each).__name__ for each in its})))
     if isinstance(first, Tensor):
-        return torch.stack(list(states))
+        return torch.stack(its)
     if isinstance(first, tuple):
-        return tuple(tensor for state in states for tensor in state)
-    if isinstance(first, dict):
-        return {key: stack([state[key] for state in states]) for key in first}
-    if isinstance(first, list):
-        return [stack(items) for items in zip(*states, strict=True)]
-    if any(state != first for state in states):
-        raise ValueError(f"members of one population disagree on a common value: {sorted(map(str, set(states)))}")
+        return tuple(tensor for each in its for tensor in each)
+    if any(each != first for each in its):
+        raise ValueError(f"a common value is {', '.join(sorted(map(str, set(its))))}")
     return first
-
-
-def _keys(state: State) -> set[Any]:
-    return set(state) if isinstance(state, dict) else set()
 
 
 def split(state: State, member: int) -> State:
     """The state of one member, without the member axis and, but for a Log, sharing no memory with the population's."""
-    if isinstance(state, Tensor):
-        return state[member].detach().clone()
-    if isinstance(state, tuple):
-        its = state[member]
-        return (its if isinstance(its, Log) else its.detach().clone(),)
-    if isinstance(state, dict):
-        return {key: split(value, member) for key, value in state.items()}
-    if isinstance(state, list):
-        return [split(value, member) for value in state]
-    return state
+
+    def own(leaf: Any) -> Any:
+        its = leaf[member] if isinstance(leaf, Tensor | tuple) else leaf
+        copied = its.detach().clone() if isinstance(its, Tensor) else its
+        return (copied,) if isinstance(leaf, tuple) else copied
+
+    return tree_map(own, state, is_leaf=_is_tuple)
 
 
 def on_device(tensors: dict[str, dict[str, Tensor]], device: torch.device) -> dict[str, dict[str, Tensor]]:

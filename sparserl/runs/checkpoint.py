@@ -13,13 +13,14 @@ from __future__ import annotations
 import re
 import secrets
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from sparserl.population.state import Log, State
 from sparserl.runs.files import read_json, replace, write_json
@@ -56,7 +57,7 @@ def save(folders: Sequence[Path], step: int, states: Sequence[State], run_by: Se
     for folder, state, its in zip(folders, states, run_by or [None] * len(folders), strict=True):
         earlier = {older: found for older, found in _generations(folder).items() if older < step}
         segments = [*_write_log(folder, step, state, [*earlier.values()][-1].segments if earlier else [])]
-        plain = _replaced(state, lambda part: isinstance(part, Log), partial(_named, segments))
+        plain = tree_map_only(Log, partial(_named, segments), state)
         replace(_file(folder, step), lambda file, plain=plain: torch.save(plain, file))  # type: ignore[misc]
         manifests.append(dict([*earlier.items(), (step, Generation(segments, its))][-GENERATIONS:]))
     for folder, generations in zip(folders, manifests, strict=True):
@@ -160,7 +161,7 @@ def _read(path: Path) -> State | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return _replaced(state, lambda part: isinstance(part, dict) and LOG in part, partial(_read_log, path.parent))
+        return tree_map(lambda part: _read_log(path.parent, part) if _is_named(part) else part, state, is_leaf=_is_named)
     except Exception:  # noqa: BLE001 (a damaged file makes torch's unpickler raise whatever its bytes lead it to)
         return None
 
@@ -183,10 +184,8 @@ def _file(folder: Path, step: int) -> Path:
 
 def _write_log(folder: Path, step: int, state: State, known: Sequence[Segment]) -> list[Segment]:
     """Write the rows of the state's Log that no ``known`` segment has, of the generation before; all segments that it needs."""
-    logs: list[Log] = []
-    _replaced(state, lambda part: isinstance(part, Log), logs.append)
     segments: list[Segment] = []
-    for log in logs:
+    for log in (part for part in tree_leaves(state) if isinstance(part, Log)):
         segments = [segment for segment in known if segment[2] > log.first]
         is_whole = all(path.exists() for path in _paths(folder, segments))
         if not (segments and segments[0][1] <= log.first and segments[-1][2] <= log.end and is_whole):
@@ -204,6 +203,10 @@ def _write_log(folder: Path, step: int, state: State, known: Sequence[Segment]) 
 def _named(segments: Sequence[Segment], log: Log) -> State:
     """What stands for a Log in a file."""
     return {LOG: [[*segment] for segment in segments], "first": log.first, "end": log.end}
+
+
+def _is_named(part: Any) -> bool:
+    return isinstance(part, dict) and LOG in part
 
 
 def _read_log(folder: Path, named: dict[str, Any]) -> Log:
@@ -231,14 +234,3 @@ def _segments(named: Sequence[Sequence[Any]]) -> list[Segment]:
 def _paths(folder: Path, segments: Sequence[Segment]) -> list[Path]:
     """Of names only that a segment can have: a file may be a stranger's."""
     return [folder / Path(name).name for name, _, _ in segments]
-
-
-def _replaced(state: State, wanted: Callable[[Any], bool], change: Callable[[Any], Any]) -> State:
-    """The state with every part that is ``wanted``, at any depth, changed."""
-    if wanted(state):
-        return change(state)
-    if isinstance(state, dict):
-        return {key: _replaced(value, wanted, change) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(_replaced(value, wanted, change) for value in state)
-    return state

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import json
+import os
 import pydoc
 import re
 import shlex
 import shutil
+import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
@@ -20,6 +24,7 @@ from typing import Any
 
 import pytest
 import yaml
+from calls_to_gradient import lines_of_code
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 
@@ -48,15 +53,64 @@ make_docs = load_script()
 # ---------------------------------------------------------------- architecture.md
 
 
-def test_from_the_command_to_the_gradient_of_dqn_is_as_short_as_the_page_says() -> None:
-    """So that who is new can read all of it; the limit is the one that the page states."""
+def stated(page: str, text: str) -> int:
+    found = re.search(rf"fewer than ([\d,]+) {text}", page)
+    assert found is not None
+    return int(found[1].replace(",", ""))
+
+
+def test_what_is_called_up_to_the_gradient_of_dqn_is_as_long_as_the_page_says(tmp_path: Path) -> None:
+    """Counted of all files, whether the page lists them or not: those that it lists were half of the lines."""
+    page = " ".join((ROOT / "docs" / "architecture.md").read_text().split())
+    command = re.search(r"`python -m sparserl.train (algorithm=dqn [^`]+)`", page)
+    assert command is not None
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "tests/calls_to_gradient.py",
+            *command[1].split(),
+            "trainer=smoke",
+            "logger=disk",
+            "device=cpu",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    # no more, and not much less either: in hundreds of lines and tens of files
+    assert sum(lines.values()) < stated(page, "lines of code") <= sum(lines.values()) + 200
+    assert len(lines) < stated(page, "files of sparserl") <= len(lines) + 20
+    folders: Counter[str] = Counter()
+    for file, number in lines.items():
+        folders[file.partition("/")[0]] += number
+    named = re.search(r"Most lines are in (.+), and of single files in `(.+?)`", page)
+    assert named is not None
+    assert {f"{folder}/" for folder, _ in folders.most_common(4)} == {*re.findall(r"`(.+?)`", named[1])}
+    assert max(lines, key=lambda file: lines[file]) == named[2]
+    assert "training/step.py" in lines, "it goes as far as the gradient"
+    assert "lowrank/shrinking.py" not in lines, "and no further"
+
+
+def test_lines_of_code_are_counted_of_called_functions_only(tmp_path: Path) -> None:
+    path = tmp_path / "example.py"
+    path.write_text(
+        '"""A module."""\n\nimport math\n\n\n@wrapped\ndef called(x):\n    """What it does."""\n\n    # why\n'
+        "    y = (\n        x\n    )\n    return y\n\n\ndef other():\n    return math.pi\n"
+    )
+    assert lines_of_code(path, {("called", 6)}) == 6
+    assert lines_of_code(path, {("called", 6), ("other", 17)}) == 8
+    assert lines_of_code(path, set()) == 0
+
+
+def test_the_files_to_read_up_to_the_gradient_of_dqn_are_as_short_as_the_page_says() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     files = re.findall(r"^(?:\d+\.|  ) \[(sparserl/\S+\.py)\]", page.partition("## Reading order")[2], re.MULTILINE)
     way = files[: files.index("sparserl/algorithms/dqn.py") + 1]
     assert (way[0], way[-2]) == ("sparserl/train.py", "sparserl/training/step.py")
-    limit = re.search(r"these are fewer than ([\d,]+) lines", page)
-    assert limit is not None
-    assert sum(len((ROOT / file).read_text().splitlines()) for file in way) < int(limit[1].replace(",", ""))
+    assert sum(len((ROOT / file).read_text().splitlines()) for file in way) < stated(page.partition("Files 2 to 7")[2], "lines")
 
 
 # ---------------------------------------------------------------- generated parts

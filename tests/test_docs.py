@@ -360,10 +360,10 @@ def swept(override: Override) -> list[str | None]:
 def test_a_training_of_the_docs_composes(command: str) -> None:
     """Of a multirun, jobs that have each value of each key but the seed once.
 
-    Folders of runs are placeholders, and experiments have theirs.
+    Folders of runs and what is exported from them are placeholders, and experiments have theirs.
     """
     words = [word for word in shlex.split(command)[3:] if word not in ("-m", "--cfg", "job")]
-    overrides = [word for word in words if not word.startswith(("resume=", "init_from="))]
+    overrides = [word for word in words if not word.startswith(("resume=", "init_from=", "regularizer.path="))]
     parsed = OverridesParser.create().parse_overrides(overrides)
     values = [swept(each) for each in parsed]
     values = [each[:1] if key.get_key_element() == "seed" else each for each, key in zip(values, parsed, strict=True)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from parts import make_learner, make_regularizer, random_batches
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sparserl import export, train
 from sparserl.config.schema import ConfigError
 from sparserl.config.validation import compose
 from sparserl.population.members import Population
@@ -109,6 +112,38 @@ def test_masks_are_trained_with_the_weights_of_another_run(path: Path, tmp_path:
         assert torch.equal(sparse[name], dense[name] * mask)
     result = json.loads((tmp_path / "sparse" / "result.json").read_text())
     assert result["nonzero_weights"] == sum(int(mask.sum()) for mask in masks().values())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_example_of_the_page_trains_the_zeros_of_a_run_from_four_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the masks in so few steps that nothing is learned: what is saved at the end is the start."""
+    page = (Path(__file__).parents[2] / "docs" / "sparsity.md").read_text()
+    section = page.partition("## Train the zeros of a run again")[2].partition("\n## ")[0]
+    small = "network.hidden=[12,8]", "trainer=smoke", "lowrank.ranks=[]", "logger=disk", "trainer.total_steps=400"
+    monkeypatch.chdir(tmp_path)
+    for name, arguments in re.findall(r"^python -m sparserl\.(train|export) (.+)$", section, re.MULTILINE):
+        learns = "fixed_mask" not in arguments
+        others = () if name == "export" else small if learns else (*small, "experience.learning_starts=1000")
+        monkeypatch.setattr(sys, "argv", [name, *arguments.split(), *others])
+        {"train": train, "export": export}[name].main()
+
+    given = read_masks(Path("outputs/ticket/masks.safetensors"))
+    kept, number = sum(int(mask.sum()) for mask in given.values()), sum(mask.numel() for mask in given.values())
+    assert 1 - kept / number == pytest.approx(0.9, abs=1 / number)
+    policies = {path.name: read_policy(path)[2] for path in Path("outputs/ticket").iterdir() if path.is_dir()}
+    assert policies.keys() == {"found", "early", "fresh", "control", "rewound", "tuned"}
+    dense = make_learner("network.hidden=[12,8]", "regularizer=none").weights["policy"]
+    for name, mask in given.items():
+        found = {run: tensors[name] for run, tensors in policies.items()}
+        first = dense[name.removeprefix("policy/")][0]
+        assert torch.equal(found["fresh"], first * mask)
+        assert not torch.equal(found["control"], first * mask)
+        assert torch.equal(found["control"], found["control"] * mask)
+        assert torch.equal(found["rewound"], found["early"] * mask)
+        assert not torch.equal(found["early"], first), "the short training has learned"
+        assert torch.equal(found["tuned"], found["found"])
 
 
 def test_each_component_has_its_own_masks(tmp_path: Path) -> None:

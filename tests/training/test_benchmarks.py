@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 from sparserl.config.validation import compose
 from sparserl.sweeps.loop import run
@@ -19,8 +21,9 @@ KEEPS = 0.95
 On CartPole that is a return of 476, where 475 counts as solved. On Pendulum, where the worst published seeds have -148 to -156
 and the random policy -1,246, it is -203 to -211. On FetchReach it is -3.9, where they have -1.5 and the random policy -48.5."""
 
-FEWER_ZEROS = 0.02
-"""How far below the lowest published one the sparsity of other seeds may be: within a table seeds differ by 0.01 to 0.12."""
+ONE_IN = 100
+"""A new seed of the same distribution has fewer zeros than is asked for with this probability. Seeds differ: those of TD3 under
+gates have 76% to 86% of zeros, so five of them put the limit at 62%, while eight of DQN, with 94% to 96%, put it at 94%."""
 
 PUBLISHED = [
     ("table_main", "dqn", "cartpole", "none"),
@@ -60,6 +63,12 @@ def published(table: str, config: dict[str, Any]) -> pd.DataFrame:
     return rows
 
 
+def lower_limit(values: pd.Series) -> float:
+    """What another value of the same normal distribution exceeds in all but one of ONE_IN cases, by Student's t."""
+    number = len(values)
+    return float(values.mean() - t.isf(1 / ONE_IN, number - 1) * values.std() * math.sqrt(1 + 1 / number))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: "-".join(case[1:4]))
 def test_what_is_published_of_the_shipped_settings_comes_out(case: Sequence[str], tmp_path: Path) -> None:
@@ -68,12 +77,20 @@ def test_what_is_published_of_the_shipped_settings_comes_out(case: Sequence[str]
         pytest.importorskip("gymnasium_robotics", reason="the extra 'robotics' is not installed")
     chosen = f"algorithm={algorithm}", f"environment={environment}", f"regularizer={regularizer}", *others
     configs = [compose(*chosen, "logger=disk", "lowrank.ranks=[]", f"seed={seed}") for seed in (0, 1)]
-    worst = published(table, configs[0])[["return_mean", "return_random", "sparsity"]].min()
+    rows = published(table, configs[0])
+    worst = rows[["return_mean", "return_random"]].min()
     least = worst.return_random + KEEPS * (worst.return_mean - worst.return_random)
     for result in run(configs, [tmp_path / str(config["seed"]) for config in configs], live=False):
         assert result.return_mean is not None
         assert result.return_mean >= least
-        assert result.sparsity >= worst.sparsity - FEWER_ZEROS
+        assert result.sparsity >= lower_limit(rows.sparsity)
+
+
+def test_few_values_that_differ_give_a_lower_limit_than_many_that_agree() -> None:
+    """By hand: of 0, 1 and 2 the mean is 1, the deviation 1, and t of two degrees of freedom exceeds 6.965 in 1% of cases."""
+    assert lower_limit(pd.Series([0.0, 1.0, 2.0])) == pytest.approx(1 - 6.965 * math.sqrt(4 / 3), abs=1e-3)
+    assert -2 < lower_limit(pd.Series([0.0, 1.0, 2.0] * 9)) < 0
+    assert lower_limit(pd.Series([0.5] * 3)) == 0.5
 
 
 def test_a_setting_that_no_table_has_is_seen() -> None:

@@ -37,6 +37,14 @@ def unused() -> Any:
     return dataclasses.field(default=None, metadata={"unused": True})
 
 
+def located(variable: str | None = None) -> Any:
+    """A path, or null. A relative one starts at the config's ``working_directory``; the object that runs has an absolute one.
+
+    Where it is null, the environment ``variable`` names it: a relative one starts where the present command was typed.
+    """
+    return dataclasses.field(metadata={"located": variable})
+
+
 def parts() -> Any:
     """A field that holds parts of a run by name, each with a ``_target_`` and keys of its own."""
     return dataclasses.field(metadata={"parts": True})

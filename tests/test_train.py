@@ -17,9 +17,9 @@ from safetensors import safe_open
 from sparserl import load_policy
 from sparserl.config.build import build
 from sparserl.config.schema import ConfigError
-from sparserl.config.validation import compose
+from sparserl.config.validation import compose, resolve
 from sparserl.runs import reader
-from sparserl.runs.files import read_json
+from sparserl.runs.files import read_json, read_policy, write_masks
 from sparserl.runs.folder import RunFolder
 from sparserl.runs.schema import Result
 from sparserl.sweeps.jobs import Job, check_and_reserve, job_name, write_job_status
@@ -27,6 +27,7 @@ from sparserl.sweeps.loop import run
 from sparserl.train import main
 from sparserl.training.evaluation import Evaluator
 from sparserl.training.learner import Learner
+from sparserl.types import is_weight
 
 SMOKE = ("trainer=smoke", "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.lambda_c=500")
 
@@ -360,6 +361,43 @@ def test_a_relative_start_is_found_from_a_working_directory_of_the_runs_own(trai
     started = "init_from=run", "hydra.job.chdir=true", "hydra.run.dir=started", "network.hidden=[8]"
     train("trainer=smoke", "logger=disk", *started)
     assert read_json(trained.with_name("started") / "status.json")["status"] == "done"
+
+
+@pytest.mark.parametrize("chdir", ["true", "false"])
+def test_relative_paths_start_where_the_command_was_typed_also_when_the_run_goes_on_from_elsewhere(
+    chdir: str, trained: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped before its first checkpoint, so that the policy to start from is needed again."""
+    root = trained.parent
+    masks = read_policy(trained)[2]
+    write_masks(root / "masks", {name: mask != 0 for name, mask in masks.items() if is_weight(name)})
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    paths = "init_from=run", "regularizer=fixed_mask", "regularizer.path=masks", "hydra.run.dir=sparse"
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", stopped)
+        with pytest.raises(SystemExit):
+            train("trainer=smoke", "logger=disk", "network.hidden=[8]", *paths, f"hydra.job.chdir={chdir}")
+    assert not (root / "sparse" / "checkpoint.json").exists()
+    elsewhere = root / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(sys, "argv", ["sparserl-train", "resume=../sparse", f"hydra.job.chdir={chdir}"])
+    main()
+    assert read_json(root / "sparse" / "status.json")["status"] == "done"
+
+
+def test_what_a_run_is_called_does_not_depend_on_where_its_command_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = "environment=surrol_ecm_reach", "environment.path=SurRoL", "regularizer=fixed_mask", "regularizer.path=masks"
+    here = resolve("algorithm=ddpg", *typed)
+    monkeypatch.chdir(tmp_path)
+    there = resolve("algorithm=ddpg", *typed)
+    assert here["working_directory"] != there["working_directory"]
+    assert job_name(here) == job_name(there)
 
 
 @pytest.mark.parametrize(

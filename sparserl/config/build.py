@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from glob import glob
@@ -83,18 +85,24 @@ def build_part(group: str, configs: Sequence[Config], device: torch.device = CPU
     Raises ConfigError where it cannot be made.
     """
     with errors_of(group, configs[0]):
-        return _instance(group, [config[group] for config in configs], device)
+        return _instance(group, [config[group] for config in configs], device, configs[0]["working_directory"])
 
 
-def _instance(path: str, nodes: Sequence[Config], device: torch.device) -> Any:
-    """The part that is at ``path`` of the config; ``nodes`` are those of the members."""
-    names = _per_member(hydra.utils.get_class(nodes[0]["_target_"]))
+def _instance(path: str, nodes: Sequence[Config], device: torch.device, directory: str) -> Any:
+    """The part that is at ``path`` of the config; ``nodes`` are those of the members. Its paths start at ``directory``."""
+    cls = hydra.utils.get_class(nodes[0]["_target_"])
+    names = _per_member(cls)
     values: dict[str, Any] = {name: torch.tensor([_number(node[name]) for node in nodes], device=device) for name in names}
+    values |= {
+        field.name: _located(nodes[0][field.name], field.metadata["located"], directory)
+        for field in dataclasses.fields(cls)
+        if "located" in field.metadata
+    }
     for key, parts in parts_in(nodes[0]):
         values[key] = {}
         for name in parts:
             with errors_within(path, f"{path}.{key}.{name}"):
-                values[key][name] = _instance(f"{path}.{key}.{name}", [node[key][name] for node in nodes], device)
+                values[key][name] = _instance(f"{path}.{key}.{name}", [node[key][name] for node in nodes], device, directory)
     return _made(nodes[0] | values)
 
 
@@ -110,6 +118,18 @@ def _made(node: Any) -> Any:
         return node
     values = {key: _made(value) for key, value in node.items() if key != "_target_"}
     return hydra.utils.get_object(node["_target_"])(**values) if "_target_" in node else values
+
+
+def _located(path: str | None, variable: str | None, directory: str) -> str | None:
+    """The absolute path that a key of the config names, or where that is null an environment variable."""
+    if path is None and variable is not None:
+        path, directory = os.environ.get(variable) or None, hydra.utils.to_absolute_path("")
+    return None if path is None else absolute(path, directory)
+
+
+def absolute(path: str, directory: str) -> str:
+    """A path of the user's: a relative one starts at ``directory``, and ``~`` is the home."""
+    return str(Path(directory, Path(path).expanduser()))
 
 
 @contextmanager
@@ -149,13 +169,12 @@ def _one_line(text: str) -> str:
 def build_start(config: Config) -> Weights | None:
     """The weights that a run begins with: those that ``init_from`` names, or None for fresh ones.
 
-    A relative path starts at the folder in which the command was typed, also where Hydra left it (``hydra.job.chdir``). Raises
-    ConfigError where there is not one policy, of this network and environment.
+    Raises ConfigError where there is not one policy, of this network and environment.
     """
     pattern = config["init_from"]
     if pattern is None:
         return None
-    given = Path(hydra.utils.to_absolute_path(pattern)) / POLICY
+    given = Path(absolute(pattern, config["working_directory"])) / POLICY
     paths = [given] if given.exists() else glob(str(given))  # noqa: PTH207 (absolute patterns too)
     found = [Path(path).parent for path in paths]
     if len(found) != 1:

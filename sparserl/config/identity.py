@@ -35,7 +35,7 @@ def parts_in(node: Config) -> list[tuple[str, Config]]:
 def structure(config: Config) -> Config:
     """A config without what may differ between the members of one population."""
     common = {key: value for key, value in identity(config).items() if key not in ("seed", "init_from")}
-    common |= {"trainer": config["trainer"], "logger": config["logger"]}
+    common |= {key: config[key] for key in ("trainer", "logger", "working_directory")}
     for group in ("algorithm", "regularizer"):
         common[group] = without_per_member(config[group])
     return common
@@ -45,7 +45,7 @@ def shared(config: Config) -> Config:
     """A config without what may differ between the members of one loop, which need not be one population."""
     common = structure(config)
     names = {group: name for group, name in common["names"].items() if group != "regularizer"}
-    return {key: value for key, value in common.items() if key != "regularizer"} | {"names": names}
+    return {key: value for key, value in common.items() if key not in ("regularizer", "working_directory")} | {"names": names}
 
 
 def populations(items: Sequence[T], config_of: Callable[[T], Config]) -> list[list[T]]:
@@ -60,7 +60,7 @@ def canonical(config: Config) -> str:
 
 def identity(config: Config) -> Config:
     """What makes two runs the same run: everything but where it is kept, what is reported of it, and whether it is compiled."""
-    elsewhere = "sweep_name", "objective", "objective_seeds", "resume", "retry_failed", "trust", "logger"
+    elsewhere = "sweep_name", "objective", "objective_seeds", "resume", "retry_failed", "trust", "working_directory", "logger"
     kept = {key: value for key, value in config.items() if key not in elsewhere}
     if isinstance(trainer := kept.get("trainer"), dict):  # which a file of a stranger need not have
         kept["trainer"] = {key: value for key, value in trainer.items() if key != "compile"}

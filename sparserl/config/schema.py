@@ -73,6 +73,8 @@ class Schema:
             that are done, or diverged, never are.
         trust (``true`` or ``false``): Whether a resumed config may name classes that are not sparserl's: building them runs the
             code of whoever wrote the folder.
+        working_directory (text): The folder in which the command was typed: relative paths of this config start there, also
+            under ``hydra.job.chdir=true`` and when the run is resumed from elsewhere.
         names (``Names``): The options chosen above, as they are named in every result.
     """
 
@@ -94,3 +96,4 @@ class Schema:
     resume: str | None
     retry_failed: bool
     trust: bool
+    working_directory: str

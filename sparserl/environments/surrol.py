@@ -26,7 +26,7 @@ from sparserl.environments.base import BrokenEnvironmentError
 from sparserl.environments.gymnasium import GymnasiumEnvironment
 from sparserl.environments.observations import ACHIEVED, DESIRED, OBSERVATION
 from sparserl.environments.surrol_shims import CAMERA_VELOCITY, Clone, load
-from sparserl.fields import Count
+from sparserl.fields import Count, located
 from sparserl.terminal import describe
 
 COMMIT = "a903fa6de40b41e1cad12ddd2d4a6758ec78e817"
@@ -62,7 +62,7 @@ class SurRoL(GymnasiumEnvironment):
     """
 
     task: str
-    path: str | None
+    path: str | None = located(FOLDER)
     vectorization: Literal["sync", "processes"] = "sync"  # not threads: see surrol_shims.py
     at_once: Count | None = 20
 
@@ -182,7 +182,7 @@ def clone_folder(path: str | None) -> Path:
     given = path or os.environ.get(FOLDER)
     if not given:
         raise ModuleNotFoundError(f"neither environment.path nor {FOLDER} names a clone of SurRoL: {CLONING}")
-    key = "environment.path" if path else FOLDER
+    key = f"environment.path, or {FOLDER} where that is null,"
     folder = Path(given).expanduser().resolve()
     if not (folder / "surrol").is_dir():
         raise ValueError(f"{key} is {given!r}, where there is no clone of SurRoL: {CLONING}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sparserl.fields import unused
+from sparserl.fields import located, unused
 from sparserl.population.random import Generators
 from sparserl.regularizers.base import regularized
 from sparserl.regularizers.masks import Masked
@@ -34,7 +34,7 @@ class FixedMask(Masked):
     """
 
     target_sparsity: None = unused()  # type: ignore[assignment]  # the file says it
-    path: str | None
+    path: str | None = located()
 
     def masks(self) -> dict[str, Tensor]:
         """Those of the file. Raises ValueError, in a sentence for the user, where it is not one of masks."""

@@ -35,7 +35,7 @@ NAMED = ("algorithm", "environment", "network", "regularizer", "lambda_c")
 OF_REGULARIZER = ("lambda_c", "lambda_c_critic", "beta", "reduction", "scope", "zero_threshold")
 _NO_SETTINGS = (
     *("names", "seed", "init_from", "sweep_name", "objective", "objective_seeds"),
-    *("resume", "retry_failed", "trust", "logger"),
+    *("resume", "retry_failed", "trust", "working_directory", "logger"),
 )
 """Keys of a config that name a run, or say where it is kept or what is reported of it; or that are among the named settings."""
 

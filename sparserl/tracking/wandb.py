@@ -182,7 +182,7 @@ class Wandb(Logger):
             tags=self.tags or None,  # W&B then looks at WANDB_TAGS
             job_type=config["names"]["regularizer"],
             name=name,
-            config=dict(config),
+            config={key: value for key, value in config.items() if key != "working_directory"},  # it is of the machine
             settings=wandb.Settings(
                 silent=True,
                 console="off",

@@ -30,6 +30,7 @@ from sparserl.loading import UntrustedError, check
 from sparserl.population.members import Population
 from sparserl.runs.files import write_json
 from sparserl.sweeps.loop import run
+from sparserl.train import main
 
 TASKS = ["ECMReach", "MisOrient", "NeedleReach", "GauzeRetrieve", "NeedlePick", "PegTransfer"]
 
@@ -264,6 +265,11 @@ def test_ddpg_learns_to_move_the_endoscope(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what a user is told
 
 
+NAMED = f"environment.path, or {FOLDER} where that is null,"
+OTHER = "1" * 40
+"""No commit that can be used."""
+
+
 @pytest.fixture
 def packages(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The modules that are installed, as far as SurRoL's part of sparserl can see."""
@@ -304,12 +310,27 @@ def test_without_a_clone_it_is_said_how_to_get_one() -> None:
 @pytest.mark.usefixtures("packages")
 def test_a_folder_that_is_no_clone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = f"'{tmp_path}', where there is no clone of SurRoL: {CLONING}"
-    assert told(tmp_path) == f"environment.path is {said}"
+    assert told(tmp_path) == f"{NAMED} is {said}"
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    assert told(None) == f"environment=surrol_ecm_reach: {FOLDER} is {said}"
+    assert told(None) == f"{NAMED} is {said}"
 
 
-OTHER = "1" * 40
+@pytest.mark.usefixtures("packages")
+@pytest.mark.parametrize("is_variable", [True, False], ids=[FOLDER, "environment.path"])
+def test_a_relative_path_starts_where_the_command_was_typed_also_where_hydra_left_it(
+    is_variable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clone that is found there is at another commit, so that nothing of it is run."""
+    folder = fake(tmp_path / "clone", OTHER)
+    if is_variable:
+        monkeypatch.setenv(FOLDER, "clone")
+    given = [] if is_variable else ["environment.path=clone"]
+    monkeypatch.chdir(tmp_path)
+    chosen = "algorithm=ddpg", "environment=surrol_ecm_reach", "logger=disk", "hydra.job.chdir=true", *given
+    monkeypatch.setattr(sys, "argv", ["sparserl-train", *chosen])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert f"is '{folder}', a clone of SurRoL at {OTHER}" in str(ended.value.code)
 
 
 @pytest.mark.usefixtures("packages")
@@ -326,7 +347,7 @@ OTHER = "1" * 40
 def test_a_clone_at_another_commit_is_refused(tmp_path: Path, head: str, files: dict[str, str], commit: str) -> None:
     folder = fake(tmp_path / "clone", head, **files)
     remedy = f"git -C {folder} checkout {COMMIT}"
-    assert told(folder) == f"environment.path is '{folder}', a clone of SurRoL at {commit}: {remedy}"
+    assert told(folder) == f"{NAMED} is '{folder}', a clone of SurRoL at {commit}: {remedy}"
 
 
 @pytest.mark.parametrize("name", ["refs/heads/main", "packed-refs"])

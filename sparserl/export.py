@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from sparserl.deployment.card import Deployed, card, evaluated_return
-from sparserl.deployment.formats import FORMATS, Exported, default_path, nonzero_weights, stored_numbers
+from sparserl.deployment.formats import FORMATS, Exported, nonzero_weights, stored_numbers
 from sparserl.loading import load_policy
-from sparserl.lowrank.truncation import is_positive, ranks, text_of
+from sparserl.lowrank.truncation import factored, is_positive, layers_of, ranks, text_of
 from sparserl.runs import provenance, reader
 from sparserl.runs.files import DiskError, read_policy, read_record, replace, write_masks, write_text
 from sparserl.runs.schema import Result
@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
         "--to",
         type=Path,
         metavar="FILE",
-        help="the file, beside which its card has the ending .md (RUN/export/policy.onnx or so, with README.md as its card)",
+        help="the file, whose card is FILE.md (RUN/export/policy-rank4.onnx or so, by what is asked for)",
     )
     parser.add_argument(
         "--trust", action="store_true", help="build what is not sparserl's too, which runs the code of whoever wrote it"
@@ -80,25 +80,27 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--to is {str(to)!r}, but there is no folder {to.parent}")
     if to.is_dir():
         raise ValueError(f"--to is {str(to)!r}, which is a folder; name a file in it")
-    if to.suffix == ".md":
-        raise ValueError(f"--to is {str(to)!r}, which is the name of its card; give it another ending")
 
 
 def _policy(arguments: argparse.Namespace) -> list[str]:
     """Write a policy and its card; what is said of them."""
     run, rank, shrink, stochastic = arguments.run, arguments.rank, arguments.shrink, arguments.stochastic
-    policy = load_policy(run, rank, shrink, arguments.trust, stochastic)
+    policy = load_policy(run, None, shrink, arguments.trust, stochastic)
+    whole_layers = len(layers_of(policy))
+    if rank is not None:
+        policy = factored(policy, rank).eval()
     _, description, _ = read_policy(run)
     if not (run / "result.json").exists():
         raise FileNotFoundError(f"{run / 'result.json'} does not exist, and the policy's card needs it")
     result = read_record(Result, run / "result.json")
     ending, make = FORMATS[arguments.format]
     made: Exported = make(policy, Spec.from_json(description["spec"]))
-    path, card_path = _paths(arguments, ending)
+    path = _path(arguments, ending)
     deployed = Deployed(
         file=path.name,
         format=arguments.format,
         rank=rank,
+        factored=len(layers_of(policy)) - whole_layers,
         shrunken=shrink,
         stochastic=stochastic,
         stored_numbers=stored_numbers(policy),
@@ -110,6 +112,7 @@ def _policy(arguments: argparse.Namespace) -> list[str]:
     measured = evaluated_return(reader.read(run), deployed)
     text = card(result, measured, deployed, provenance.command(), provenance.commit())
     replace(path, lambda file: file.write(made.content))
+    card_path = path.with_name(f"{path.name}.md")
     write_text(card_path, text)
     return [
         *(f"{name}: {meaning}" for name, meaning in made.interface.items()),
@@ -123,8 +126,7 @@ def _masks(arguments: argparse.Namespace) -> list[str]:
     """Write which weights are not zero; what is said of them."""
     _, description, tensors = read_policy(arguments.run)
     masks: dict[str, Tensor] = {name: tensor != 0 for name, tensor in tensors.items() if is_weight(name)}
-    path = arguments.to or default_path(arguments.run, ".masks.safetensors")
-    path.parent.mkdir(exist_ok=True)
+    path = _path(arguments, ".masks.safetensors")
     write_masks(path, masks)
     kept, number = sum(int(mask.sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())
     names = description["config"]["names"]
@@ -136,13 +138,20 @@ def _masks(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
-def _paths(arguments: argparse.Namespace, ending: str) -> tuple[Path, Path]:
-    """Of the file and of its card."""
+def _path(arguments: argparse.Namespace, ending: str) -> Path:
+    """Where the file goes: by default under a name that says what is asked for, such as ``policy-rank4-shrunken.onnx``."""
     if arguments.to is not None:
-        return arguments.to, arguments.to.with_suffix(".md")
-    path = default_path(arguments.run, ending)
+        path: Path = arguments.to
+        return path
+    form = [
+        "policy",
+        "" if arguments.rank is None else f"rank{text_of(arguments.rank).replace(' ', '-')}",
+        "shrunken" if arguments.shrink else "",
+        "stochastic" if arguments.stochastic else "",
+    ]
+    path = arguments.run / "export" / f"{'-'.join(filter(None, form))}{ending}"
     path.parent.mkdir(exist_ok=True)
-    return path, path.with_name("README.md")
+    return path
 
 
 if __name__ == "__main__":

@@ -42,8 +42,9 @@ def test_a_torch_file_and_its_card(trained: Path, tmp_path: Path, monkeypatch: p
     observation = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     written = torch.export.load(tmp_path / "p.pt2").module()
     torch.testing.assert_close(written(observation), load_policy(trained, rank=1)(observation), rtol=1e-5, atol=1e-5)
-    card = (tmp_path / "p.md").read_text()
+    card = (tmp_path / "p.pt2.md").read_text()
     assert "| rank | 1 |" in card
+    assert "factored at rank 1: 3 layers" in card
     assert "not measured" not in card, "the sweep evaluated rank 1"
     assert f"--rank 1 --to {tmp_path}/p.pt2`" in card, "the command that made it"
 
@@ -51,8 +52,31 @@ def test_a_torch_file_and_its_card(trained: Path, tmp_path: Path, monkeypatch: p
 def test_onnx_is_what_is_written_unless_asked_otherwise(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
     command(monkeypatch, trained, "--shrink")
-    assert sorted(path.name for path in (trained / "export").iterdir()) == ["README.md", "policy.onnx"]
-    assert (trained / "export" / "README.md").read_text().startswith("---\n")
+    written = trained / "export" / "policy-shrunken.onnx"
+    assert written.exists()
+    assert written.with_name("policy-shrunken.onnx.md").read_text().startswith("---\n")
+
+
+def test_exports_of_one_run_have_names_of_their_own(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for form in ([], ["--rank", "1"], ["--rank", "1,full,1"], ["--rank", "1", "--shrink"]):
+        command(monkeypatch, trained, "--format", "torch", *form)
+    command(monkeypatch, trained, "--format", "mask")
+    names = "policy.pt2", "policy-rank1.pt2", "policy-rank1-full-1.pt2", "policy-rank1-shrunken.pt2"
+    for name in names:
+        assert (trained / "export" / name).exists()
+        assert f"| file | {name}, " in (trained / "export" / f"{name}.md").read_text()
+    assert (trained / "export" / "policy.masks.safetensors").exists()
+
+
+def test_a_rank_at_which_no_layer_is_smaller_leaves_the_whole_policy_and_the_card_says_so(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(monkeypatch, trained, "--format", "torch", "--rank", "100", "--to", tmp_path / "p.pt2")
+    card = (tmp_path / "p.pt2.md").read_text()
+    assert "| rank | whole |" in card
+    assert "whole: no layer is smaller as two factors of rank 100" in card
+    assert "factored" not in card
+    assert "not measured" not in card, "it is the policy whose return is known"
 
 
 def test_masks_are_those_of_the_policy_and_train_another(
@@ -77,7 +101,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "shrunken masks": (["--format", "mask", "--shrink"], "--shrink is for policies"),
     "no folder": (["--to", "/nowhere/policy.onnx"], "there is no folder /nowhere"),
     "a folder": (["--to", "/tmp"], "which is a folder"),
-    "a card": (["--to", "policy.md"], "the name of its card"),
     "values": (["--stochastic"], "is of DQN, which explores by noise that is not part of its policy"),
 }
 

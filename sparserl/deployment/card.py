@@ -22,7 +22,9 @@ class Deployed:
     file: str
     format: str
     rank: Ranks | None
-    """What it is cut at, or None for whole."""
+    """What it is asked to be cut at, or None for whole."""
+    factored: int
+    """How many layers are two factors: at a high rank none is, and the policy is whole."""
     shrunken: bool
     stochastic: bool
     stored_numbers: int
@@ -49,7 +51,7 @@ def evaluated_return(run: Run, deployed: Deployed) -> float | None:
     rank = deployed.rank
     if deployed.stochastic:
         return None
-    if rank is None:  # shrinking keeps the function, but for rounding
+    if rank is None or not deployed.factored:  # shrinking keeps the function, but for rounding
         found = [run.result["return_mean"]]
     elif isinstance(rank, Sequence):
         wanted = "shrunken" if deployed.shrunken else "plain", text_of(rank)
@@ -82,8 +84,7 @@ def front_matter(result: Result, measured: float | None, deployed: Deployed) -> 
         *_metric("sparsity", number(1 - deployed.nonzero_weights / max(1, deployed.stored_numbers), ".4f", "unknown")),
     ]
     if measured is not None:
-        whole = deployed.rank is None
-        deviation = f" +/- {number(result.return_std, '.2f', 'unknown')}" if whole else ""
+        deviation = "" if deployed.factored else f" +/- {number(result.return_std, '.2f', 'unknown')}"
         lines += _metric("mean_reward", f"{number(measured, '.2f', 'unknown')}{deviation}")
     return "\n".join([*lines, "---", ""])
 
@@ -106,12 +107,20 @@ def _title(result: Result) -> str:
     return f"{result.algorithm}-{result.environment}-{result.regularizer}"
 
 
+def _cut(deployed: Deployed) -> str:
+    """What became of the layers at the rank that was asked for; empty where none was."""
+    if deployed.rank is None:
+        return ""
+    if not deployed.factored:
+        return f"whole: no layer is smaller as two factors of rank {text_of(deployed.rank)}"
+    return f"factored at rank {text_of(deployed.rank)}: {deployed.factored} layer{'s' * (deployed.factored > 1)}"
+
+
 def _body(result: Result, measured: float | None, deployed: Deployed, command: str, commit: str | None) -> str:
-    cut = None if deployed.rank is None else text_of(deployed.rank)
     form = [
         "hardened: without gate noise",
         "shrunken: without the hidden units that nothing enters or leaves" if deployed.shrunken else "",
-        f"factored at rank {cut}" if cut else "",
+        _cut(deployed),
         "actions are sampled" if deployed.stochastic else "actions are deterministic",
     ]
     unmeasured = "not measured of this form"
@@ -128,7 +137,7 @@ def _body(result: Result, measured: float | None, deployed: Deployed, command: s
         f"{result.episodes} episodes)",
         "return of a random policy": number(result.return_random, ".2f"),
         "sparsity of the whole policy": f"{result.sparsity:.2%} of {result.policy_weights} weights are zero",
-        "rank": cut or "whole",
+        "rank": text_of(deployed.rank) if deployed.rank is not None and deployed.factored else "whole",
         "stored numbers": f"{deployed.stored_numbers}, {deployed.nonzero_weights} of them not zero; biases are not counted",
         "file": f"{deployed.file}, {deployed.bytes} bytes",
     }

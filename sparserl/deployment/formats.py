@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from sparserl.lowrank.truncation import layers_of
 from sparserl.normalization import Normalize
 from sparserl.policies.sampling import Sampling
 from sparserl.types import Spec
@@ -217,19 +217,9 @@ def _quiet() -> Iterator[None]:
 
 def stored_numbers(policy: nn.Module) -> int:
     """How many weights the matrices and kernels of a module have, zeros included; biases are not counted."""
-    return sum(part.weight.numel() for part in layers(policy))
+    return sum(part.weight.numel() for part in layers_of(policy))
 
 
 def nonzero_weights(policy: nn.Module) -> int:
     """How many of them are not zero."""
-    return sum(int((part.weight != 0).sum()) for part in layers(policy))
-
-
-def layers(policy: nn.Module) -> list[nn.Linear | nn.Conv2d]:
-    """Its layers with weights, in the order in which they are applied."""
-    return [part for part in policy.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
-
-
-def default_path(run: Path, ending: str) -> Path:
-    """Where a file goes by default."""
-    return run / "export" / f"policy{ending}"
+    return sum(int((part.weight != 0).sum()) for part in layers_of(policy))

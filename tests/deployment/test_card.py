@@ -18,6 +18,7 @@ DEPLOYED = Deployed(
     file="policy.onnx",
     format="onnx",
     rank=None,
+    factored=0,
     shrunken=False,
     stochastic=False,
     stored_numbers=12,
@@ -63,7 +64,7 @@ def test_the_front_matter_has_what_hubs_read() -> None:
 
 
 def test_the_body_says_environment_returns_sparsity_rank_stored_numbers_commands_and_commits() -> None:
-    text = card(result(), 96.0, dataclasses.replace(DEPLOYED, rank=2), "python -m sparserl.export RUN", "def")
+    text = card(result(), 96.0, dataclasses.replace(DEPLOYED, rank=2, factored=1), "python -m sparserl.export RUN", "def")
     for said in (
         "| environment | cartpole |",
         "| return of this form | 96.00 |",
@@ -84,13 +85,14 @@ def test_the_body_says_environment_returns_sparsity_rank_stored_numbers_commands
     [
         ({}, 100.0),
         ({"shrunken": True}, 100.0),  # the same function, but for rounding
-        ({"rank": 2}, 96.0),
-        ({"rank": 2, "shrunken": True}, 95.0),
-        ({"rank": 4, "shrunken": True}, None),
-        ({"rank": 3}, None),
-        ({"rank": (4, None)}, 98.0),
-        ({"rank": (4, None), "shrunken": True}, 97.0),
-        ({"rank": (2, None)}, None),
+        ({"rank": 2, "factored": 2}, 96.0),
+        ({"rank": 2, "factored": 2, "shrunken": True}, 95.0),
+        ({"rank": 4, "factored": 1, "shrunken": True}, None),
+        ({"rank": 3, "factored": 1}, None),
+        ({"rank": 64}, 100.0),  # no layer is smaller as two factors, so that it is the whole policy
+        ({"rank": (4, None), "factored": 1}, 98.0),
+        ({"rank": (4, None), "factored": 1, "shrunken": True}, 97.0),
+        ({"rank": (2, None), "factored": 1}, None),
         ({"stochastic": True}, None),
     ],
 )

@@ -105,7 +105,7 @@ class EpisodeKeeper(VectorEnvironment):
         """Go on with the episodes of a ``snapshot``, in the place of ``reset``.
 
         Gives the observations ``[member, env, *obs]`` to act on.
-        Raises ValueError, in a sentence for the user, where they cannot be what they were.
+        Raises StateError where they cannot be what they were.
         """
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sparserl.environments.base import EpisodeKeeper, StepResult
 from sparserl.environments.gymnasium import VectorGymnasium
 from sparserl.population.random import Generators
-from sparserl.population.state import State
+from sparserl.population.state import State, StateError
 from sparserl.types import Spec
 
 
@@ -69,8 +69,8 @@ class ReplayedGymnasium(VectorGymnasium, EpisodeKeeper):
         same = (self._shown == expected).flatten(2).all(dim=2)
         failed = (expected == 0).flatten(2).all(dim=2)  # what a sub-environment that failed shows: its member learns no more
         if not (same | failed).all():
-            raise ValueError(
-                "the episodes of the checkpoint cannot be restored: played again, the environment shows something else; "
+            raise StateError(
+                "holds episodes that cannot be restored: played again, the environment shows something else; "
                 "install the versions of its packages that result.json or run.log names"
             )
         return self._shown

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,24 @@ class Log:
     end: int
     read: Callable[[int, int], Tensor]
     """The rows from a number to before another, ``[row, ...]``: a copy."""
+
+
+class StateError(ValueError):
+    """Why nothing can go on from a state: what its file is or holds, as a sentence without its subject, with the remedy."""
+
+
+@contextmanager
+def restoring() -> Iterator[None]:
+    """Within, a state is read. Whatever a part raises that does not find what it would have kept becomes a StateError."""
+    try:
+        yield
+    except (StateError, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise StateError(
+            f"was written by an incompatible version of sparserl ({error!r}); "
+            "give the run another name, or take its folder away to train from the start"
+        ) from error
 
 
 def stack(states: Sequence[State]) -> State:

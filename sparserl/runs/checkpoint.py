@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 import secrets
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from sparserl.population.state import Log, State
-from sparserl.runs.files import read_json, replace, write_json
+from sparserl.population.state import Log, State, StateError
+from sparserl.runs.files import DiskError, read_json, replace, write_json
 from sparserl.terminal import say
 from sparserl.types import Weights
 
@@ -90,6 +91,15 @@ def load(folders: Sequence[Path]) -> list[State] | None:
             return states
     _refuse_damaged(folders)
     return None
+
+
+@contextmanager
+def naming(folders: Sequence[Path]) -> Iterator[None]:
+    """Within, members go on from what ``load`` gave. A StateError becomes a DiskError that names the file of the first."""
+    try:
+        yield
+    except StateError as error:
+        raise DiskError(f"{_file(folders[0], min(map(newest, folders)))} {error}") from error
 
 
 def _refuse_damaged(folders: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ from sparserl.config.identity import identity
 from sparserl.config.schema import Config, ConfigError
 from sparserl.config.validation import check_start
 from sparserl.lowrank.sweep import RankSweep
-from sparserl.population.state import State
+from sparserl.population.state import State, restoring
 from sparserl.report.figures import draw
 from sparserl.runs import checkpoint, provenance
 from sparserl.runs.files import DiskError
@@ -43,9 +43,9 @@ def run(
     this process.
 
     A member whose loss is not finite is stopped, and its result has the status ``failed``; the others do not change.
-    Raises ConfigError before anything is trained, and DiskError where a member's folder cannot be written or another process
-    writes there. Members share one loop, so that stops all of them, ``interrupted``; called again, they go on from the newest
-    checkpoint that all of them have.
+    Raises ConfigError before anything is trained, and DiskError where a member's folder cannot be written, another process
+    writes there, or an incompatible version has written its checkpoint. Members share one loop, so that stops all of them,
+    ``interrupted``; called again, they go on from the newest checkpoint that all of them have.
     """
     prepare()
     trainer, parts = build(configs)
@@ -59,11 +59,10 @@ def run(
         paths = [job.folder for job in jobs]
         try:
             states = checkpoint.load(paths)
-            note = trainer.how_it_goes_on([state["trainer"] for state in states or ()])
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"{paths[0]} has a checkpoint that is none of a run's: take the folder away") from error
+        with checkpoint.naming(paths), restoring():
+            note = trainer.how_it_goes_on([state["trainer"] for state in states or ()])
         if note:
             say(note)
         for config in configs if states is None else ():
@@ -78,7 +77,8 @@ def run(
             for folder, config, its, regularizer, member, log in each
         ]
         try:
-            return _train(trainer, parts, paths, recorders, states, live)
+            with checkpoint.naming(paths):
+                return _train(trainer, parts, paths, recorders, states, live)
         except KeyboardInterrupt:
             _end(recorders, "interrupted")
             raise
@@ -111,7 +111,8 @@ def _train(
     sweep = build_rank_sweep(recorders[0].config)
     saved = [state.pop("trainer") for state in states or ()]
     for member, recorder in enumerate(recorders):
-        recorder.begin(states[member]["records"] if states else None)
+        with restoring():
+            recorder.begin(states[member]["records"] if states else None)
     with Display(cells, trainer.total_steps, live) as display, Interrupts() as interrupts:
         if states:
             display.say(f"going on from step {saved[0]['env_step']}")

@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sparserl.population.state import State, on_device, split
-from sparserl.runs.files import DiskError, misfit
+from sparserl.runs.files import misfit
 from sparserl.training.parameters import FlatTensors, Parameters
 from sparserl.types import Gates, Layers, Penalty, Weights
 
@@ -75,13 +75,13 @@ class LearnerState:
         }
 
     def load_state_dict(self, saved: State) -> None:
-        """Go on from a ``state_dict``. Raises DiskError where what is learned has other tensors there."""
+        """Go on from a ``state_dict``. Raises ValueError where what is learned has other tensors there."""
         flat: dict[str, FlatTensors] = {**self.weights, **self.targets}
         weights, gates = {c: its.views for c, its in flat.items()}, {c: self.gate_views(c) for c in self.weights}
         for mine, its in ((weights, saved["weights"]), (gates, saved["gates"])):
             given = {component: its.get(component, {}) for component in mine}
             if fault := misfit(split(given, 0), split(mine, 0)):
-                raise DiskError(f"a checkpoint is of another run: its {fault}; take the folder away to train from the start")
+                raise ValueError(f"its {fault}")
             for component, tensors in mine.items():
                 for name, tensor in tensors.items():
                     tensor.copy_(given[component][name])

@@ -13,7 +13,7 @@ from typing import Literal
 
 from sparserl.environments.base import EpisodeKeeper
 from sparserl.fields import Count
-from sparserl.population.state import State, split, stack
+from sparserl.population.state import State, restoring, split, stack
 from sparserl.schedules import crossed
 from sparserl.training.collecting import Collector
 from sparserl.training.evaluation import Evaluator, never_interrupted
@@ -90,7 +90,8 @@ class Trainer:
         ``states`` is emptied, since they are large.
         ``start`` are the deployed components of a policy for each member to begin with (without the member axis), or None for
         fresh ones. ``check_interrupt`` is called at every step of every evaluation, which may be longer than anything between
-        two events; what it raises ends the training. Whatever ends it, the environments are closed.
+        two events; what it raises ends the training. Whatever ends it, the environments are closed. Raises StateError where
+        nothing can go on from ``states``.
         """
         members, environment, experience = parts.members, parts.environment, parts.experience
         spec = environment.spec()
@@ -108,23 +109,25 @@ class Trainer:
         with closing(opened) as vector, closing(evaluator):
             step, evaluation, under_way = 0, None, None
             if states:
-                group.load_states([state["learner"] for state in states])
-                state = stack([{name: part for name, part in state.items() if name != "learner"} for state in states])
-                states.clear()
-                step = state["env_step"]
-                experience.load_state_dict(state["experience"])
-                vector.generators.load_state_dict(state["environment"])
-                exploration.load_state_dict(state["exploration"])
-                under_way = state.get("episodes")
-                del state
+                with restoring():
+                    group.load_states([state["learner"] for state in states])
+                    state = stack([{name: part for name, part in state.items() if name != "learner"} for state in states])
+                    states.clear()
+                    step = state["env_step"]
+                    experience.load_state_dict(state["experience"])
+                    vector.generators.load_state_dict(state["environment"])
+                    exploration.load_state_dict(state["exploration"])
+                    under_way = state.get("episodes")
+                    del state
 
             clock, episodes = Clock(), Episodes(members, self.num_envs)
             rows = Rows(group, episodes)
             collector = Collector(environment, vector, group, experience, episodes, exploration, clock, compiled)
             keeper = vector if isinstance(vector, EpisodeKeeper) else None
             if keeper and under_way and step < self.total_steps:  # what is trained has no need of them
-                collector.observation = keeper.restore(under_way["environment"])
-                episodes.load_state_dict(under_way["returns"])
+                with restoring():
+                    collector.observation = keeper.restore(under_way["environment"])
+                    episodes.load_state_dict(under_way["returns"])
             else:
                 collector.observation = vector.reset()
             is_last = step >= self.total_steps or group.all_stopped

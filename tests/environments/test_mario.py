@@ -27,7 +27,7 @@ from sparserl.environments.mario_console import Console, check_installed
 from sparserl.environments.mario_views import COLUMNS, MARIO_COLUMN, ROWS, TILE, TOP
 from sparserl.films import GAP
 from sparserl.population.members import Population
-from sparserl.population.state import split, stack
+from sparserl.population.state import StateError, split, stack
 from sparserl.sweeps.loop import run
 from sparserl.training.evaluation import CPU, Evaluator, episode_generators
 
@@ -438,7 +438,7 @@ def test_episodes_that_come_out_otherwise_are_refused() -> None:
             vector.step(torch.tensor([[action]]))
         state = vector.snapshot()
         state["observation"][..., 0] += 1
-        with pytest.raises(ValueError, match="episodes of the checkpoint cannot be restored"):
+        with pytest.raises(StateError, match="holds episodes that cannot be restored"):
             vector.restore(state)
 
 

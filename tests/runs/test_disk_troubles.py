@@ -290,6 +290,40 @@ def test_where_no_checkpoint_is_whole_nothing_is_trained_over(config: Config, ha
     assert {path: path.read_bytes() for path in halfway.glob("*/*")} == before
 
 
+OTHERWISE: dict[str, Callable[[Any], object]] = {
+    "what CartPole keeps": lambda state: state["trainer"]["episodes"]["environment"].pop("first"),
+    "a learner": lambda state: state["trainer"]["learner"].pop("updates"),
+    "a shape": lambda state: state["trainer"]["learner"]["weights"]["policy"].update({"0.weight": torch.ones(3, 3)}),
+    "a replay": lambda state: state["trainer"]["experience"].update(fields=[]) or state["trainer"]["experience"].pop("seen"),
+    "random numbers": lambda state: state["trainer"].update(exploration=None),
+    "records": lambda state: state["records"].pop("offsets"),
+    "all of it": lambda state: state.clear(),
+}
+"""What another version may have kept otherwise."""
+
+
+@pytest.mark.parametrize("kept", OTHERWISE)
+def test_a_checkpoint_of_an_incompatible_version_is_one_sentence_that_names_it(
+    kept: str, config: Config, halfway: Path
+) -> None:
+    """However often it is started again: nothing has failed that a second attempt could mend."""
+    for name in "ab":
+        path = halfway / name / "checkpoint-000000000200.pt"
+        state = torch.load(path, weights_only=True)
+        OTHERWISE[kept](state)
+        torch.save(state, path)
+    for _ in range(2):
+        with pytest.raises(DiskError) as caught:
+            train(config, halfway)
+        said = str(caught.value)
+        assert said.startswith(
+            f"{halfway / 'a' / 'checkpoint-000000000200.pt'} was written by an incompatible version of sparserl ("
+        )
+        assert said.endswith("give the run another name, or take its folder away to train from the start")
+        assert "\n" not in said
+        assert read_json(halfway / "a" / "status.json")["status"] == "interrupted"
+
+
 def test_a_damaged_manifest_is_said_and_the_files_beside_it_taken(
     config: Config, whole: Path, halfway: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

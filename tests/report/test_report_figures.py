@@ -9,14 +9,16 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from folders import NASTY, made_up
+from folders import NASTY, made_up, table
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sparserl.report.figures import catalogue, curves, grid, joined, sizes, spectra, style, time
 from sparserl.report.figures.tasks import looks_of
 from sparserl.report.groups import Group, grouped
 from sparserl.report.table import NothingToShowError
 from sparserl.runs import reader
+from sparserl.runs.schema import SingularValue
 
 
 def groups(folder: Path) -> list[Group]:
@@ -60,6 +62,33 @@ def test_return_by_stored_numbers_has_a_panel_for_each_form_on_a_logarithmic_axi
     sparse = [line for line in figure.axes[0].lines if line.get_color() == look["color"]]
     assert np.asarray(sparse[0].get_xdata()).tolist() == [16, 16]  # 64 bytes
     assert np.asarray(sparse[0].get_ydata()).tolist() == [80, 120]
+
+
+EMPTY: dict[str, Any] = {
+    "sparsity": 1.0, "nonzero_weights": 0, "csr_bytes": 0, "sparse_bytes": 0, "shrunken_weights": 0, "alive_units": 0,
+    "compression": 1.0, "shrunken_compression": 1.0,
+}  # fmt: skip
+"""Of a policy of which nothing is left."""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("beside", [True, False], ids=["beside others", "alone"])
+def test_a_policy_that_stores_nothing_has_a_place_on_axes_that_are_logarithmic_elsewhere(beside: bool, tmp_path: Path) -> None:
+    """Zero has no logarithm: matplotlib warned, and drew nothing."""
+    made_up(tmp_path / "empty", raw=None, **EMPTY)
+    table(tmp_path / "empty", SingularValue, [{"layer": "policy/0", "index": 1, "singular_value": 0.0}])
+    if beside:
+        two_forms(tmp_path / "others")
+    found = groups(tmp_path)
+    for name in ("return_by_sparsity", "return_by_stored", "spectra", "comparison"):
+        figure = catalogue.FIGURES[name].draw(found)
+        FigureCanvasAgg(figure).draw()
+    _, by_weights = sizes.sparsity(found).axes
+    sparse, *_ = sizes.stored(found).axes
+    for axes, farthest in ((by_weights, 1.2), (sparse, 16 if beside else 1)):
+        left, right = axes.transData.transform([(0, 0), (farthest, 0)])[:, 0]
+        assert axes.bbox.x0 < left < right <= axes.bbox.x1, "within the panel"
+        assert axes.get_xlim()[0] > -1e-3 or axes is sparse, "no room for what is less than nothing"
 
 
 def test_a_form_that_is_not_known_on_a_task_says_so(tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ from typing import Any, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import SymmetricalLogLocator
 
-from sparserl.report.figures.style import GREY, PANEL, by_step, finish, literal, styles
+from sparserl.report.figures.style import GREY, PANEL, by_step, finish, literal, styles, weights_left
 from sparserl.report.groups import name_of
 from sparserl.runs.reader import Run, distinguishing, groups
 
@@ -95,9 +94,7 @@ def compare_weights(axes: Axes, named: dict[str, list[Run]]) -> None:
             front.append((left_, return_))
     if front:
         axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=0)
-    axes.set_xscale("symlog", linthresh=1e-3)  # an empty policy has a place too
-    axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1e-3, subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    weights_left(axes)
     finish(axes, "Return by size: runs, means (large), best (line)", "share of policy weights left", "return", legend=False)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
-from sparserl.report.figures.style import GREY, finish
+from sparserl.report.figures.style import GREY, finish, logarithmic, weights_left
 from sparserl.report.figures.tasks import per_task
 from sparserl.report.groups import Group, reference
 from sparserl.report.statistics import estimate, iqm
@@ -62,9 +62,7 @@ def _by_weights(axes: Axes, here: Sequence[Group], looks: Mapping[Group, dict[st
     for number, group in enumerate(here, start=1):
         _points(axes, [_of(run, 1 - run.result["sparsity"]) for run in group.done], looks[group], number)
     _dense_line(axes, here, groups)
-    axes.set_xscale("log")
-    axes.set_xlim(right=1.2)  # of dense policies only, the axis would reach 1000 %
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    weights_left(axes)
     finish(axes, "The same by weights left", "share of policy weights that are not zero", "return", legend=False)
 
 
@@ -83,11 +81,8 @@ def _by_numbers(
     for number, group in enumerate(here, start=1):
         _points(axes, [forms_of(run).get(form) for run in group.done], looks[group], number)
     _dense_line(axes, here, groups)
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))  # more labels would overlap
+    logarithmic(axes, smallest=1.0)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
     finish(axes, form.capitalize(), "numbers stored (4 bytes each)", "return", legend=False)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFormatter, ScalarFormatter, SymmetricalLogLocator
 
 from sparserl.runs.files import replace
 from sparserl.terminal import plain
@@ -75,6 +75,30 @@ def share(axes: Axes) -> None:
     """The vertical axis is a share, 0 to 1."""
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def weights_left(axes: Axes) -> None:
+    """The horizontal axis is the share of policy weights that are not zero: logarithmic, and 0 has a place too."""
+    logarithmic(axes, smallest=1e-3, right=1.2)  # of dense policies only, the axis would reach 1000 %
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+
+
+def logarithmic(axes: Axes, smallest: float, right: float | None = None) -> None:
+    """The horizontal axis is logarithmic, up to ``right`` if that is given. Beyond two decades labels at 2 and 5 would overlap.
+
+    Where something is drawn at 0, which has no logarithm, the axis is linear below ``smallest``.
+    """
+    has_zero = axes.dataLim.x0 <= 0
+    axes.set_xscale("symlog", linthresh=smallest) if has_zero else axes.set_xscale("log")
+    axes.set_xlim(right=right)
+    low, high = axes.get_xlim()
+    if has_zero:
+        axes.set_xlim(max(low, -smallest / 4), max(high, 2 * smallest))  # of zeros only it would be as wide to the left
+        low = smallest
+    subs = (1, 2, 5) if high < 100 * low else (1,)
+    locator = SymmetricalLogLocator(base=10, linthresh=smallest, subs=subs) if has_zero else LogLocator(subs=subs)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def finish(axes: Axes, title: str, x: str, y: str, legend: bool = True) -> None:

@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from rich.table import Column
 from rich.text import Text
 
 from sparserl.runs import reader
+from sparserl.runs.files import now
 from sparserl.runs.schema import as_json
 from sparserl.terminal import console, number, print_line, print_table, say
 
@@ -74,16 +74,19 @@ class Job:
     status: str
     """status.json's; ``stopped`` where that says running, and its process is gone; ``damaged`` where it cannot be true."""
     env_step: int
+    """Environment steps that were taken."""
     total_steps: int | None
+    """Environment steps that there are to take."""
     steps_per_second: float | None
-    """Environment steps of this member, over the last rows."""
+    """Environment steps of this run, over the last rows, while its loop trained other members too."""
     seconds_left: float | None
-    """While it runs, until the last step; evaluating the ranks comes after."""
+    """While it runs, until its last step; evaluating the ranks comes after."""
     return_mean: float | None
     """Of the last evaluation."""
     sparsity: float | None
     """Exact zeros, in the last row."""
     warnings: int
+    """How many it has given."""
     note: str | None
     """What went wrong, what goes on, or what it is the same as."""
 
@@ -96,9 +99,9 @@ class Totals:
     """How many have each status."""
     progress: float | None
     """The share of all their steps that is taken."""
-    steps_per_second: float
-    """The sum over all that run."""
-    seconds_left: float | None
+    all_steps_per_second: float
+    """The sum of ``steps_per_second`` over the jobs that run."""
+    all_seconds_left: float | None
     """Until the last step of those that can go on, at the speed of those that run; null where none does."""
 
 
@@ -109,7 +112,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help=f"a row for each job, also if more than {MANY} have one status")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--watch", type=float, metavar="SECONDS", help="look again every so often while jobs run or wait")
-    how.add_argument("--json", action="store_true", help="jobs, counts, progress, steps_per_second, seconds_left")
+    how.add_argument("--json", action="store_true", help="jobs, counts, progress, all_steps_per_second, all_seconds_left")
     arguments = parser.parse_args()
     screen = console(sys.stdout)
     if arguments.watch is not None and not (screen.is_terminal and arguments.watch > 0):
@@ -154,8 +157,8 @@ def totals(jobs: Sequence[Job]) -> Totals:
     return Totals(
         counts={status: sum(job.status == status for job in jobs) for status in STATUSES},
         progress=sum(job.env_step for job, _ in training) / steps if steps else None,
-        steps_per_second=speed,
-        seconds_left=max([ahead / speed, *(job.seconds_left or 0.0 for job in running)]) if speed else None,
+        all_steps_per_second=speed,
+        all_seconds_left=max([ahead / speed, *(job.seconds_left or 0.0 for job in running)]) if speed else None,
     )
 
 
@@ -212,7 +215,7 @@ def _is_gone(folder: Path, said: reader.Row, patience: float) -> bool:
     if said.get("host") == socket.gethostname():
         return not _lives(said["process"], said["process_began"])
     last = max(_written(folder / "status.json"), _written(folder / "metrics.jsonl"))
-    return _now(folder) - last > patience
+    return now(folder) - last > patience
 
 
 def _lives(number: int, began: float | None) -> bool:
@@ -225,18 +228,6 @@ def _lives(number: int, began: float | None) -> bool:
         return True
     except (psutil.NoSuchProcess, OverflowError, ValueError):
         return False
-
-
-def _now(folder: Path) -> float:
-    """The time by the clock that dates the folder's files, a file server's say, from an empty file that is gone at once.
-
-    Where none can be made there, it is this machine's time.
-    """
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            return os.fstat(file.fileno()).st_mtime
-    except OSError:
-        return time.time()
 
 
 def _written(path: Path) -> float:
@@ -311,7 +302,7 @@ def _lines(jobs: Sequence[Job], everything: bool) -> Iterator[list[Text]]:
 def _cells(status: str, jobs: Sequence[Job]) -> list[Text]:
     """The row of a job, or of many that have one status: sums of their steps, means of what they reached."""
     whole = totals(jobs)
-    share, speed, left = whole.progress, whole.steps_per_second, whole.seconds_left
+    share, speed, left = whole.progress, whole.all_steps_per_second, whole.all_seconds_left
     steps, total = sum(job.env_step for job in jobs), sum(job.total_steps or 0 for job in jobs)
     numbers = [
         "" if share is None else f"{share:.0%}",
@@ -345,8 +336,8 @@ def _sentence(whole: Totals) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in whole.counts.items() if count)
     parts = [
         "" if whole.progress is None else f"{whole.progress:.0%} of all steps",
-        f"{whole.steps_per_second:.0f} steps/s" if whole.steps_per_second else "",
-        "" if whole.seconds_left is None else f"{_duration(whole.seconds_left)} left",
+        f"{whole.all_steps_per_second:.0f} steps/s" if whole.all_steps_per_second else "",
+        "" if whole.all_seconds_left is None else f"{_duration(whole.all_seconds_left)} left",
     ]
     return "; ".join(filter(None, (counts, ", ".join(filter(None, parts)))))
 

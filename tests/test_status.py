@@ -398,8 +398,8 @@ def test_totals_are_those_of_a_worked_example(tmp_path: Path) -> None:
     found = status.totals(status.look(tmp_path))
     # the made-up one had 20 steps, and a duplicate takes none; 200 and 100 steps/s; what failed does not go on by itself
     assert found.progress == pytest.approx((500 + 500 + 0 + 20 + 300) / 4020)
-    assert found.steps_per_second == pytest.approx(300)
-    assert found.seconds_left == pytest.approx((500 + 500 + 1000) / 300)
+    assert found.all_steps_per_second == pytest.approx(300)
+    assert found.all_seconds_left == pytest.approx((500 + 500 + 1000) / 300)
     assert {name: count for name, count in found.counts.items() if count} == {
         "done": 1, "duplicate": 1, "waiting": 1, "running": 2, "failed": 1,
     }  # fmt: skip
@@ -409,12 +409,12 @@ def test_the_sweep_takes_no_less_than_its_slowest_job(tmp_path: Path) -> None:
     job(tmp_path / "fast", step=900, seconds=0.1)
     job(tmp_path / "slow", step=100, seconds=10.0)
     # 900 steps at 10 a second; 1,000 at 1,010 would be 1 s
-    assert status.totals(status.look(tmp_path)).seconds_left == pytest.approx(90)
+    assert status.totals(status.look(tmp_path)).all_seconds_left == pytest.approx(90)
 
 
 def test_where_nothing_runs_no_time_is_made_up(tmp_path: Path) -> None:
     job(tmp_path / "a", "waiting", step=0)
-    assert status.totals(status.look(tmp_path)).seconds_left is None
+    assert status.totals(status.look(tmp_path)).all_seconds_left is None
 
 
 # ---------------------------------------------------------------- the command
@@ -457,12 +457,13 @@ def test_json_has_the_keys_that_are_promised(
     job(tmp_path / "a")
     assert ask(monkeypatch, tmp_path, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert [*found] == ["jobs", "counts", "progress", "steps_per_second", "seconds_left"]
+    assert [*found] == ["jobs", "counts", "progress", "all_steps_per_second", "all_seconds_left"]
     assert [*found["jobs"][0]] == [
         "folder", "status", "env_step", "total_steps", "steps_per_second", "seconds_left",
         "return_mean", "sparsity", "warnings", "note",
     ]  # fmt: skip
     assert set(found["counts"]) == set(status.STATUSES)
+    assert not {*found} & {*found["jobs"][0]}, "a name has one meaning"
 
 
 def test_where_there_is_no_run_is_one_sentence(

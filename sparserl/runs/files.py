@@ -8,6 +8,7 @@ import io
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -213,9 +214,21 @@ def _link(beside: Path, path: Path) -> bool:
     return True
 
 
+def now(folder: Path) -> float:
+    """The time by the clock that dates the folder's files, a file server's say, from an empty file that is gone at once.
+
+    Where none can be made there, it is this machine's time.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of processes that were killed; checkpoints are large."""
     for path in folder.glob("*.part"):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+            if now(folder) - path.stat().st_mtime > LEFTOVER_SECONDS:
                 path.unlink()

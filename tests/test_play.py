@@ -5,15 +5,17 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -130,6 +132,54 @@ def test_a_film_shows_the_start_and_what_followed_each_step(
     assert len(frames) == sum(count + 1 for count in steps)
     assert frames[0].shape[:2] == (400, 600)
     assert (frames[0] != frames[-1]).any()
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError])
+def test_environments_are_closed_whatever_ends_a_film(
+    error: type[BaseException] | None, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for each policy beside the others; an error comes when all of them play."""
+    living: list[CartPoleEnv] = []
+    begin, step, close = CartPoleEnv.__init__, CartPoleEnv.step, CartPoleEnv.close
+
+    def begun(env: CartPoleEnv, *arguments: Any, **keys: Any) -> None:
+        begin(env, *arguments, **keys)
+        living.append(env)
+
+    def stepped(env: CartPoleEnv, action: int) -> Any:
+        assert len(living) == 3
+        if error is not None and env is living[-1]:
+            raise error
+        return step(env, action)
+
+    def closed(env: CartPoleEnv) -> None:
+        close(env)
+        living.remove(env)
+
+    for name, function in (("__init__", begun), ("step", stepped), ("close", closed)):
+        monkeypatch.setattr(CartPoleEnv, name, function)
+    film = "--beside", "--rank", "1", "--video", tmp_path / "film.gif"
+    if error is None:
+        command(monkeypatch, trained, *film)
+    else:
+        with pytest.raises(SystemExit if error is KeyboardInterrupt else error):
+            command(monkeypatch, trained, *film)
+    assert not living
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_film_is_whole_when_it_ends_whatever_ends_it(
+    error: type[BaseException] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder has the last pictures until it is closed."""
+    happened: list[str] = []
+    writer = SimpleNamespace(append_data=lambda _: happened.append("picture"), close=lambda: happened.append("closed"))
+    monkeypatch.setattr(imageio, "get_writer", lambda *_, **__: writer)
+    with nullcontext() if error is None else pytest.raises(error), films.film(tmp_path / "film.gif", 30) as show:
+        show(np.zeros((2, 2, 3), np.uint8))
+        if error is not None:
+            raise error
+    assert happened == ["picture", "closed"]
 
 
 def test_a_gif_lasts_as_long_as_its_episode(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from faults import Faulty, faulty
 from folders import only_policy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,7 @@ from sparserl.lowrank import sweep as module
 from sparserl.lowrank.sweep import RankSweep, Scale, Swept, select
 from sparserl.networks.base import Network
 from sparserl.policies import q_values
+from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.schema import Rank, RankRow
 from sparserl.sweeps.loop import run
@@ -82,6 +85,24 @@ def swept(ranks: Any, weights: Weights = POLICIES, retention: float = 0.95, envi
 
 def by_rank(found: Swept) -> dict[Rank, RankRow]:
     return {row.rank: row for row in found.rows}
+
+
+@pytest.mark.parametrize("steps", [None, 0, 8], ids=["its end", "an error in the first evaluation", "in the second"])
+def test_environments_are_closed_whatever_ends_a_sweep(steps: int | None) -> None:
+    """The random policy's and that of ranks, of 6 steps each."""
+    left = None if steps is None else iter(range(steps))
+
+    def check_interrupt() -> None:
+        if left is not None and next(left, None) is None:
+            raise KeyboardInterrupt
+
+    environment = faulty()
+    network = build([compose("regularizer=none", "network.hidden=[4]", "algorithm.normalize_observation=false")])[1].algorithm
+    bound = network.bind(environment.spec())
+    policy = {"policy": bound.init(Population((0,)))["policy"]}
+    with nullcontext() if steps is None else pytest.raises(KeyboardInterrupt):
+        RankSweep([1], 0.95, 2)(environment, bound, policy, check_interrupt)
+    assert not Faulty.living
 
 
 # ---------------------------------------------------------------- which ranks

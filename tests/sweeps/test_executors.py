@@ -81,7 +81,7 @@ def work(item):
             try:
                 time.sleep(60)
             except KeyboardInterrupt:
-                pass
+                Path(value).with_suffix(".ignored").touch()
     if what == "wait":  # as training does: it looks for signals now and then, and leaves a word when it is stopped
         place = Path(value)
         with Interrupts() as interrupts:
@@ -109,6 +109,18 @@ if __name__ == "__main__":
     except KeyboardInterrupt as interrupt:
         sys.exit(100 + sum(interrupt.args))
 """
+
+
+IMPORTS = """
+import os, time
+from pathlib import Path
+
+if __name__ != "__main__":
+    (Path(__file__).parent / f"{os.getpid()}.importing").touch()
+    while not (Path(__file__).parent / "imported").exists():
+        time.sleep(0.02)
+"""
+"""Of a worker, which come to their end when a file says so."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -212,10 +224,6 @@ def begin(folder: Path, what: str = "wait") -> tuple[subprocess.Popen[str], list
     return program, [int(path.read_text()) for path in folder.glob("*.begun")]
 
 
-def children(pid: int) -> list[int]:
-    return [child.pid for child in psutil.Process(pid).children()]
-
-
 def until(condition: object) -> None:
     deadline = time.monotonic() + 60
     while not condition():  # type: ignore[operator]
@@ -248,11 +256,10 @@ def test_workers_start_together_and_control_c_while_they_do_is_quiet(tmp_path: P
     The items are more than a pipe has room for: sent before the second worker is started, the first item would keep that
     waiting for the imports of the first worker.
     """
-    program = start(tmp_path, "wait", imports="import time\nif __name__ != '__main__':\n    time.sleep(30)\n")
-    until(lambda: len(children(program.pid)) == 3)  # multiprocessing has one more, for itself
-    time.sleep(0.5)
-    assert not list(tmp_path.glob("*.begun"))
+    program = start(tmp_path, "wait", IMPORTS)
+    until(lambda: len(list(tmp_path.glob("*.importing"))) == 2)
     os.killpg(program.pid, signal.SIGINT)
+    (tmp_path / "imported").touch()
     _, errors = program.communicate(timeout=60)
     assert program.returncode == 100 + signal.SIGINT, errors
     assert errors == ""
@@ -261,7 +268,7 @@ def test_workers_start_together_and_control_c_while_they_do_is_quiet(tmp_path: P
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     program, workers = begin(tmp_path, "hang")
     program.send_signal(signal.SIGINT)
-    time.sleep(1)
+    until(lambda: len(list(tmp_path.glob("*.ignored"))) == 2)
     assert all(map(is_alive, (program.pid, *workers))), "what hangs does not react to the first"
     program.send_signal(signal.SIGINT)
     program.communicate(timeout=60)

@@ -37,7 +37,7 @@ WARM_STEPS = 3_000
 
 
 def measure_ours(
-    members: int, regularizer: str, envs: int, compiled: bool, seconds: float, device: str = "cpu"
+    members: int, regularizer: str, envs: int, compiled: bool, seconds: float, device: str = "cpu", by_wall: bool = False
 ) -> dict[str, Any]:
     """Steps/s, the split of time and the memory of one population of DQN."""
     moving = "regularizer.delay_steps=0", "regularizer.ramp_steps=0", "regularizer.lambda_c=1e-3"
@@ -53,7 +53,7 @@ def measure_ours(
         "algorithm.normalize_observation=false",
         *(moving if regularizer == "l0" else ()),
     )
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    clock = time.perf_counter if by_wall else time.process_time
     return population(overrides, members, WARM_STEPS, seconds, clock)
 
 
@@ -373,13 +373,13 @@ BY_MEMBERS = Measurements(
 
 
 def by_members(measure: Callable[..., dict[str, Any]], seconds: float, curves: list[Curve]) -> list[dict[str, Any]]:
-    """How speed, time and memory go with the size of the population."""
-    rows = []
+    """How speed, time and memory go with the size of the population: for each second, if any of it is on a GPU."""
+    rows, by_wall = [], any(curve.device == "cuda" for curve in curves)
     for curve in curves:
         settings = {"regularizer": curve.regularizer, "compiled": curve.compiled, "device": curve.device}
         hardware = "one core" if curve.device == "cpu" else torch.cuda.get_device_name()
         for members in curve.sizes:
-            measured = measure(kind="ours", members=members, envs=10, seconds=seconds, **settings)
+            measured = measure(kind="ours", members=members, envs=10, seconds=seconds, by_wall=by_wall, **settings)
             rows.append(measured | {"hardware": hardware})
     return rows
 
@@ -465,9 +465,10 @@ def on_a_core(measure: Callable[..., dict[str, Any]], seconds: float) -> None:
     sizes = by_members(measure, seconds, ON_A_CORE)
     print(BY_MEMBERS.add(SPEED / "by_members", sizes))
     draw(ON_A_CORE, sizes, SPEED / "by_members" / "by_members.png")
+    swept = measure(kind="sweep", members=8, seconds=seconds)
     extras = {
         "a checkpoint of 8 members halfway through the shipped run": measure(kind="checkpoint", members=8, seconds=seconds),
-        "the sweep of 50 ranks of 8 members that balance to the limit": measure(kind="sweep", members=8, seconds=seconds),
+        f"the sweep of {swept['ranks']} ranks of 8 members with returns of {swept['lowest_return']:g} or more": swept,
     }
     print(EXTRAS.add(SPEED / "extras", [{"what": what, **row} for what, row in extras.items()]))
     stepped = [measure(kind="stepping", envs=envs, seconds=seconds / 2) for envs in (8, 80, 4000)]

@@ -91,7 +91,7 @@ MEASUREMENTS = Measurements(
         "microseconds": "microseconds (10 % to 90 %)",
         "times_hardened": "times hardened",
     },
-    key=("run", "form", "library"),
+    key=("regularizer", "form", "library"),
     readable=readable,
 )
 

@@ -36,12 +36,15 @@ class StateError(ValueError):
 
 @contextmanager
 def restoring() -> Iterator[None]:
-    """Within, a state is read. Whatever a part raises that does not find what it would have kept becomes a StateError."""
+    """Within, a state is read. What a part raises that does not find what it would have kept becomes a StateError.
+
+    What says more than that, such as an environment's own error or that there is no memory left, stays what it is.
+    """
     try:
         yield
-    except (StateError, torch.OutOfMemoryError):
-        raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and type(error) is not ValueError:
+            raise
         raise StateError(
             f"was written by an incompatible version of sparserl ({error!r}); "
             "give the run another name, or take its folder away to train from the start"
@@ -68,6 +71,8 @@ def _stacked(*its: Any) -> Any:
     if any(type(each) is not type(first) for each in its):
         raise ValueError(", ".join(sorted({type(each).__name__ for each in its})))
     if isinstance(first, Tensor):
+        if any(each.shape != first.shape for each in its):
+            raise ValueError(f"shapes are {', '.join(sorted({str(tuple(each.shape)) for each in its}))}")
         return torch.stack(its)
     if isinstance(first, tuple):
         return tuple(tensor for each in its for tensor in each)

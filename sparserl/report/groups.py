@@ -56,8 +56,9 @@ class Group:
     @property
     def label(self) -> str:
         """What tells it from the others of its task, in the fewest words."""
-        rest = [c for c in self.columns if c not in ("environment", "algorithm") and self._is_told(c)]
-        return name_of(rest, [self.settings.get(column) for column in rest], self.runs) if rest else self.form
+        rest = [column for column in self.columns if column not in ("environment", "algorithm") and self._is_told(column)]
+        values = [self.settings.get(column) for column in rest]
+        return name_of(rest, values, self.runs) if any(value is not None for value in values) else self.form
 
     def _is_told(self, column: str) -> bool:
         """Whether names say the value of this setting."""

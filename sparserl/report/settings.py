@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from sparserl.runs.reader import NAMED
@@ -20,8 +21,8 @@ def last_words(name: str) -> str:
 def joined(rows: Sequence[dict[str, str]], names: Sequence[str]) -> list[dict[str, str]]:
     """Rows of text in which those settings of ``names`` that some row lacks share a column, if there are several.
 
-    ``target_sparsity 0.95, schedule gradual``: it stands where the first of them stood. What a reader looks for first keeps its
-    own.
+    ``target_sparsity 0.95, schedule gradual``: it stands where the first of them stood. A name is told by its last words, or
+    whole where another one has these too. What a reader looks for first keeps its own column.
     """
     shared = [name for name in names if name not in (*NAMED, "beta") and any(row[name] == NOTHING for row in rows)]
     if len(shared) < 2:
@@ -30,6 +31,8 @@ def joined(rows: Sequence[dict[str, str]], names: Sequence[str]) -> list[dict[st
 
 
 def _joined(row: dict[str, str], shared: Sequence[str]) -> dict[str, str]:
-    told = ", ".join(f"{last_words(name)} {row[name]}" for name in shared if row[name] != NOTHING) or NOTHING
+    last = Counter(map(last_words, shared))
+    words = {name: last_words(name) if last[last_words(name)] == 1 else name for name in shared}
+    told = ", ".join(f"{words[name]} {row[name]}" for name in shared if row[name] != NOTHING) or NOTHING
     cells = {COLUMN if name == shared[0] else name: told if name == shared[0] else value for name, value in row.items()}
     return {name: value for name, value in cells.items() if name not in shared}

@@ -56,7 +56,9 @@ def shown(value: Value, form: str) -> str:
     if isinstance(value, Estimate):
         ends = "" if value.low is None or value.high is None else f" [{value.low:{form}}, {value.high:{form}}]"
         return f"{value.value:{form}}{ends}{f' ({value.note})' * bool(value.note)}"
-    return str(value) if isinstance(value, str | bool) else f"{value:{form}}"
+    if isinstance(value, str | bool) or (isinstance(value, int) and form == "g"):  # which has six digits only
+        return str(value)
+    return f"{value:{form}}"
 
 
 def _flat(key: str, value: Value) -> dict[str, float | int | str | None]:

@@ -95,11 +95,13 @@ def load(folders: Sequence[Path]) -> list[State] | None:
 
 @contextmanager
 def naming(folders: Sequence[Path]) -> Iterator[None]:
-    """Within, members go on from what ``load`` gave. A StateError becomes a DiskError that names the file of the first."""
+    """Within, members go on from what ``load`` gave. A StateError becomes a DiskError that names their files."""
     try:
         yield
     except StateError as error:
-        raise DiskError(f"{_file(folders[0], min(map(newest, folders)))} {error}") from error
+        step = min(map(newest, folders))
+        files = ", ".join(str(_file(folder, step)) for folder in folders)
+        raise DiskError(f"{'one of ' * (len(folders) > 1)}{files} {error}") from error
 
 
 def _refuse_damaged(folders: Sequence[Path]) -> None:

@@ -14,7 +14,7 @@ from sparserl.report import markup, tables, writer
 from sparserl.report.__main__ import main
 from sparserl.report.groups import Group, grouped, reference
 from sparserl.report.settings import joined
-from sparserl.report.table import NothingToShowError
+from sparserl.report.table import NothingToShowError, shown
 from sparserl.runs import reader
 from sparserl.runs.files import LAYER_RANKS, write_table
 from sparserl.runs.schema import LayerRanks
@@ -80,6 +80,15 @@ def test_names_say_the_network_only_where_it_is_not_the_usual_one(tmp_path: Path
     assert {group.label for group in found} >= {"none", "small_dense"}
 
 
+def test_dense_policies_beside_small_ones_of_several_sizes_are_named_none(tmp_path: Path) -> None:
+    dense(tmp_path, [100.0])
+    seeds(tmp_path, "l0", [90.0])
+    seeds(tmp_path, "l1", [70.0], regularizer="l1")
+    for weights in (10, 20):
+        dense(tmp_path / str(weights), [50.0], network="small_dense", config={"network": {"weights": weights}})
+    assert groups(tmp_path)[0].label == "none"
+
+
 def test_settings_that_some_rows_lack_share_a_column() -> None:
     rows = [
         {
@@ -97,6 +106,16 @@ def test_settings_that_some_rows_lack_share_a_column() -> None:
         {"regularizer": "none", "lambda_c": "-", "settings": "-", "n.b": "2", "return": "9"},
         {"regularizer": "l0", "lambda_c": "1", "settings": "a x, l1.c 4", "n.b": "3", "return": "8"},
     ]
+
+
+def test_settings_with_the_same_last_words_are_told_whole() -> None:
+    rows = [{"a.steps": "1", "b.steps": "-", "n.c": "-"}, {"a.steps": "-", "b.steps": "3", "n.c": "4"}]
+    assert [row["settings"] for row in joined(rows, [*rows[0]])] == ["a.steps 1", "b.steps 3, c 4"]
+
+
+def test_whole_numbers_are_shown_with_all_digits() -> None:
+    told = {1_000_000: "1000000", 1_000_001: "1000001", 3000.0: "3000", True: "True", None: "-"}
+    assert {value: shown(value, "g") for value in told} == told
 
 
 def test_one_setting_that_some_rows_lack_keeps_its_column() -> None:

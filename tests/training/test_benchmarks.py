@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -22,8 +23,9 @@ On CartPole that is a return of 476, where 475 counts as solved. On Pendulum, wh
 and the random policy -1,246, it is -203 to -211. On FetchReach it is -3.9, where they have -1.5 and the random policy -48.5."""
 
 ONE_IN = 100
-"""A new seed of the same distribution has fewer zeros than is asked for with this probability. Seeds differ: those of TD3 under
-gates have 76% to 86% of zeros, so five of them put the limit at 62%, while eight of DQN, with 94% to 96%, put it at 94%."""
+"""Two new seeds of the same distribution have fewer zeros on average than is asked for with this probability. Runs are the same
+bit for bit, so only a change that changes them draws again: then one of the dozen cases with gates fails by chance in one time
+of nine. Look at its seeds before its limit."""
 
 PUBLISHED = [
     ("table_main", "dqn", "cartpole", "none"),
@@ -63,10 +65,10 @@ def published(table: str, config: dict[str, Any]) -> pd.DataFrame:
     return rows
 
 
-def lower_limit(values: pd.Series) -> float:
-    """What another value of the same normal distribution exceeds in all but one of ONE_IN cases, by Student's t."""
+def lower_limit(values: pd.Series, new: int) -> float:
+    """What the mean of so many new values of one normal distribution exceeds in all but one of ONE_IN cases: Student's t."""
     number = len(values)
-    return float(values.mean() - t.isf(1 / ONE_IN, number - 1) * values.std() * math.sqrt(1 + 1 / number))
+    return float(values.mean() - t.isf(1 / ONE_IN, number - 1) * values.std() * math.sqrt(1 / new + 1 / number))
 
 
 @pytest.mark.slow
@@ -80,17 +82,19 @@ def test_what_is_published_of_the_shipped_settings_comes_out(case: Sequence[str]
     rows = published(table, configs[0])
     worst = rows[["return_mean", "return_random"]].min()
     least = worst.return_random + KEEPS * (worst.return_mean - worst.return_random)
-    for result in run(configs, [tmp_path / str(config["seed"]) for config in configs], live=False):
+    results = run(configs, [tmp_path / str(config["seed"]) for config in configs], live=False)
+    for result in results:
         assert result.return_mean is not None
         assert result.return_mean >= least
-        assert result.sparsity >= lower_limit(rows.sparsity)
+    assert fmean(result.sparsity for result in results) >= lower_limit(rows.sparsity, len(results))
 
 
 def test_few_values_that_differ_give_a_lower_limit_than_many_that_agree() -> None:
     """By hand: of 0, 1 and 2 the mean is 1, the deviation 1, and t of two degrees of freedom exceeds 6.965 in 1% of cases."""
-    assert lower_limit(pd.Series([0.0, 1.0, 2.0])) == pytest.approx(1 - 6.965 * math.sqrt(4 / 3), abs=1e-3)
-    assert -2 < lower_limit(pd.Series([0.0, 1.0, 2.0] * 9)) < 0
-    assert lower_limit(pd.Series([0.5] * 3)) == 0.5
+    assert lower_limit(pd.Series([0.0, 1.0, 2.0]), 1) == pytest.approx(1 - 6.965 * math.sqrt(4 / 3), abs=1e-3)
+    assert lower_limit(pd.Series([0.0, 1.0, 2.0]), 2) == pytest.approx(1 - 6.965 * math.sqrt(5 / 6), abs=1e-3)
+    assert -2 < lower_limit(pd.Series([0.0, 1.0, 2.0] * 9), 1) < 0
+    assert lower_limit(pd.Series([0.5] * 3), 2) == 0.5
 
 
 def test_a_setting_that_no_table_has_is_seen() -> None:

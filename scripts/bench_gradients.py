@@ -1,12 +1,12 @@
-"""Speed of training with the gradients that are written by hand, beside autograd's of the same forward, on one core.
+"""Speed of training with the gradient of the perceptron that is written by hand, beside autograd's, on one core.
 
-A gradient is written by hand only where that gains. Both train in one process by turns, as by_turns.py says: eagerly, and
-compiled, of which each way has a cache of programs of its own. Gates move all the time. Part of `make bench`. Rows and a table
-for docs/benchmarks.md go to results/gradients-speed/.
+It is written by hand only since that gains. Both train in one process by turns, as by_turns.py says: eagerly, and compiled, of
+which each way has a cache of programs of its own. Part of `make bench`. Rows and a table for docs/benchmarks.md go to
+results/gradients-speed/.
 
-    python scripts/bench_gradients.py                                  # everything: half an hour
-    python scripts/bench_gradients.py --gradient gate --way eager      # some rows; the others are kept
-    python scripts/bench_gradients.py --smoke                          # does it work? in outputs/smoke-results
+    python scripts/bench_gradients.py                # everything: a quarter of an hour
+    python scripts/bench_gradients.py --way eager    # some rows; the others are kept
+    python scripts/bench_gradients.py --smoke        # does it work? in outputs/smoke-results
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import product
-from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -25,18 +24,11 @@ from by_turns import TASKS, Seconds, arguments, compare, measure_all, readable_r
 from measurements import Measurements
 
 from sparserl.networks import mlp
-from sparserl.regularizers import hard_concrete
 
 ALGORITHMS = "dqn", "ppo"
 """Those of TASKS whose gradient steps are more than products of large matrices."""
 
 MEMBERS = 1, 8, 32
-
-GRADIENTS: dict[str, tuple[ModuleType, str, str]] = {
-    "perceptron": (mlp, "Perceptron", "none"),
-    "gate": (hard_concrete, "Gate", "l0"),
-}
-"""The module and the name of each function, and a regulariser under which it is used."""
 
 WAYS = "autograd", "hand"
 COMPILED = {"eager": False, "compiled": True}
@@ -63,21 +55,19 @@ def activation(name: str) -> Any:
     return lambda x: anew(x) if torch.is_grad_enabled() else in_place(x)
 
 
-def trained_by(way: str, gradient: str, cache: str, trained: Iterator[Seconds]) -> Iterator[Seconds]:
-    """A training, with a function's gradient by hand or by autograd, and with a cache of programs of its own."""
-    module, name, _ = GRADIENTS[gradient]
+def trained_by(way: str, cache: str, trained: Iterator[Seconds]) -> Iterator[Seconds]:
+    """A training, with the gradient by hand or by autograd, and with a cache of programs of its own."""
     while True:
         with ExitStack() as stack:
             stack.enter_context(patch.dict(os.environ, XDG_CACHE_HOME=cache))
             if way == "autograd":
-                stack.enter_context(patch.object(module, name, by_autograd(getattr(module, name))))
-                if module is mlp:
-                    stack.enter_context(patch.dict(mlp._IN_PLACE, {each: activation(each) for each in mlp._IN_PLACE}))  # noqa: SLF001
+                stack.enter_context(patch.object(mlp, "Perceptron", by_autograd(mlp.Perceptron)))
+                stack.enter_context(patch.dict(mlp._IN_PLACE, {each: activation(each) for each in mlp._IN_PLACE}))  # noqa: SLF001
             spent = next(trained)
         yield spent
 
 
-def measure(gradient: str, algorithm: str, way: str, pairs: int) -> list[dict[str, Any]]:
+def measure(algorithm: str, way: str, pairs: int) -> list[dict[str, Any]]:
     """A row for each number of members."""
     from sparserl.training import interrupts
 
@@ -85,10 +75,7 @@ def measure(gradient: str, algorithm: str, way: str, pairs: int) -> list[dict[st
     rows = []
     with tempfile.TemporaryDirectory() as root:
         for members in MEMBERS:
-            trained = {
-                by: trained_by(by, gradient, f"{root}/{by}", slices(algorithm, GRADIENTS[gradient][2], members, COMPILED[way]))
-                for by in WAYS
-            }
+            trained = {by: trained_by(by, f"{root}/{by}", slices(algorithm, "none", members, COMPILED[way])) for by in WAYS}
             for its in trained.values():
                 next(its)
             rows.append({"members": members, **compare(trained, pairs, members * TASKS[algorithm].slice)})
@@ -97,7 +84,6 @@ def measure(gradient: str, algorithm: str, way: str, pairs: int) -> list[dict[st
 
 MEASUREMENTS = Measurements(
     {
-        "gradient": "gradient of",
         "algorithm": "algorithm",
         "environment": "environment",
         "way": "steps are",
@@ -106,10 +92,9 @@ MEASUREMENTS = Measurements(
         "hand_steps_per_second": "by hand, steps/s",
         "times": "times (quartiles of pairs)",
     },
-    key=("gradient", "algorithm", "way", "members"),
+    key=("algorithm", "way", "members"),
     readable=lambda row: readable_rates(row, WAYS),
     order=lambda row: (
-        [*GRADIENTS].index(row["gradient"]),
         [*TASKS].index(row["algorithm"]),
         [*COMPILED].index(row["way"]),
         int(row["members"]),
@@ -120,13 +105,9 @@ MEASUREMENTS = Measurements(
 def main() -> None:
     """Measure, print the table, keep the rows."""
     parser = arguments(__doc__, ALGORITHMS)
-    parser.add_argument("--gradient", nargs="+", choices=GRADIENTS, default=[*GRADIENTS], metavar="NAME", help="functions")
     parser.add_argument("--way", nargs="+", choices=COMPILED, default=[*COMPILED], help="how gradient steps are run")
     options = parser.parse_args()
-    tasks = [
-        {"gradient": gradient, "algorithm": algorithm, "way": way}
-        for way, gradient, algorithm in product(options.way, options.gradient, options.only)
-    ]
+    tasks = [{"algorithm": algorithm, "way": way} for way, algorithm in product(options.way, options.only)]
     measure_all(options, __file__, "gradients-speed", measure, MEASUREMENTS, tasks)
 
 

@@ -396,6 +396,8 @@ def check(config: Config) -> None:
         where = "device is 'cuda'" if config["device"] == "cuda" else "device=auto takes the CUDA device here"
         remedy = "set trainer.compile=auto, or device=cpu"
         raise ConfigError(f"trainer.compile is true, which is for a CPU only, but {where}; {remedy}")
+    if not Path(config["working_directory"]).is_absolute():
+        raise ConfigError(f"working_directory is {config['working_directory']!r}; it must be an absolute path")
     numeric = [f.name for f in dataclasses.fields(Result) if f.type in ("float", "int", "float | None", "int | None")]
     if config["objective"] not in numeric:
         raise ConfigError(f"objective is {config['objective']!r}; it must be one of {', '.join(numeric)}")

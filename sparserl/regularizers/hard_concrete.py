@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from sparserl.fields import Positive, Steps, per_member
 from sparserl.population.random import Generators
@@ -177,7 +176,7 @@ class HardConcrete(Penalized):
 
     def sample(self, gates: Gates, noise: Noise) -> dict[str, Tensor]:
         """The hard-concrete z of equations 10 and 11."""
-        return {name: _gate(its, noise[name], _over(self.beta, its)) for name, its in log_alphas(gates).items()}
+        return {name: random_gate(its, noise[name], _over(self.beta, its)) for name, its in log_alphas(gates).items()}
 
     def gate_values(self, gates: Gates) -> dict[str, Tensor]:
         """The paper's gate at test time, without noise and beta (equation 13), or the median of the random gate."""
@@ -267,29 +266,7 @@ def hard_sigmoid(logit: Tensor) -> Tensor:
     return (sigmoid(logit) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
-class Gate(torch.autograd.Function):
-    """``hard_sigmoid((noise + log_alpha) / beta)`` with its gradient written out.
-
-    Autograd would keep and pass over eight arrays of the size of the weights; this keeps one. The sigmoid is written as
-    ``(1 + tanh(x / 2)) / 2``: its gradient is a single pass.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, log_alpha: Tensor, noise: Tensor, beta: Tensor) -> Tensor:
-        tanh = (log_alpha + noise).mul_(1 / (2 * beta)).tanh_()
-        ctx.save_for_backward(tanh, beta)
-        return (tanh * ((ZETA - GAMMA) / 2)).add_((ZETA + GAMMA) / 2).clamp_(0, 1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        tanh, beta = ctx.saved_tensors
-        # tanh at which the stretched sigmoid is 0 and 1
-        low, high = (2 * end - (ZETA + GAMMA) for end in (0, 1))
-        inside = torch.ops.aten.hardtanh_backward(gradient, tanh, low / (ZETA - GAMMA), high / (ZETA - GAMMA))
-        return torch.ops.aten.tanh_backward(inside, tanh).mul_((ZETA - GAMMA) / (4 * beta)), None, None
-
-
-def _gate(log_alpha: Tensor, noise: Tensor, beta: Tensor) -> Tensor:
-    """``Gate`` as a typed function."""
-    gate: Tensor = Gate.apply(log_alpha, noise, beta)  # type: ignore[no-untyped-call]
-    return gate
+def random_gate(log_alpha: Tensor, noise: Tensor, beta: Tensor) -> Tensor:
+    """``hard_sigmoid((noise + log_alpha) / beta)``. The sigmoid is written as ``(1 + tanh(x / 2)) / 2``, which is faster."""
+    tanh = (log_alpha + noise).mul_(1 / (2 * beta)).tanh_()
+    return (tanh * ((ZETA - GAMMA) / 2)).add_((ZETA + GAMMA) / 2).clamp_(0, 1)

@@ -337,6 +337,12 @@ def test_what_is_wrong_is_said_before_training(overrides: list[str], words: list
         assert len(sentence.splitlines()) == 1
 
 
+def test_relative_paths_start_at_an_absolute_one() -> None:
+    """Or a run that is resumed from another folder would find others."""
+    with pytest.raises(ConfigError, match=r"^working_directory is 'here'; it must be an absolute path$"):
+        compose("working_directory=here")
+
+
 @pytest.mark.parametrize(
     ("device", "asked", "refused"),
     [("cuda", "true", True), ("auto", "true", True), ("cpu", "true", False), ("cuda", "auto", False), ("cuda", "false", False)],

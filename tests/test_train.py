@@ -324,7 +324,7 @@ def test_a_checkpoint_that_is_not_the_runs_is_one_sentence(damage: str, train: T
         torch.save(state, path)
     with pytest.raises(SystemExit) as ended:
         train("resume=run")
-    assert "take the folder away" in str(ended.value.code)
+    assert "take its folder away" in str(ended.value.code)
 
 
 def test_an_interrupted_run_goes_on_with_its_own_config_and_new_ranks(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

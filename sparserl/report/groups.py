@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sparserl.report.overview import listed
-from sparserl.report.settings import last_words
+from sparserl.report.settings import short
 from sparserl.report.statistics import Scores
 from sparserl.runs import reader
 from sparserl.runs.reader import NAMED, Row, Run
@@ -143,7 +143,7 @@ def is_reference(group: Group, groups: Sequence[Group]) -> bool:
 def name_of(columns: Sequence[str], values: Sequence[Any], runs: Sequence[Run]) -> str:
     """What tells a group from the others, in the fewest words: the names of options speak for themselves."""
     words = [
-        value if column in NAMED and isinstance(value, str) else f"{last_words(column)} {_short(value)}"
+        value if column in NAMED and isinstance(value, str) else f"{short(column)} {_short(value)}"
         for column, value in zip(columns, values, strict=True)
         if value is not None
     ]

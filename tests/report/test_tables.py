@@ -108,9 +108,9 @@ def test_settings_that_some_rows_lack_share_a_column() -> None:
     ]
 
 
-def test_settings_with_the_same_last_words_are_told_whole() -> None:
-    rows = [{"a.steps": "1", "b.steps": "-", "n.c": "-"}, {"a.steps": "-", "b.steps": "3", "n.c": "4"}]
-    assert [row["settings"] for row in joined(rows, [*rows[0]])] == ["a.steps 1", "b.steps 3, c 4"]
+def test_settings_of_two_groups_with_one_name_are_told_whole() -> None:
+    rows = [{"a.steps": "1", "b.steps": "-", "n.c.start": "-"}, {"a.steps": "-", "b.steps": "3", "n.c.start": "4"}]
+    assert [row["settings"] for row in joined(rows, [*rows[0]])] == ["a.steps 1", "b.steps 3, c.start 4"]
 
 
 def test_whole_numbers_are_shown_with_all_digits() -> None:

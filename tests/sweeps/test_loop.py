@@ -171,7 +171,7 @@ def test_what_began_in_unlike_loops_goes_on_in_two(tmp_path: Path, monkeypatch: 
                 trained(some)
         assert steps == [200]
     shutil.copytree(tmp_path / "stopped", tmp_path / "together")
-    with pytest.raises(ValueError, match="members of one population disagree"):
+    with pytest.raises(DiskError, match="members of one population disagree"):
         trained([Job(job.config, tmp_path / "together" / job.folder.name) for job in jobs])
     groups = group_jobs(jobs, 64, 1)
     assert groups == [jobs[:1], jobs[1:]]

@@ -25,7 +25,8 @@ def heat_maps(groups: Sequence[Group]) -> Figure:
     for row, (name, cells) in zip(axes, grids.items(), strict=True):
         returns = {key: float(iqm(group.scores("return_mean"))) for key, group in cells.items()}
         zeros = {key: group.mean("sparsity") or 0.0 for key, group in cells.items()}
-        _map(figure, row[0], f"{name}\nreturn: IQM", returns, ".0f")
+        random = [score for group in cells.values() if (score := group.mean("return_random")) is not None]
+        _map(figure, row[0], f"{name}\nreturn: IQM", returns, ".0f", darkest=min(random, default=None))
         _map(figure, row[1], "sparsity: mean", zeros, ".0%")
     return figure
 
@@ -47,13 +48,22 @@ AXES = "lambda_c", "beta"
 NAMES = "environment", "algorithm", "regularizer", "network"
 
 
-def _map(figure: Figure, axes: Axes, title: str, values: Mapping[tuple[float, float], float], form: str) -> None:
+def _map(
+    figure: Figure,
+    axes: Axes,
+    title: str,
+    values: Mapping[tuple[float, float], float],
+    form: str,
+    darkest: float | None = None,
+) -> None:
+    """The darkest colour is that of a given value, or where one is below it, of the least: small differences look small."""
     lambdas, betas = (sorted(set(found)) for found in zip(*values, strict=True))
     table = np.full((len(betas), len(lambdas)), np.nan)
     for (lambda_c, beta), value in values.items():
         table[betas.index(beta), lambdas.index(lambda_c)] = value
-    image = axes.imshow(table, origin="lower", aspect="auto", cmap="cividis")
-    middle = (np.nanmin(table) + np.nanmax(table)) / 2
+    low, high = np.nanmin(table if darkest is None else [np.nanmin(table), darkest]), np.nanmax(table)
+    image = axes.imshow(table, origin="lower", aspect="auto", cmap="cividis", vmin=low, vmax=high)
+    middle = (low + high) / 2
     for (row, column), value in np.ndenumerate(table):
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
         bright = np.isnan(value) or value > middle

@@ -12,16 +12,13 @@ docs/benchmarks.md, go to results/algorithms-speed/. Needs the extra `bench`.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import in_a_process, peer, population
+from bench import in_a_process, options_of, peer, population
 from measurements import Measurements, folder_of
-
-from sparserl.sweeps.executors.processes import usable_cores
 
 
 @dataclass(frozen=True)
@@ -139,12 +136,8 @@ def measure(name: str, core: int, seconds: float) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print the table, keep the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, [*TASKS])
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement, after its warm-up")
-    parser.add_argument("--core", type=int, default=max(usable_cores()), help="the core to run on")
-    parser.add_argument("--only", nargs="+", choices=TASKS, default=[*TASKS], metavar="NAME", help="algorithms")
-    parser.add_argument("--smoke", action="store_true", help="measure next to nothing, and keep it out of results/")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         arguments = json.loads(options.measure)

@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from bench import PHASES, in_a_process
+from bench import PHASES, in_a_process, options_of
 from measurements import Measurements, Row, folder_of
-
-from sparserl.sweeps.executors.processes import usable_cores
 
 MEMBERS = (1, 8)
 
@@ -114,12 +112,8 @@ def readable_rates(row: Row, ways: Sequence[str]) -> dict[str, str]:
 
 def arguments(description: str | None, algorithms: Sequence[str]) -> argparse.ArgumentParser:
     """The options of such a bench."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=15, help="of slices for each row")
-    parser.add_argument("--core", type=int, default=max(usable_cores()), help="the core to run on")
-    parser.add_argument("--only", nargs="+", choices=algorithms, default=[*algorithms], metavar="NAME", help="algorithms")
-    parser.add_argument("--smoke", action="store_true", help="two pairs, kept out of results/")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser = options_of(description, algorithms)
+    parser.add_argument("--pairs", type=int, default=15, help="of slices for each row; a smoke run has two")
     return parser
 
 

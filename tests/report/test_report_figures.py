@@ -158,6 +158,16 @@ def test_heat_maps_are_drawn_where_both_were_varied(tmp_path: Path) -> None:
     assert [label.get_text() for label in returns.get_yticklabels()] == ["0.3", "0.6"]
 
 
+def test_the_darkest_return_of_a_grid_is_that_of_a_random_policy(tmp_path: Path) -> None:
+    """Or 499 beside 500 would look like a loss. One below it would be darker."""
+    made = [(1.0, 0.5, 499.0), (1.0, 1.0, 500.0), (2.0, 0.5, 500.0), (2.0, 1.0, 500.0)]
+    for place, (lambda_c, beta, score) in enumerate(made):
+        made_up(tmp_path / f"{place}", lambda_c=lambda_c, beta=beta, return_mean=score, return_random=20.0, raw=None)
+    assert grid.heat_maps(groups(tmp_path)).axes[0].images[0].get_clim() == (20, 500)
+    made_up(tmp_path / "worse", lambda_c=3.0, beta=1.0, return_mean=9.0, return_random=20.0, raw=None)
+    assert grid.heat_maps(groups(tmp_path)).axes[0].images[0].get_clim() == (9, 500)
+
+
 def test_values_of_lambda_alone_are_no_grid(tmp_path: Path) -> None:
     for place, lambda_c in enumerate((1.0, 10.0)):
         made_up(tmp_path / f"{place}", lambda_c=lambda_c, raw=None)

@@ -61,7 +61,7 @@ bench: $(BENCH_INSTALLED) ## speed, beside that of Stable-Baselines3
 	$(BIN)/python scripts/bench_algorithms.py
 	$(BIN)/python scripts/bench_compiled.py
 	$(BIN)/python scripts/bench_gradients.py
-	-$(BIN)/python scripts/bench_products.py  # only where oneDNN is the faster one
+	$(BIN)/python scripts/bench_products.py
 	$(BIN)/python scripts/bench_sweeps.py
 	-$(BIN)/python scripts/bench_mario.py  # only where the game is installed
 	-$(BIN)/python scripts/bench_purejaxrl.py  # only where PUREJAXRL names a clone and JAX_PYTHON a Python with JAX

@@ -14,13 +14,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import product
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from by_turns import TASKS, Seconds, arguments, compare, measure_all, readable_rates, slices
+from by_turns import TASKS, arguments, compare, measure_all, readable_rates, slices, within
 from measurements import Measurements
 
 from sparserl.networks import mlp
@@ -55,16 +56,15 @@ def activation(name: str) -> Any:
     return lambda x: anew(x) if torch.is_grad_enabled() else in_place(x)
 
 
-def trained_by(way: str, cache: str, trained: Iterator[Seconds]) -> Iterator[Seconds]:
-    """A training, with the gradient by hand or by autograd, and with a cache of programs of its own."""
-    while True:
-        with ExitStack() as stack:
-            stack.enter_context(patch.dict(os.environ, XDG_CACHE_HOME=cache))
-            if way == "autograd":
-                stack.enter_context(patch.object(mlp, "Perceptron", by_autograd(mlp.Perceptron)))
-                stack.enter_context(patch.dict(mlp._IN_PLACE, {each: activation(each) for each in mlp._IN_PLACE}))  # noqa: SLF001
-            spent = next(trained)
-        yield spent
+@contextmanager
+def differentiated(way: str, cache: str) -> Iterator[None]:
+    """Within it gradients are by hand or by autograd, and programs in a cache of their own."""
+    with ExitStack() as stack:
+        stack.enter_context(patch.dict(os.environ, XDG_CACHE_HOME=cache))
+        if way == "autograd":
+            stack.enter_context(patch.object(mlp, "Perceptron", by_autograd(mlp.Perceptron)))
+            stack.enter_context(patch.dict(mlp._IN_PLACE, {each: activation(each) for each in mlp._IN_PLACE}))  # noqa: SLF001
+        yield
 
 
 def measure(algorithm: str, way: str, pairs: int) -> list[dict[str, Any]]:
@@ -75,7 +75,10 @@ def measure(algorithm: str, way: str, pairs: int) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as root:
         for members in MEMBERS:
-            trained = {by: trained_by(by, f"{root}/{by}", slices(algorithm, "none", members, COMPILED[way])) for by in WAYS}
+            trained = {
+                by: within(partial(differentiated, by, f"{root}/{by}"), slices(algorithm, "none", members, COMPILED[way]))
+                for by in WAYS
+            }
             for its in trained.values():
                 next(its)
             rows.append({"members": members, **compare(trained, pairs, members * TASKS[algorithm].slice)})

@@ -1,42 +1,56 @@
-"""Speed of training with the products of matrices of gradient steps by oneDNN, beside MKL, on one core. Part of `make bench`.
+"""Speed of compiled training with products of matrices by oneDNN's kernel, beside MKL's, on one core. Part of `make bench`.
 
-For processors where training takes oneDNN (`sparserl/networks/products.py`); on others there is nothing to compare. Both train
-eagerly in one process by turns, as by_turns.py says. Rows and a table for docs/benchmarks.md go to results/products-speed/.
+Both train in one process by turns, as by_turns.py says, each with a cache of programs of its own. Rows and a table for
+docs/benchmarks.md go to results/products-speed/.
 
-    python scripts/bench_products.py                 # everything: five minutes
+    python scripts/bench_products.py                 # everything: half an hour
     python scripts/bench_products.py --only td3      # one algorithm; the others are kept
     python scripts/bench_products.py --smoke         # does it work? in outputs/smoke-results
 """
 
 from __future__ import annotations
 
-import math
-import sys
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-from by_turns import MEMBERS, TASKS, arguments, compare, measure_all, readable_rates, slices
+from by_turns import MEMBERS, TASKS, arguments, compare, measure_all, readable_rates, slices, within
 from measurements import Measurements
 
-ALGORITHMS = "td3", "sac"
-"""Those of TASKS whose networks are large enough."""
+from sparserl.training import compiled
 
 WAYS = "mkl", "onednn"
 
 
+@contextmanager
+def multiplied(way: str, cache: str) -> Iterator[None]:
+    """Within it programs have the products of eager steps, by MKL, or the kernel; they are in a cache of their own."""
+    with ExitStack() as stack:
+        stack.enter_context(patch.dict(os.environ, XDG_CACHE_HOME=cache))
+        if way == "mkl":
+            stack.enter_context(patch.object(compiled, "traced_for_program", nullcontext))
+        yield
+
+
 def measure(algorithm: str, pairs: int) -> list[dict[str, Any]]:
     """A row for each number of members."""
-    from sparserl.networks import products
     from sparserl.training import interrupts
 
     interrupts.prepare()
     rows = []
-    for members in MEMBERS:
-        trained = {way: slices(algorithm, "none", members, compiled=False) for way in WAYS}
-        with patch.object(products, "FEWEST_WEIGHTS", math.inf):  # a learner asks when it is made
-            next(trained["mkl"])
-        next(trained["onednn"])
-        rows.append({"members": members, **compare(trained, pairs, members * TASKS[algorithm].slice)})
+    with tempfile.TemporaryDirectory() as root:
+        for members in MEMBERS:
+            trained = {
+                way: within(partial(multiplied, way, f"{root}/{way}"), slices(algorithm, "none", members, compiled=True))
+                for way in WAYS
+            }
+            for its in trained.values():
+                next(its)
+            rows.append({"members": members, **compare(trained, pairs, members * TASKS[algorithm].slice)})
     return rows
 
 
@@ -46,23 +60,19 @@ MEASUREMENTS = Measurements(
         "environment": "environment",
         "members": "members",
         "mkl_steps_per_second": "MKL, steps/s",
-        "onednn_steps_per_second": "oneDNN, steps/s",
+        "onednn_steps_per_second": "oneDNN's kernel, steps/s",
         "times": "times (quartiles of pairs)",
     },
     key=("algorithm", "members"),
     readable=lambda row: readable_rates(row, WAYS),
+    order=lambda row: ([*TASKS].index(row["algorithm"]), int(row["members"])),
 )
 
 
 def main() -> None:
     """Measure, print the table, keep the rows."""
-    from sparserl.networks.products import onednn_is_faster
-
-    options = arguments(__doc__, ALGORITHMS).parse_args()
-    if not onednn_is_faster():
-        sys.exit("on this processor products of matrices are left to PyTorch's choice: there is nothing to compare")
-    tasks = [{"algorithm": algorithm} for algorithm in options.only]
-    measure_all(options, __file__, "products-speed", measure, MEASUREMENTS, tasks)
+    options = arguments(__doc__, [*TASKS]).parse_args()
+    measure_all(options, __file__, "products-speed", measure, MEASUREMENTS, [{"algorithm": its} for its in options.only])
 
 
 if __name__ == "__main__":

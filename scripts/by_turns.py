@@ -11,6 +11,7 @@ import json
 import resource
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -66,11 +67,10 @@ def compare(trained: Mapping[str, Iterator[Seconds]], pairs: int, steps: int) ->
     return row
 
 
-def slices(algorithm: str, regularizer: str, members: int, compiled: bool, more: Sequence[str] = ()) -> Iterator[Seconds]:
-    """Train without end: of each slice the CPU seconds of this process and its children, and of each phase."""
+def parts_of(algorithm: str, regularizer: str, members: int, compiled: bool, more: Sequence[str] = ()) -> Any:
+    """A trainer without end, and what it trains."""
     from sparserl.config.build import build
     from sparserl.config.validation import compose
-    from sparserl.training.events import Row
 
     task = TASKS[algorithm]
     overrides = (
@@ -87,7 +87,14 @@ def slices(algorithm: str, regularizer: str, members: int, compiled: bool, more:
         *(GATES_MOVE if regularizer == "l0" else ()),
         *more,
     )
-    trainer, parts = build([compose(*overrides, f"seed={seed}") for seed in range(members)])
+    return build([compose(*overrides, f"seed={seed}") for seed in range(members)])
+
+
+def slices(algorithm: str, regularizer: str, members: int, compiled: bool, more: Sequence[str] = ()) -> Iterator[Seconds]:
+    """Train without end: of each slice the CPU seconds of this process and its children, and of each phase."""
+    from sparserl.training.events import Row
+
+    trainer, parts = parts_of(algorithm, regularizer, members, compiled, more)
     started, learned = cpu(), False
     for event in trainer.run(parts):
         if isinstance(event, Row):
@@ -95,6 +102,14 @@ def slices(algorithm: str, regularizer: str, members: int, compiled: bool, more:
             if learned:  # all before the first gradient steps is part of the first slice
                 yield {"total": cpu() - started, **{phase: event.seconds.get(phase, 0.0) for phase in PHASES}}
                 started = cpu()
+
+
+def within(context: Callable[[], AbstractContextManager[Any]], trained: Iterator[Seconds]) -> Iterator[Seconds]:
+    """The same training, each slice of it within a context."""
+    while True:
+        with context():
+            spent = next(trained)
+        yield spent
 
 
 def cpu() -> float:

@@ -42,12 +42,6 @@ class Selection:
     """Each has the member axis first, or no axis."""
     assembly: Assembly = Whole()
 
-    @property
-    def rows(self) -> int:
-        """Transitions of each member in the minibatch; 0 where it has no tensors."""
-        tensors = [self.tensors[INDEX]] if INDEX in self.tensors else [*self.tensors.values()]
-        return tensors[0].shape[1] if tensors else 0
-
     def batch(self) -> Batch:
         """The minibatch."""
         return self.assembly(self.tensors)

@@ -25,7 +25,7 @@ from sparserl.population.members import Population
 from sparserl.population.state import split
 from sparserl.runs.files import joined
 from sparserl.runs.schema import FORMS, MEASURES, Form, Rank, RankRow, SingularValue
-from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, random_returns, rows_of
+from sparserl.training.evaluation import CONFIRMATION, EVALUATION, Evaluator, Policies, random_returns, rows_of
 from sparserl.types import Layers, Weights
 
 SUB_ENVIRONMENTS = 4096
@@ -124,6 +124,8 @@ class RankEvaluator:
     policies: Sequence[Mapping[Form, DecomposedPolicy]]
     episodes: int
     check_interrupt: Callable[[], object]
+    act: Policies | None = None
+    """A faster form of ``algorithm.deterministic_action``."""
 
     def play(self, candidates: Iterable[Candidate], stream: str) -> dict[Candidate, Played]:
         """What each network gives on the episodes of ``stream``. Equal networks are played once."""
@@ -146,7 +148,8 @@ class RankEvaluator:
 
         evaluator = Evaluator(self.environment, len(candidates), self.episodes, device, stream, self.check_interrupt)
         with closing(evaluator):
-            found = evaluator(lambda seen, rows: self.algorithm.deterministic_action(rows_of(weights, rows), seen))
+            act = self.act or self.algorithm.deterministic_action
+            found = evaluator(lambda seen, rows: act(rows_of(weights, rows), seen))
         means = {name: values.mean(dim=1).tolist() for name, values in found.measures.items()}
         return [Played(returns, {name: its[row] for name, its in means.items()}) for row, returns in enumerate(found.returns)]
 
@@ -169,19 +172,24 @@ class RankSweep:
     episodes: Count
 
     def __call__(
-        self, environment: Environment, algorithm: Algorithm, weights: Weights, check_interrupt: Callable[[], object]
+        self,
+        environment: Environment,
+        algorithm: Algorithm,
+        weights: Weights,
+        check_interrupt: Callable[[], object],
+        act: Policies | None = None,
     ) -> list[Swept]:
         """Evaluate the policy of every member at every rank.
 
         ``algorithm`` is bound, ``weights`` are the deployed components of all members. ``check_interrupt`` is called at every
-        step of every evaluation; what it raises ends the sweep.
+        step of every evaluation; what it raises ends the sweep. ``act`` is a faster form of ``algorithm.deterministic_action``.
         """
         layers, structure = joined(weights, algorithm.policy), algorithm.policy_structure()
         size = len(next(iter(layers.values())))
         shrunken = [shrink(split(layers, member), structure) for member in range(size)]
         policies = [decomposed(split(layers, member), its) for member, its in enumerate(shrunken)]
         ranks: list[Rank] = [*self.numbers(policies[0]["plain"].largest_rank), "full"]
-        evaluator = RankEvaluator(environment, algorithm, weights, policies, self.episodes, check_interrupt)
+        evaluator = RankEvaluator(environment, algorithm, weights, policies, self.episodes, check_interrupt, act)
 
         def candidate(member: int, form: Form, rank: Rank) -> Candidate:
             known: Form = form if form in policies[member] else "plain"

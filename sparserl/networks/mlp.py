@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from sparserl.fields import Count
 from sparserl.networks.base import Matrix, Network, Structure
 from sparserl.networks.initialization import HIDDEN_NORM, Initialization, fresh_layer
-from sparserl.networks.products import laid_out
+from sparserl.networks.products import affine, as_products_are, product, product_of_batch
 from sparserl.population.random import Generators
 from sparserl.types import Layers
 
@@ -26,11 +26,6 @@ _GRADIENTS: dict[str, Callable[..., Tensor]] = {
     "relu": lambda gradient, y, grad_input: torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=grad_input),
     "tanh": torch.ops.aten.tanh_backward.grad_input,
 }
-
-_WIDE = 48
-"""Batches of this many rows or more are computed as ``(W^T x^T)^T``, with arrays ``[member, batch, units]`` transposed in
-memory. MKL is slow for matrices of few columns, such as the values of two actions, so a large batch should be the columns. A
-small batch, such as one observation to act on, is better as the rows."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class MLP(Network):
     ) -> Float[Tensor, "member batch out"]:
         x = (observation if observation.is_floating_point() else observation.float()).flatten(2)
         numbered = range(len(self.hidden) + 1)
-        parameters = [its for i in numbered for its in (laid_out(layers[f"{i}.weight"]), layers[f"{i}.bias"])]
+        parameters = [its for i in numbered for its in (layers[f"{i}.weight"], layers[f"{i}.bias"])]
         if not torch.is_grad_enabled():
             return _run(self.activation, self.activates_output, x, parameters)[-1].contiguous()
         y: Tensor = Perceptron.apply(self.activation, self.activates_output, x, *parameters)  # type: ignore[no-untyped-call]
@@ -130,31 +125,11 @@ def _run(
     for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
         if outputs:
             outputs[-1] = x = activate(x)
-        single = weight.shape[2] == 1
-        if single:  # twice, as in _product
-            weight, bias = weight.expand(-1, -1, 2), bias.expand(-1, -1, 2)
-        wide = x.shape[1] >= _WIDE
-        if weight.shape[1] == 1:  # MKL adds the bias to products of one term with one rounding or two, by the number of members
-            x = (torch.bmm(weight.mT, x.mT).mT if wide else torch.bmm(x, weight)) + bias
-        else:
-            x = torch.baddbmm(bias.mT, weight.mT, x.mT).mT if wide else torch.baddbmm(bias, x, weight)
-        x = x[..., :1] if single else x
+        x = affine(x, weight, bias)
         outputs.append(x)
     if activates_output:
         outputs[-1] = activate(x)
     return outputs
-
-
-def _product(left: Float[Tensor, "member rows inner"], right: Float[Tensor, "member inner columns"]) -> Tensor:
-    """Each member's product of matrices. A single row or column is computed twice.
-
-    The product of a matrix and a vector of one member alone is rounded otherwise than those of several members.
-    """
-    if right.shape[2] == 1:
-        return torch.bmm(left, right.expand(-1, -1, 2))[..., :1]
-    if left.shape[1] == 1:
-        return torch.bmm(left.expand(-1, 2, -1), right)[:, :1]
-    return torch.bmm(left, right)
 
 
 class Perceptron(torch.autograd.Function):
@@ -180,17 +155,15 @@ class Perceptron(torch.autograd.Function):
         layers = len(saved) // 2
         inputs, weights = saved[:layers], saved[layers : 2 * layers]
         found: list[Tensor | None] = []
-        wide = gradient.shape[1] >= _WIDE
         if ctx.activates_output:
             gradient = through(gradient, saved[-1], grad_input=torch.empty_like(gradient))
-        if wide:
-            gradient = gradient.mT.contiguous().mT
+        gradient = as_products_are(gradient)
         for index in reversed(range(len(weights))):
             x, weight = inputs[index], weights[index]
             learned = ctx.needs_input_grad[3 + 2 * index]  # a critic that an actor learns from is constant
-            found += [gradient.sum(dim=1, keepdim=True), _product(x.mT, gradient)] if learned else [None, None]
+            found += [gradient.sum(dim=1, keepdim=True), product(x.mT, gradient)] if learned else [None, None]
             if index > 0 or ctx.needs_input_grad[2]:
-                gradient = _product(weight, gradient.mT).mT if wide else _product(gradient, weight.mT)
+                gradient = product_of_batch(gradient, weight.mT)
             if index > 0:
                 through(gradient, x, grad_input=gradient)
         return None, None, gradient if ctx.needs_input_grad[2] else None, *reversed(found)

@@ -1,87 +1,104 @@
-"""Matrix products of gradient steps by oneDNN, where MKL is slow.
+"""Products of matrices of all members: PyTorch's where steps run eagerly, and oneDNN's kernel for small ones in programs.
 
-PyTorch leaves products of float32 to MKL, which takes a kernel for AVX2 on AMD's processors. oneDNN, which is in PyTorch too,
-uses all of AVX-512 there and is twice as fast. PyTorch asks it only where the process allows it to round factors to bfloat16.
-oneDNN rounds on processors with AMX alone, which AMD does not make: there products stay float32, as is seen once a process.
-While it is allowed, ``torch.get_float32_matmul_precision`` raises RuntimeError. `scripts/bench_products.py` measures both.
+PyTorch leaves float32 to MKL, whose kernel on AMD's processors is that for AVX2, and which is slow for a few columns anywhere.
+The kernel of oneDNN, which PyTorch has for its own attention and offers to C++ only, uses all that the processor has and takes
+no time to begin. In both a member's product is computed by itself: its numbers do not depend on how many members there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-FEWEST_WEIGHTS = 40_000
-"""Of the largest matrix of a member, for oneDNN to be faster. It takes 10 µs for each product, however small: with minibatches
-of 64 to 512 both take equally long at about 160 x 160, and at 256 x 256 oneDNN takes 0.83 to 0.50 of the time of MKL."""
+_WIDE = 48
+"""Eagerly, batches of this many rows or more are computed as ``(W^T x^T)^T``, with arrays ``[member, batch, units]`` transposed
+in memory. MKL is slow for matrices of few columns, such as the values of two actions, so a large batch should be the columns. A
+small batch, such as one observation to act on, is better as the rows."""
 
-LEFT_TO_MKL = 16**3
-"""Multiplications of all members together up to which PyTorch does not ask oneDNN: by which library so small a product is would
-depend on how many members there are."""
-
-
-@dataclass(frozen=True)
-class Products:
-    """How the matrices of a gradient step are multiplied."""
-
-    is_large: bool
-    """Whether oneDNN is faster for the largest matrix."""
-    smallest: int
-    """Weights of the smallest matrix."""
-
-    @classmethod
-    def of(cls, weights: Iterable[Tensor]) -> Products:
-        """For weights ``[member, ...]``, of which the matrices ``[member, in, out]`` count."""
-        # a single column is computed twice
-        sizes = [its.shape[1] * max(its.shape[2], 2) for its in weights if its.dim() == 3 and its.device.type == "cpu"]
-        return cls(is_large=max(sizes, default=0) >= FEWEST_WEIGHTS, smallest=min(sizes, default=0))
-
-    def __call__(self, rows: int) -> AbstractContextManager[None]:
-        """Within it products are by the faster library, for so many rows of a member: the same for any number of members."""
-        is_ours = self.is_large and min(rows, 16) * self.smallest > LEFT_TO_MKL and onednn_is_faster()
-        return _by_onednn() if is_ours else nullcontext()
-
-
-@cache
-def onednn_is_faster() -> bool:
-    """Whether this processor is one where oneDNN was measured to be faster, and its products are float32 there."""
-    if not torch.backends.mkldnn.is_available() or not is_zen_5(getattr(torch.cpu, "get_capabilities", dict)()):
-        return False
-    factor = torch.linspace(1, 2, 64 * 64).view(64, 64)
-    with _by_onednn():
-        product = factor @ factor
-    return bool((product - factor.double() @ factor.double()).abs().max() < 1e-3)  # of some 140; of bfloat16 it is 0.1
-
-
-def is_zen_5(capabilities: Mapping[str, Any]) -> bool:
-    """Whether a processor, as ``torch.cpu.get_capabilities`` describes it, is AMD's with a whole unit for AVX-512 and no AMX.
-
-    Zen 4 takes two steps for an instruction of AVX-512, so it has less to gain, which is not measured.
-    """
-    has = capabilities.get
-    return str(has("cpu_name")).startswith("AMD") and bool(has("avx512_vp2intersect")) and not has("amx_tile")
-
-
-def laid_out(weight: Tensor) -> Tensor:
-    """The same matrices, so that the library in use copies them for no product: oneDNN would, of a part of a longer vector."""
-    return weight.contiguous() if _MATMUL.fp32_precision == _MAY_ROUND else weight
-
-
-_MATMUL = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # which torch's own hints lack
-_MAY_ROUND = "bf16"
+_in_program: ContextVar[bool] = ContextVar("in_program", default=False)
 
 
 @contextmanager
-def _by_onednn() -> Iterator[None]:
-    before = _MATMUL.fp32_precision
-    _MATMUL.fp32_precision = _MAY_ROUND
+def traced_for_program() -> Iterator[None]:
+    """Within it products are by ``kernel``, which is slow unless it is compiled."""
+    token = _in_program.set(True)
     try:
         yield
     finally:
-        _MATMUL.fp32_precision = before
+        _in_program.reset(token)
+
+
+@torch.library.custom_op("sparserl::product", mutates_args=(), schema="(Tensor left, Tensor right) -> Tensor")
+def kernel(left: Float[Tensor, "member rows inner"], right: Float[Tensor, "member inner columns"]) -> Tensor:
+    """What a program calls; sparserl/training/kernels.py has it in C++."""
+    return torch.bmm(left, right)
+
+
+@kernel.register_fake
+def _(left: Tensor, right: Tensor) -> Tensor:
+    return left.new_empty(left.shape[0], left.shape[1], right.shape[2])
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    left, right = ctx.saved_tensors
+    return product(gradient, right.mT), product(left.mT, gradient)
+
+
+kernel.register_autograd(_differentiate, setup_context=_save)
+
+
+def product(left: Float[Tensor, "member rows inner"], right: Float[Tensor, "member inner columns"]) -> Tensor:
+    """Each member's product of matrices."""
+    if _in_program.get():
+        y: Tensor = kernel(_rows_in_a_piece(left), _rows_in_a_piece(right))
+        return y
+    # the product of a matrix and a vector of one member alone is rounded otherwise than those of several members: twice
+    if right.shape[2] == 1:
+        return torch.bmm(left, right.expand(-1, -1, 2))[..., :1]
+    if left.shape[1] == 1:
+        return torch.bmm(left.expand(-1, 2, -1), right)[:, :1]
+    return torch.bmm(left, right)
+
+
+def product_of_batch(batch: Float[Tensor, "member batch in"], matrix: Float[Tensor, "member in out"]) -> Tensor:
+    """The same where the rows are those of a batch."""
+    return product(matrix.mT, batch.mT).mT if _as_columns(batch) else product(batch, matrix)
+
+
+def affine(
+    x: Float[Tensor, "member batch in"], weight: Float[Tensor, "member in out"], bias: Float[Tensor, "member 1 out"]
+) -> Float[Tensor, "member batch out"]:
+    """``x W + b``."""
+    # MKL adds the bias to products of one term with one rounding or two, by the number of members
+    if _in_program.get() or weight.shape[1] == 1:
+        return product_of_batch(x, weight) + bias
+    single = weight.shape[2] == 1
+    if single:  # as in ``product``
+        weight, bias = weight.expand(-1, -1, 2), bias.expand(-1, -1, 2)
+    y = torch.baddbmm(bias.mT, weight.mT, x.mT).mT if _as_columns(x) else torch.baddbmm(bias, x, weight)
+    return y[..., :1] if single else y
+
+
+def as_products_are(batch: Float[Tensor, "member batch units"]) -> Float[Tensor, "member batch units"]:
+    """The same, laid out in memory as a product of it would be."""
+    return batch.mT.contiguous().mT if _as_columns(batch) else batch.contiguous()
+
+
+def _as_columns(batch: Tensor) -> bool:
+    return not _in_program.get() and batch.shape[1] >= _WIDE
+
+
+def _rows_in_a_piece(matrix: Float[Tensor, "member rows columns"]) -> Float[Tensor, "member rows columns"]:
+    """The same, with the numbers of a row beside each other, as the kernel reads them."""
+    _, across, along = matrix.stride()
+    return matrix if along == 1 and across >= matrix.shape[2] else matrix.contiguous()

@@ -23,7 +23,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,9 +42,6 @@ from sparserl.types import Gates, Layers, Noise, Penalty, Weights, is_weight
 @dataclass(frozen=True, kw_only=True)
 class Regularizer(ABC):
     """The hooks, and the one setting that every regulariser has: what counts as zero in ``sparsity_thresholded``."""
-
-    multiplies_matrices: ClassVar[bool] = False
-    """Whether a gradient step multiplies matrices for it: sizes of them are its own."""
 
     zero_threshold: NonNegative
 

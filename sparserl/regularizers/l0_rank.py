@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sparserl.fields import Count
+from sparserl.networks.products import product
 from sparserl.population.random import Generators
 from sparserl.regularizers.base import member_sums, regularized
 from sparserl.regularizers.hard_concrete import BASIS, HardConcrete, weights_of
@@ -42,8 +43,6 @@ class L0Rank(HardConcrete):
         factors (``fixed``, ``trained``): Whether the directions stay as they were when the gates became active (fixed), or
             learn too while the gates do (trained).
     """
-
-    multiplies_matrices: ClassVar[bool] = True
 
     smallest_side: Count
     factors: Literal["fixed", "trained"]
@@ -85,7 +84,7 @@ class L0Rank(HardConcrete):
     def multipliers(self, values: dict[str, Tensor], gates: Gates, layers: Layers) -> dict[str, Tensor]:
         """Projections ``[member, side, side]``; of bases that learn, what has become of them."""
         bases = {name: self._basis(gates[f"{name}{BASIS}"]) for name in values}
-        return {name: (bases[name] * z.unsqueeze(1)) @ bases[name].mT for name, z in values.items()}
+        return {name: product(bases[name] * z.unsqueeze(1), bases[name].mT) for name, z in values.items()}
 
     def _basis(self, stored: Float[Tensor, "member side direction"]) -> Float[Tensor, "member side direction"]:
         return stored / self.scale if self.factors == "trained" else stored.detach()
@@ -95,7 +94,7 @@ class L0Rank(HardConcrete):
         projected = {}
         for name, matrix in self.matrices({name: layers[name] for name in multipliers}).items():
             wide, projection = matrix.shape[1] <= matrix.shape[2], multipliers[name]
-            projected[name] = (projection @ matrix if wide else matrix @ projection).view(layers[name].shape)
+            projected[name] = (product(projection, matrix) if wide else product(matrix, projection)).view_as(layers[name])
         return layers | projected
 
     def stored(self, is_open: dict[str, Tensor], layers: Layers) -> Float[Tensor, "member"]:

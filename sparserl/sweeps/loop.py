@@ -164,7 +164,7 @@ def _finish(
     display.say("trained; policies are saved; now the ranks are evaluated")
     started = time.perf_counter()
     algorithm = event.group.learners[0].algorithm
-    found = sweep(parts.environment, algorithm, event.group.deployed(), check)
+    found = sweep(parts.environment, algorithm, event.group.deployed(), check, event.group.policies)
     seconds = time.perf_counter() - started
     results = []
     for path, recorder, swept, stopped in zip(paths, recorders, found, event.group.stopped(), strict=True):

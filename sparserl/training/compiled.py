@@ -19,6 +19,7 @@ import torch
 from filelock import Timeout
 from torch import Tensor
 
+from sparserl.networks.products import kernel, traced_for_program
 from sparserl.population.random import MemberRng
 from sparserl.terminal import describe, say
 from sparserl.training import programs
@@ -26,6 +27,7 @@ from sparserl.training.decompositions import DECOMPOSITIONS
 from sparserl.training.dependencies import CompileError, code_of, compiler, has_compiler, surroundings
 from sparserl.training.guards import Guard, TracedNumber
 from sparserl.training.interrupts import check_all
+from sparserl.training.kernels import IN_CPP
 from sparserl.training.programs import Description, Program
 
 MEMBER_COUNTS = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
@@ -39,7 +41,11 @@ LARGE = 1_000_000
 """Numbers of a tensor that stands for an input which is only read, and is not filled: of a ring of replay it would take as much
 memory as the ring."""
 
-COMPILER = {"cpp.threads": 1, "aot_inductor.precompile_headers": False}
+COMPILER = {
+    "cpp.threads": 1,
+    "aot_inductor.precompile_headers": False,
+    "aot_inductor.custom_ops_to_c_shims": {kernel._opoverload: IN_CPP},  # noqa: SLF001
+}
 """Its settings. Precompiled headers would leave 300 MB in /tmp, and need openssl; without them a program takes 4 s longer."""
 
 
@@ -220,7 +226,7 @@ class Trace:
             return tuple(run(given, tensors[-1], RecordedDraws(members, drawn))[1])
 
         self._examples = (*examples, *draws, vector)
-        with torch.no_grad():
+        with torch.no_grad(), traced_for_program():
             trace = make_fx(flat, DECOMPOSITIONS, tracing_mode="symbolic", _allow_non_fake_inputs=True)
             self.graph = trace(*self._examples)
         self.description = Description(guards, probe.asked, names)

@@ -37,6 +37,9 @@ ones depends on the member's own policy, so a member's are those that it would h
 Act = Callable[[Tensor, slice], Tensor]
 """From observations ``[member, episode, *obs]`` of the members in the slice to their actions ``[member, episode, ...]``."""
 
+Policies = Callable[[Weights, Tensor], Tensor]
+"""From the deployed weights of members and observations ``[member, episode, *obs]`` to their actions, without noise."""
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.experience.selection import Selection
-from sparserl.networks.products import Products
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.population.state import State, split
@@ -70,9 +69,6 @@ class Learner:
             learns=torch.ones(members.size, 1, device=members.device),
         )
         self._step = GradientStep(algorithm, regularizer, self.bound)
-        multiplies = any(term.multiplies_matrices for term in regularizer.summands().values())
-        matrices = [its for layers in fresh.values() for name, its in layers.items() if is_weight(name) and not multiplies]
-        self._products = Products.of(matrices)
         self._gating = Gating(self._step, self.state, generators, for_programs=compiled)
         self.stopped = StoppedMembers(self.state.learns)
         self._compiled = CompiledParts.of(self._step) if compiled else None
@@ -121,17 +117,16 @@ class Learner:
             gate_rate=min(self.regularizer.gate_rate(env_step), LARGEST_RATE),
         )
         noise = self._gating.noise
-        with self._products(selection.rows):
-            metrics = self._as_program(
-                lambda its: its.step(self.state, selection, scalars, noise, with_noise_free, self._unobserved, self._rng)
-            )
-            if metrics is None:
-                self._take_in()
-                if with_noise_free and not noise_free:
-                    noise_free = self._running.noise_free()
-                metrics = self._step(self.state, selection.batch(), scalars, noise, noise_free, self._rng)
-            else:
-                self._compiled_updates, self._unobserved = self._compiled_updates + 1, {}
+        metrics = self._as_program(
+            lambda its: its.step(self.state, selection, scalars, noise, with_noise_free, self._unobserved, self._rng)
+        )
+        if metrics is None:
+            self._take_in()
+            if with_noise_free and not noise_free:
+                noise_free = self._running.noise_free()
+            metrics = self._step(self.state, selection.batch(), scalars, noise, noise_free, self._rng)
+        else:
+            self._compiled_updates, self._unobserved = self._compiled_updates + 1, {}
         self._env_step, self._updates = env_step, self._updates + 1
         self._running.forget()
         self.stopped.update(metrics, env_step)

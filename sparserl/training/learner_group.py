@@ -19,6 +19,7 @@ from sparserl.experience.selection import Selection
 from sparserl.population.random import MemberRng, SharedDraws
 from sparserl.population.state import State, split, stack
 from sparserl.training.collecting_call import EpisodesUnderWay
+from sparserl.training.deterministic_call import DeterministicPolicies
 from sparserl.training.evaluation import rows_of
 from sparserl.training.learner import Learner
 from sparserl.types import Action, Batch, Metrics, Rollout, Transition, Weights
@@ -34,6 +35,8 @@ class LearnerGroup:
         """Of each learner, which members are its own."""
         self._locations = [(learner, row) for learner in learners for row in range(learner.size)]
         self._algorithm = algorithm
+        self.policies = DeterministicPolicies(algorithm, any(learner.is_compiled for learner in learners))
+        """What deployed weights do."""
         self._joined: dict[str, tuple[list[Weights], Weights]] = {}  # of several learners, by what was joined
         self._unobserved: list[Rollout] = []
 
@@ -137,16 +140,18 @@ class LearnerGroup:
 
     def acting(self) -> Weights:
         """What acts while training: those components of every member. Do not change it."""
-        return self._join("acting", [learner.acting() for learner in self.learners], self._algorithm.acting)
+        parts, components = [learner.acting() for learner in self.learners], self._algorithm.acting
+        return self._join("acting", parts, components) if parts[1:] else {c: parts[0][c] for c in components}
 
     def deployed(self) -> Weights:
         """What is evaluated and deployed: those components of every member, without noise. Do not change it."""
         return self._join("deployed", [learner.deterministic() for learner in self.learners], self._algorithm.policy)
 
     def _join(self, what: str, parts: list[Weights], components: Sequence[str]) -> Weights:
-        """Some components of all members, joined anew only where a learner's have changed."""
-        if len(parts) == 1:
-            return {component: parts[0][component] for component in components}
+        """Some components of all members, joined anew only where a learner's have changed.
+
+        They are copies, also of one learner: from parts of a longer vector a program would make copies each time it is called.
+        """
         known, joined = self._joined.get(what, ([], {}))
         if len(known) != len(parts) or any(old is not new for old, new in zip(known, parts, strict=True)):
             joined = {c: {name: torch.cat([part[c][name] for part in parts]) for name in parts[0][c]} for c in components}
@@ -155,7 +160,7 @@ class LearnerGroup:
 
     def deterministic_action(self, observation: Shaped[Tensor, "member env *obs"], rows: slice) -> Tensor:
         """The actions of the deployed policies of some members."""
-        return self._algorithm.deterministic_action(rows_of(self.deployed(), rows), observation)
+        return self.policies(rows_of(self.deployed(), rows), observation)
 
     # ------------------------------------------------------------ checkpoints
 

@@ -31,15 +31,22 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 def test_a_member_of_a_loop_equals_its_solo_run_and_goes_on_from_a_checkpoint(
     algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit: it acts, and minibatches are put together, in programs too. The loop has two populations."""
+    """Bit for bit: it acts, with noise and without, and minibatches are put together, in programs too.
+
+    The loop has two populations.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     together, snapshots = run_loop(algorithm, TOGETHER, is_compiled=True)
     assert {learner.backend for learner in together.learners} == {"compiled"}
     again, _ = run_loop(algorithm, TOGETHER, is_compiled=True, states=snapshots[0].states)
+    seen = torch.randn(len(TOGETHER), 60, 4, generator=torch.Generator().manual_seed(0))
+    actions = together.deterministic_action(seen, slice(0, len(TOGETHER)))
+    assert together.policies.are_compiled, "what could not be compiled would run eagerly"
     for member, own in enumerate(TOGETHER):
         alone, _ = run_loop(algorithm, [own], is_compiled=True)
         assert same(member_of(together, member), member_of(alone, 0)), member
         assert same(member_of(together, member), member_of(again, member)), member
+        assert torch.equal(alone.deterministic_action(seen[member : member + 1], slice(0, 1))[0], actions[member]), member
     assert not same(member_of(together, 0), member_of(together, 1)), (
         "members with other seeds differ, or this test sees nothing"
     )

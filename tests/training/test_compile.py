@@ -29,6 +29,7 @@ from sparserl.training.calls import ActingCall
 from sparserl.training.collecting_call import EpisodesUnderWay
 from sparserl.training.compiled_parts import CompiledActing, CompiledCollecting, CompiledStep
 from sparserl.training.dependencies import CompileError
+from sparserl.training.deterministic_call import DeterministicPolicies
 from sparserl.training.interrupts import Interrupts
 from sparserl.training.learner import Learner
 from sparserl.training.preparing_call import PreparingCall
@@ -270,7 +271,13 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
         train(learner, random_batches(3, MEMBERS, 32))
     assert difference(asked, eager) == 0
     assert asked.backend == eager.backend == "eager"
-    assert capsys.readouterr().err.count("run eagerly, since they cannot be compiled") == 1
+    policies, weights = DeterministicPolicies(asked.algorithm, is_compiled=True), asked.deterministic()
+    seen = torch.randn(MEMBERS, 10, 4, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        assert torch.equal(policies(weights, seen), asked.algorithm.deterministic_action(weights, seen))
+    said = capsys.readouterr().err
+    assert said.count("run eagerly, since they cannot be compiled") == 1
+    assert said.count("policies are evaluated eagerly, since they cannot be compiled") == 1
 
 
 def test_a_step_that_is_not_on_a_cpu_is_not_compiled(cache: Path) -> None:

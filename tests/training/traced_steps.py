@@ -44,6 +44,8 @@ from sparserl.training.collecting_call import CollectingCall
 from sparserl.training.compiled import Trace
 from sparserl.training.compiled_parts import CompiledStep
 from sparserl.training.dependencies import CompileError
+from sparserl.training.deterministic_call import DeterministicPolicies
+from sparserl.training.evaluation import rows_of
 from sparserl.training.events import Finished
 from sparserl.training.guards import TracedNumber, evaluate, prepared
 from sparserl.training.interrupts import prepare
@@ -248,6 +250,26 @@ def test_what_is_learned_from_a_rollout_is_the_same_as_a_program(as_traced: list
     for name, tensor in batches[0].items():
         torch.testing.assert_close(tensor, batches[1][name], atol=1e-5, rtol=1e-5)
     assert not torch.equal(batches[0]["value"][0], batches[0]["value"][1]), "members differ, or this test sees nothing"
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "ddpg", "double_dqn", "dqn", "ppo", "sac", "td3"])
+def test_what_policies_do_without_noise_is_the_same_as_a_program(algorithm: str, as_traced: list[Trace]) -> None:
+    """With whatever weights they are given, such as those that the rank sweep has cut, and for any number of members."""
+    learner = learner_of(algorithm, "none")
+    all_weights, spec = learner.deterministic(), learner.algorithm.spec
+    weights = {component: all_weights[component] for component in learner.algorithm.policy}
+    seen = torch.randn(MEMBERS, 60, *spec.observation_shape, generator=torch.Generator().manual_seed(0))
+    policies = DeterministicPolicies(learner.algorithm, is_compiled=True)
+    for rows in (slice(0, MEMBERS), slice(1, 2)):
+        its = rows_of(weights, rows)
+        expected = learner.algorithm.deterministic_action(its, seen[rows])
+        found = policies(its, seen[rows])
+        assert (found - expected).abs().max() < ROUNDING
+    cut = {component: {name: tensor * 0.1 for name, tensor in layers.items()} for component, layers in weights.items()}
+    expected = learner.algorithm.deterministic_action(cut, seen)
+    assert (policies(cut, seen) - expected).abs().max() < ROUNDING
+    assert not torch.equal(expected, learner.algorithm.deterministic_action(weights, seen)), "this test would see nothing"
+    assert len(as_traced) == 1
 
 
 def test_a_learner_that_cannot_collect_in_a_program_leaves_the_others_as_they_were(

@@ -47,8 +47,6 @@ def build(folders: Sequence[Path], to: Path, only: str | None = None) -> Content
         print_table([*table.cells[0]], [[*row.values()] for row in table.cells], table.title)
         for line in (table.caption, *table.notes):
             print_line(line)
-    for line in skipped:
-        print_line(line)
 
     to.mkdir(parents=True, exist_ok=True)
     written = [name for table in tables for name in writer.write_table(table, to, origin)]
@@ -61,14 +59,14 @@ def build(folders: Sequence[Path], to: Path, only: str | None = None) -> Content
         written += writer.write_exports(groups, to)
         figures, not_drawn = writer.write_figures(groups, to / writer.FIGURE_FOLDER, origin)
         skipped += not_drawn
-        for line in not_drawn:
-            print_line(line)
         written += [f"{writer.FIGURE_FOLDER}/{name}{ending}" for name in figures for ending in writer.FORMATS]
     content = writer.content(title, tables, figures, to, origin, skipped)
-    if only is None:
-        write_text(to / PAGE, page(content))
-        written.append(PAGE)
-    print_line(f"{', '.join(written)}: {to}")
+    if only is not None:
+        print_line(f"{', '.join(written)}: {to}")
+        return content
+    write_text(to / PAGE, page(content))
+    not_made = f", and why others are not made: {len(skipped)}" if skipped else ""
+    print_line(f"{len(written)} files in {to}; {to / PAGE} shows tables and figures{not_made}")
     return content
 
 

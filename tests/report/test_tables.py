@@ -196,7 +196,10 @@ def test_a_table_that_nothing_can_be_said_in_is_not_made_and_says_why(tmp_path: 
     monkeypatch.setattr(writer, "FIGURES", {})
     monkeypatch.setattr(sys, "argv", ["sparserl-report", str(tmp_path)])
     main()
-    assert "table mario is not made: no run has x_pos or flag_rate\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'report.html'} shows tables and figures, and why others are not made" in said
+    assert "mario" not in said, "what others would like to see is not worth a line here"
+    assert "table mario is not made: no run has x_pos or flag_rate" in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "mario.md").exists()
     monkeypatch.setattr(sys, "argv", ["sparserl-report", str(tmp_path), "--table", "mario"])
     with pytest.raises(SystemExit, match="table mario is not made"):

@@ -33,7 +33,7 @@ def compiling_evaluation(algorithm: str, regularizer: str) -> float:
     bound, spec = parts.algorithm.bind(parts.environment.spec()), parts.environment.spec()
     weights = bound.init(parts.members)
     started = cpu()
-    policies = DeterministicPolicies(bound, is_compiled=True)
+    policies = DeterministicPolicies(bound, compiles=lambda: True)
     policies({component: weights[component] for component in bound.policy}, torch.zeros(1, 100, *spec.observation_shape))
     return cpu() - started
 

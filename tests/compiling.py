@@ -51,7 +51,9 @@ def learner_with(
     of STEPS steps: rates, and the coefficient of the penalty."""
     chosen = f"algorithm={algorithm}", f"environment={environment_for(algorithm)}", f"regularizer={regularizer}"
     changing = *immediately(regularizer, ramp_steps=10 * STEPS, smallest_side=2), f"trainer.total_steps={20 * STEPS}"
-    made = make_learner(*chosen, *changing, "network.hidden=[13,7]", *more, members=len(seeds))
+    # a projection hands rounding on to weights of a dead unit, whose gradient would be 0, and Adam makes whole steps of it
+    activation = ("network.activation=tanh",) if regularizer == "l0_rank" else ()
+    made = make_learner(*chosen, *changing, "network.hidden=[13,7]", *activation, *more, members=len(seeds))
     return Learner(made.algorithm, made.regularizer, Population(tuple(seeds)), is_compiled)
 
 

@@ -145,7 +145,10 @@ class Algorithm(ABC):
 
     @abstractmethod
     def deterministic_action(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"]) -> Tensor:
-        """The action to be evaluated: no exploration, and no per-member values. The rank sweep plays a member at many ranks."""
+        """The action to be evaluated: no exploration, and no per-member values. The rank sweep plays a member at many ranks.
+
+        A program is made of it, as of ``prepare``.
+        """
 
     def prepare(self, weights: Weights, rollout: Rollout) -> Batch:
         """From a rollout to what ``losses`` needs, ``[member, time * env, ...]``: advantages, say.

@@ -1,8 +1,9 @@
 """Products of matrices of all members: PyTorch's where steps run eagerly, and oneDNN's kernel for small ones in programs.
 
-PyTorch leaves float32 to MKL, whose kernel on AMD's processors is that for AVX2, and which is slow for a few columns anywhere.
-The kernel of oneDNN, which PyTorch has for its own attention and offers to C++ only, uses all that the processor has and takes
-no time to begin. In both a member's product is computed by itself: its numbers do not depend on how many members there are.
+On x86 PyTorch leaves float32 to MKL, whose kernel on AMD's processors is that for AVX2, and which is slow for a few columns
+anywhere. The kernel of oneDNN, which PyTorch has for its own attention and offers to C++ only, uses all that the processor has
+and takes no time to begin. In both a member's product is computed by itself: its numbers do not depend on how many members
+there are.
 """
 
 from __future__ import annotations
@@ -34,24 +35,38 @@ def traced_for_program() -> Iterator[None]:
         _in_program.reset(token)
 
 
-@torch.library.custom_op("sparserl::product", mutates_args=(), schema="(Tensor left, Tensor right) -> Tensor")
+@torch.library.custom_op("sparserl::product_of_members", mutates_args=(), schema="(Tensor left, Tensor right) -> Tensor")
 def kernel(left: Float[Tensor, "member rows inner"], right: Float[Tensor, "member inner columns"]) -> Tensor:
-    """What a program calls; sparserl/training/kernels.py has it in C++."""
+    """What a program calls; sparserl/training/kernels.py has it in C++.
+
+    Numbers of a row are beside each other. Raises ValueError where numbers are not float32, since C++ would read others.
+    """
+    _check(left, right)
+    if not _is_in_rows(left) or not _is_in_rows(right):
+        raise ValueError("a factor of a product does not lie in memory row by row")
     return torch.bmm(left, right)
 
 
 @kernel.register_fake
 def _(left: Tensor, right: Tensor) -> Tensor:
+    _check(left, right)
     return left.new_empty(left.shape[0], left.shape[1], right.shape[2])
+
+
+def _check(left: Tensor, right: Tensor) -> None:
+    if any(its.dtype != torch.float32 or its.device.type != "cpu" or 0 in its.shape[1:] for its in (left, right)):
+        given = " and ".join(f"{its.dtype} {[*its.shape[1:]]} on {its.device.type}" for its in (left, right))
+        raise ValueError(f"products in a program are of float32 on a CPU and not empty, and these are of {given}")
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
     left, right = ctx.saved_tensors
-    return product(gradient, right.mT), product(left.mT, gradient)
+    of_left, of_right = ctx.needs_input_grad
+    return product(gradient, right.mT) if of_left else None, product(left.mT, gradient) if of_right else None
 
 
 kernel.register_autograd(_differentiate, setup_context=_save)
@@ -60,7 +75,7 @@ kernel.register_autograd(_differentiate, setup_context=_save)
 def product(left: Float[Tensor, "member rows inner"], right: Float[Tensor, "member inner columns"]) -> Tensor:
     """Each member's product of matrices."""
     if _in_program.get():
-        y: Tensor = kernel(_rows_in_a_piece(left), _rows_in_a_piece(right))
+        y: Tensor = kernel(_row_by_row(left), _row_by_row(right))
         return y
     # the product of a matrix and a vector of one member alone is rounded otherwise than those of several members: twice
     if right.shape[2] == 1:
@@ -98,7 +113,13 @@ def _as_columns(batch: Tensor) -> bool:
     return not _in_program.get() and batch.shape[1] >= _WIDE
 
 
-def _rows_in_a_piece(matrix: Float[Tensor, "member rows columns"]) -> Float[Tensor, "member rows columns"]:
-    """The same, with the numbers of a row beside each other, as the kernel reads them."""
+def _row_by_row(matrix: Float[Tensor, "member rows columns"]) -> Float[Tensor, "member rows columns"]:
+    """The same, laid out in memory as the kernel reads it."""
+    return matrix if _is_in_rows(matrix) else matrix.contiguous()
+
+
+def _is_in_rows(matrix: Tensor) -> bool:
+    """Whether numbers of a row are beside each other, and rows do not overlap. How far apart a single one is does not count."""
+    _, rows, columns = matrix.shape
     _, across, along = matrix.stride()
-    return matrix if along == 1 and across >= matrix.shape[2] else matrix.contiguous()
+    return (along == 1 or columns == 1) and (across >= columns or rows == 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,19 +59,15 @@ class DeterministicCall(Call):
 
 
 class DeterministicPolicies:
-    """What an algorithm does without noise, as a program, or eagerly where there is to be none or can be none."""
+    """What an algorithm does without noise, as a program, or eagerly where there can be none or ``compiles`` says no."""
 
-    def __init__(self, algorithm: Algorithm, is_compiled: bool) -> None:
-        self._algorithm, self._compiled = algorithm, Compiled() if is_compiled else None
-
-    @property
-    def are_compiled(self) -> bool:
-        """Whether there is to be a program."""
-        return self._compiled is not None
+    def __init__(self, algorithm: Algorithm, compiles: Callable[[], bool]) -> None:
+        self._algorithm, self._compiles = algorithm, compiles
+        self._compiled: Compiled | None = Compiled()
 
     def __call__(self, weights: Weights, observation: Shaped[Tensor, "member env *obs"]) -> Tensor:
         """As ``algorithm.deterministic_action``."""
-        if self._compiled is not None:
+        if self._compiled is not None and self._compiles():
             try:
                 return self._compiled(DeterministicCall(self._algorithm, weights, observation))[1][0]
             except CompileError as error:

@@ -35,9 +35,9 @@ class LearnerGroup:
         """Of each learner, which members are its own."""
         self._locations = [(learner, row) for learner in learners for row in range(learner.size)]
         self._algorithm = algorithm
-        self.policies = DeterministicPolicies(algorithm, any(learner.is_compiled for learner in learners))
+        self.policies = DeterministicPolicies(algorithm, lambda: any(learner.is_compiled for learner in learners))
         """What deployed weights do."""
-        self._joined: dict[str, tuple[list[Weights], Weights]] = {}  # of several learners, by what was joined
+        self._joined: dict[str, tuple[list[Weights], Weights]] = {}  # by what was joined
         self._unobserved: list[Rollout] = []
 
     @property
@@ -140,18 +140,18 @@ class LearnerGroup:
 
     def acting(self) -> Weights:
         """What acts while training: those components of every member. Do not change it."""
-        parts, components = [learner.acting() for learner in self.learners], self._algorithm.acting
-        return self._join("acting", parts, components) if parts[1:] else {c: parts[0][c] for c in components}
+        return self._join("acting", [learner.acting() for learner in self.learners], self._algorithm.acting, copies=False)
 
     def deployed(self) -> Weights:
         """What is evaluated and deployed: those components of every member, without noise. Do not change it."""
-        return self._join("deployed", [learner.deterministic() for learner in self.learners], self._algorithm.policy)
+        parts = [learner.deterministic() for learner in self.learners]
+        # of parts of a longer vector a program would make copies at each call
+        return self._join("deployed", parts, self._algorithm.policy, copies=True)
 
-    def _join(self, what: str, parts: list[Weights], components: Sequence[str]) -> Weights:
-        """Some components of all members, joined anew only where a learner's have changed.
-
-        They are copies, also of one learner: from parts of a longer vector a program would make copies each time it is called.
-        """
+    def _join(self, what: str, parts: list[Weights], components: Sequence[str], copies: bool) -> Weights:
+        """Some components of all members, joined anew where a learner's have changed; of one learner its own, or ``copies``."""
+        if len(parts) == 1 and not copies:
+            return {component: parts[0][component] for component in components}
         known, joined = self._joined.get(what, ([], {}))
         if len(known) != len(parts) or any(old is not new for old, new in zip(known, parts, strict=True)):
             joined = {c: {name: torch.cat([part[c][name] for part in parts]) for name in parts[0][c]} for c in components}

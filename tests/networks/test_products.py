@@ -97,40 +97,64 @@ def test_the_operation_is_one_that_pytorch_can_trace() -> None:
     torch.library.opcheck(kernel, (drawn(4, 5).requires_grad_(), drawn(5, 6).requires_grad_()))
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "given"),
+    [
+        (drawn(4, 5).double(), drawn(5, 6).double(), r"torch.float64 \[4, 5\] on cpu and torch.float64 \[5, 6\] on cpu"),
+        (drawn(4, 5), drawn(5, 6).double(), r"torch.float64 \[5, 6\] on cpu"),
+        (drawn(4, 5).to("meta"), drawn(5, 6).to("meta"), r"torch.float32 \[4, 5\] on meta"),
+        (drawn(0, 5), drawn(5, 6), r"torch.float32 \[0, 5\] on cpu"),
+    ],
+)
+def test_what_the_kernel_would_read_otherwise_is_refused_where_it_is_traced(left: Tensor, right: Tensor, given: str) -> None:
+    with traced_for_program(), pytest.raises(ValueError, match=f"float32 on a CPU and not empty, and these are of .*{given}"):
+        product(left, right)
+
+
+def test_factors_are_laid_out_for_the_kernel() -> None:
+    """As ``kernel`` asks for them."""
+    columns = drawn(5, 4).mT
+    with pytest.raises(ValueError, match="row by row"):
+        kernel(columns, drawn(5, 6))
+    with traced_for_program():
+        assert close(product(columns, drawn(5, 6)), columns, drawn(5, 6))
+
+
 @pytest.mark.slow
 def test_a_program_computes_them(tmp_path: Path) -> None:
-    """Of float32, from factors that are parts of longer vectors, of one row or column, and for any number of members."""
+    """Of float32, for any number of members, from factors that are whole or parts of a longer vector, of one row or column."""
     from torch._inductor import aoti_compile_and_package
 
     from sparserl.training.compiled import COMPILER
     from sparserl.training.programs import load
 
-    shapes = [(128, 120, 84), (1, 84, 2), (10, 4, 120), (120, 128, 1), (5, 1, 7)]
+    shapes = [(128, 120, 84), (1, 84, 2), (10, 4, 120), (120, 128, 1), (5, 1, 7), (1, 5, 3), (6, 4, 1), (1, 1, 1)]
+
+    def factors(numbers: Tensor, whole: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Pairs of them; those of a vector both start where it does."""
+        pairs = [*zip(whole[::2], whole[1::2], strict=True)]
+        for rows, inner, columns in shapes:
+            left = numbers[:, : rows * inner].unflatten(1, (rows, inner))
+            pairs.append((left, numbers[:, : inner * columns].unflatten(1, (inner, columns))))
+        return [pair for left, right in pairs for pair in ((left, right), (left.mT, left), (right, right.mT))]
 
     class Products(torch.nn.Module):
-        def forward(self, numbers: Tensor) -> list[Tensor]:
-            """Of the numbers of each member, as many as they need; both factors start where the numbers do."""
-            results = []
+        def forward(self, numbers: Tensor, whole: list[Tensor]) -> list[Tensor]:
             with traced_for_program():
-                for rows, inner, columns in shapes:
-                    left = numbers[:, : rows * inner].unflatten(1, (rows, inner))
-                    right = numbers[:, : inner * columns].unflatten(1, (inner, columns))
-                    results += [product(left, right), product(left.mT, left), product(right, right.mT)]
-            return results
+                return [product(*pair) for pair in factors(numbers, whole)]
 
-    numbers = torch.randn(7, 128 * 120, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    numbers = torch.randn(7, 128 * 120, generator=draw)
+    whole = [torch.randn(7, *shape, generator=draw) for a, b, c in shapes for shape in ((a, b), (b, c))]
     members = torch.export.Dim("members", min=1, max=100)
+    axes = {"numbers": {0: members}, "whole": [{0: members} for _ in whole]}
     with torch.no_grad():
-        exported = torch.export.export(Products(), (numbers,), dynamic_shapes={"numbers": {0: members}})
+        exported = torch.export.export(Products(), (numbers, whole), dynamic_shapes=axes)
         path = aoti_compile_and_package(exported, package_path=str(tmp_path / "products.pt2"), inductor_configs=COMPILER)
     run = load(Path(path))
-    together, alone = run([numbers]), run([numbers[3:4]])
-    factors = []
-    for rows, inner, columns in shapes:
-        left, right = numbers[:, : rows * inner].view(7, rows, inner), numbers[:, : inner * columns].view(7, inner, columns)
-        factors += [(left, right), (left.mT, left), (right, right.mT)]
-    for found, own, (left, right) in zip(together, alone, factors, strict=True):
+    together, alone = run([numbers, *whole]), run([numbers[3:4], *(its[3:4] for its in whole)])
+    for found, own, (left, right) in zip(together, alone, factors(numbers, whole), strict=True):
         assert close(found, left, right)
         assert torch.equal(found[3], own[0])
-        # of factors with the 8 bits of bfloat16 they are not
-        assert not close(left.bfloat16().float() @ right.bfloat16().float(), left, right)
+    left, right = numbers.view(7, 128, 120), numbers[:, : 120 * 84].view(7, 120, 84)
+    assert not close(left.bfloat16().float() @ right.bfloat16().float(), left, right), "it would see factors of fewer bits"

@@ -41,7 +41,7 @@ def test_a_member_of_a_loop_equals_its_solo_run_and_goes_on_from_a_checkpoint(
     again, _ = run_loop(algorithm, TOGETHER, is_compiled=True, states=snapshots[0].states)
     seen = torch.randn(len(TOGETHER), 60, 4, generator=torch.Generator().manual_seed(0))
     actions = together.deterministic_action(seen, slice(0, len(TOGETHER)))
-    assert together.policies.are_compiled, "what could not be compiled would run eagerly"
+    assert together.policies._compiled, "what could not be compiled would run eagerly"
     for member, own in enumerate(TOGETHER):
         alone, _ = run_loop(algorithm, [own], is_compiled=True)
         assert same(member_of(together, member), member_of(alone, 0)), member

@@ -271,7 +271,7 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
         train(learner, random_batches(3, MEMBERS, 32))
     assert difference(asked, eager) == 0
     assert asked.backend == eager.backend == "eager"
-    policies, weights = DeterministicPolicies(asked.algorithm, is_compiled=True), asked.deterministic()
+    policies, weights = DeterministicPolicies(asked.algorithm, compiles=lambda: True), asked.deterministic()
     seen = torch.randn(MEMBERS, 10, 4, generator=torch.Generator().manual_seed(0))
     for _ in range(2):
         assert torch.equal(policies(weights, seen), asked.algorithm.deterministic_action(weights, seen))

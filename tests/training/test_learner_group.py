@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -69,6 +70,37 @@ def test_what_acts_are_the_deterministic_weights_of_all_members(kind: type[DQN])
             parts = [learner.deterministic()[component] for learner in group.learners]
             assert all(torch.equal(tensor, torch.cat([part[name] for part in parts])) for name, tensor in layers.items())
         group.update(Selection(batch), step)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_is_deployed_follows_whatever_changes_it(several: bool) -> None:
+    """It is a copy, of one learner too, and must be made anew."""
+    group = next(groups())
+    if not several:
+        group = LearnerGroup(group.learners[2].algorithm, group.learners[2:])
+    batches = random_batches(3, MEMBERS, size=16)
+    members = slice(0, MEMBERS) if several else slice(3, 6)
+    its = [{name: tensor[members] for name, tensor in batch.items()} for batch in batches]
+    fresh = group.learners[0].weights
+    start = {c: {name: tensor[0] + 1 for name, tensor in fresh[c].items()} for c in ("policy", "observations")}
+    begun = group.states()
+    number = members.stop - members.start
+    changes: list[Callable[[], object]] = [
+        lambda: group.update(Selection(its[0]), 1),
+        lambda: group.start_from([start] * number),
+        lambda: group.update(Selection(its[1]), 2),
+        lambda: group.load_states(copy.deepcopy(begun)),
+    ]
+    before = group.deployed()
+    for change in changes:
+        change()
+        after = group.deployed()
+        assert not equal(before["policy"], after["policy"])
+        for component, layers in after.items():
+            parts = [learner.deterministic()[component] for learner in group.learners]
+            assert all(torch.equal(tensor, torch.cat([part[name] for part in parts])) for name, tensor in layers.items())
+        assert group.deployed() is after, "it is kept until something changes"
+        before = after
 
 
 def test_each_learner_has_its_own_part_of_a_batch() -> None:

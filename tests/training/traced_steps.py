@@ -166,6 +166,16 @@ def test_a_traced_step_is_the_eager_one(case: tuple[str, ...], as_traced: list[T
     assert difference(start, eager) > 100 * ROUNDING
 
 
+@pytest.mark.parametrize(("hidden", "rows"), [("[13,7]", 1), ("[1,5]", 8), ("[5,1]", 1)])
+def test_a_traced_step_of_one_transition_or_one_unit_is_the_eager_one(hidden: str, rows: int, as_traced: list[Trace]) -> None:
+    """Arrays with an axis of one number lie in memory row by row and column by column."""
+    eager, asked = (learner_of("dqn", "none", MEMBERS, its, f"network.hidden={hidden}") for its in (False, True))
+    for learner in (eager, asked):
+        train(learner, random_batches(3, MEMBERS, rows))
+    assert asked.backend == "compiled"
+    assert difference(asked, eager) < ROUNDING
+
+
 # ---------------------------------------------------------------- loops: acting, minibatches and statistics are in programs too
 
 
@@ -259,7 +269,7 @@ def test_what_policies_do_without_noise_is_the_same_as_a_program(algorithm: str,
     all_weights, spec = learner.deterministic(), learner.algorithm.spec
     weights = {component: all_weights[component] for component in learner.algorithm.policy}
     seen = torch.randn(MEMBERS, 60, *spec.observation_shape, generator=torch.Generator().manual_seed(0))
-    policies = DeterministicPolicies(learner.algorithm, is_compiled=True)
+    policies = DeterministicPolicies(learner.algorithm, compiles=lambda: True)
     for rows in (slice(0, MEMBERS), slice(1, 2)):
         its = rows_of(weights, rows)
         expected = learner.algorithm.deterministic_action(its, seen[rows])

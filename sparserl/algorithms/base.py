@@ -54,10 +54,10 @@ class Algorithm(ABC):
 
     actions: ClassVar[tuple[Literal["discrete", "continuous"], ...]]
     """The action spaces it is made for."""
-    fewest_compiled_steps: ClassVar[int] = 50_000
-    """The gradient steps of a run that earn back what compiling takes, alone and, where they gain, with eight members:
-    ``compile=auto`` compiles no shorter one. Measured for DQN, PPO, TD3 and SAC (results of bench_compiled.py); others are
-    taken to be like TD3."""
+    fewest_compiled_steps: ClassVar[int] = 40_000
+    """The gradient steps of a run that earn back what compiling takes, alone and with eight members: ``compile=auto`` compiles
+    no shorter one. Measured for DQN, PPO, TD3 and SAC (results of bench_compiled.py); A2C is taken to be like PPO, DDPG like
+    TD3, and others like DQN."""
     gate_noise: ClassVar[Literal["gradient_step", "rollout"]] = "gradient_step"
     """When a new sample of the gates is drawn while they are active. ``gradient_step``: at each, and acting goes without noise.
     ``rollout``: one sample acts, and learns in all epochs of its rollout, so that the policy that is improved is the one that

@@ -55,8 +55,6 @@ class DQN(Algorithm):
         optimizer.eps (number, above 0): Added to the root of the average square.
     """
 
-    fewest_compiled_steps = 40_000
-
     network: Network
     gamma: Fraction
     learning_rate: Annotated[Schedule, Ge(0)]

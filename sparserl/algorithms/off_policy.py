@@ -65,6 +65,7 @@ class OffPolicyActorCritic(Algorithm):
     optimizer: Optimizer
 
     actions = ("continuous",)
+    fewest_compiled_steps = 15_000
 
     critics: ClassVar[tuple[str, ...]] = ("critic_1", "critic_2")
 

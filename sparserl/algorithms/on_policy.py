@@ -70,6 +70,7 @@ class OnPolicyActorCritic(Algorithm):
     optimizer: Optimizer
 
     actions = ("discrete", "continuous")
+    fewest_compiled_steps = 35_000
     gate_noise = "rollout"
 
     def bind(self, spec: Spec) -> Algorithm:

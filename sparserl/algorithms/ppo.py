@@ -49,8 +49,6 @@ class PPO(OnPolicyActorCritic):
         optimizer.eps (number, above 0): Added to the root of the average square.
     """
 
-    fewest_compiled_steps = 35_000
-
     clip_range: Annotated[Schedule, Ge(0)]
     clip_range_vf: Annotated[Schedule | None, Ge(0)]
     target_kl: Positive | None

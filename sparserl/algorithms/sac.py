@@ -38,8 +38,6 @@ class SAC(OffPolicyActorCritic):
             null is minus the number of their dimensions.
     """
 
-    fewest_compiled_steps = 25_000
-
     temperature_learning_rate: Annotated[Schedule, Ge(0)]
     initial_temperature: Positive
     target_entropy: float | None

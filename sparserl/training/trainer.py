@@ -46,13 +46,13 @@ class Trainer:
             episodes, so this key is part of the experiment; only those of CartPole, Acrobot and Super Mario Bros go on.
         compile (``auto`` or ``true`` or ``false``): Whether gradient steps, acting and evaluations run as programs that are
             compiled ahead of time, each once (in ~/.cache/sparserl): false, true, or auto, which compiles on a CPU with a C++
-            compiler where a run has as many gradient steps as earn it back (25,000 under SAC, 35,000 under PPO, 40,000 under
-            DQN, 50,000 under the others). On CartPole acting and the environment's steps are one program where nothing is
-            learned, and no statistics change, between several of them, as in rollouts. Compiled steps equal eager ones but for
-            rounding, so the key is no part of what a run is: its folder has the same name, a sweep over the key trains one run,
-            and a run that began compiled or eagerly goes on so. A member equals its solo run bit for bit: slow tests see it for
-            every algorithm without a regulariser, under l0 and under l0_group_lasso, and for DQN under every regulariser. What
-            cannot be compiled runs eagerly, and a line says so; on a GPU auto runs eagerly, and true is refused.
+            compiler where a run has as many gradient steps as earn it back (15,000 under DDPG, TD3 and SAC, 35,000 under PPO
+            and A2C, 40,000 under DQN). On CartPole acting and the environment's steps are one program where nothing is learned,
+            and no statistics change, between several of them, as in rollouts. Compiled steps equal eager ones but for rounding,
+            so the key is no part of what a run is: its folder has the same name, a sweep over the key trains one run, and a run
+            that began compiled or eagerly goes on so. A member equals its solo run bit for bit: slow tests see it for every
+            algorithm without a regulariser, under l0 and under l0_group_lasso, and for DQN under every regulariser. What cannot
+            be compiled runs eagerly, and a line says so; on a GPU auto runs eagerly, and true is refused.
     """
 
     total_steps: Count

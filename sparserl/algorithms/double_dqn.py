@@ -24,4 +24,4 @@ class DoubleDQN(DQN):
     ) -> Float[Tensor, "member batch"]:
         """The target network's value of the online network's choice (equation 4)."""
         a_t = q_values.greedy(self.network(noise_free["policy"], next_observation))
-        return q_values.of(self.network(weights["target_policy"], next_observation), a_t)
+        return q_values.gather_actions(self.network(weights["target_policy"], next_observation), a_t)

@@ -105,7 +105,7 @@ class DQN(Algorithm):
         """The value of the state that followed: that of the target network's best action (Mnih et al. 2015, algorithm 1)."""
         q_target_t = self.network(weights["target_policy"], next_observation)
         q_select_t = q_target_t if noise_free is weights else self.network(noise_free["target_policy"], next_observation)
-        return q_values.of(q_target_t, q_values.greedy(q_select_t))
+        return q_values.gather_actions(q_target_t, q_values.greedy(q_select_t))
 
     def losses(self, weights: Weights, noise_free: Weights, batch: Batch, time: Time, rng: MemberRng) -> dict[str, Objective]:
         """The mean loss of the TD error."""
@@ -113,7 +113,7 @@ class DQN(Algorithm):
             v_t = self.next_value(weights, noise_free, self.network_input(weights, batch["next_observation"]))
             target_tm1 = self.bootstrapped(weights, batch, v_t)
         q_tm1 = self.network(weights["policy"], self.network_input(weights, batch["observation"]))
-        q_a_tm1 = q_values.of(q_tm1, batch["action"])
+        q_a_tm1 = q_values.gather_actions(q_tm1, batch["action"])
         loss = _LOSSES[self.loss](q_a_tm1, target_tm1, reduction="none").mean(dim=-1)
         q_value = q_a_tm1.detach()
         metrics = {"td_error": (target_tm1 - q_value).abs().mean(dim=-1), "q_value": q_value.mean(dim=-1)}

@@ -317,9 +317,10 @@ def _title(cls: type) -> str:
     return "the config" if cls is Schema else cls.__name__
 
 
-def _nearest(key: str, known: Collection[str]) -> str:
+def _nearest(key: str, known: Collection[str], inside: str = "") -> str:
+    """What may have been meant. What is right is ``inside``: were it compared too, any key beside would seem to be near."""
     close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {close[0]}?" if close else "; python -m sparserl.train --cfg job shows all keys"
+    return f"; did you mean {inside}{close[0]}?" if close else "; python -m sparserl.train --cfg job shows all keys"
 
 
 def unknown_key(path: str, overrides: Sequence[str] = ()) -> str:
@@ -377,7 +378,9 @@ def _why_not(path: str, config: DictConfig) -> str:
         node = node[part]
     if isinstance(node, DictConfig) and not node and above:  # keyword arguments of somebody else's function
         return f"{path} is new: put a + before it to add it"
-    return f"{path} is not a key of the config{_nearest(path, [key for key in _paths('', config) if key != path])}"
+    inside = f"{above}." if above else ""
+    known = [key.removeprefix(inside) for key in _paths("", config) if key.startswith(inside)]
+    return f"{path} is not a key of the config{_nearest(path.removeprefix(inside), known, inside)}"
 
 
 def _paths(prefix: str, config: DictConfig) -> Iterator[str]:

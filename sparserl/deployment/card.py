@@ -127,7 +127,7 @@ def _body(result: Result, measured: float | None, deployed: Deployed, command: s
     facts = {
         "environment": result.environment,
         "algorithm": result.algorithm,
-        "regulariser": f"{result.regularizer}, lambda_c {number(result.lambda_c)}",
+        "regulariser": result.regularizer if result.lambda_c is None else f"{result.regularizer}, lambda_c {result.lambda_c:g}",
         "network": result.network,
         "seed": str(result.seed),
         "environment steps": str(result.env_steps),

@@ -17,8 +17,6 @@ Rom = Literal["vanilla", "downsample", "pixel", "rectangle"]
 PACKAGES = {"gym-super-mario-bros": "8.0.", "nes-py": "9.0.", "opencv-python-headless": ""}
 """What each version must begin with: before, they need a Gymnasium that is no more; after, the reward is another one."""
 
-A, LEFT, RIGHT = 1, 64, 128
-
 PAGE, X, Y_PAGE, Y = 0x6D, 0x86, 0xB5, 0xCE
 """Where Mario is, in pixels: the page counts screens of 256, downwards from 1, which is the visible one."""
 SPEED_X, SPEED_Y = 0x57, 0x9F

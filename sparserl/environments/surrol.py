@@ -138,12 +138,6 @@ class SurgicalTask(gymnasium.Env[Any, Any]):
         """0 where the achieved goal ``[..., goal]`` is near the desired one, -1 elsewhere."""
         return self._task.compute_reward(achieved_goal, desired_goal, info)
 
-    def oracle(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """The action of SurRoL's scripted policy after the last observation of this episode."""
-        with self._clone.bound(self._client, self._random):
-            action: np.ndarray = self._task.get_oracle_action(observation)
-        return action
-
     def render(self) -> Any:
         with self._clone.bound(self._client, self._random):
             return self._task.render("rgb_array")

@@ -12,7 +12,7 @@ def greedy(q_values: Float[Tensor, "*batch action"]) -> Int[Tensor, "*batch"]:
     return q_values.argmax(dim=-1)
 
 
-def of(q_values: Float[Tensor, "*batch action"], action: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def gather_actions(q_values: Float[Tensor, "*batch action"], action: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """The values of given actions."""
     return q_values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 

@@ -22,7 +22,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import numpy as np
@@ -71,6 +71,17 @@ class Regularizer(ABC):
     def gated(self) -> str | None:
         """The name of the summand that makes the gates; None where there is none."""
         return next((name for name, term in self.summands().items() if term.makes_gates), None)
+
+    @property
+    def main_term(self) -> str:
+        """The name of the summand that makes the gates, or of the first where none does."""
+        return next(iter(self.summands())) if self.gated is None else self.gated
+
+    @property
+    def strengths(self) -> tuple[str, ...]:
+        """The keys that it has of those that say how many zeros there are to be: ``lambda_c``, ``target_sparsity``."""
+        used = {field.name for field in fields(self) if "unused" not in field.metadata}
+        return tuple(name for name in ("lambda_c", "target_sparsity") if name in used)
 
     def check(self, weights: Weights) -> None:  # noqa: B027 (a hook that need not be overridden)
         """Called before training with fresh ``weights`` of the components that it covers.

@@ -95,7 +95,7 @@ def launch(
         jobs.train(executor, settings.max_members)
     except SlurmError as error:  # before anything was trained
         raise ConfigError(str(error)) from error
-    jobs.repeat()
+    jobs.copy_duplicates()
     configure_log(sweep.hydra.hydra_logging, sweep.hydra.verbose)
     jobs.print()
     returns = (jobs.returns[index] for index in range(len(jobs.returns)))
@@ -183,12 +183,12 @@ class Launch:
                     write_job_status(job, "waiting")
                     self._left[index] = job
                 else:
-                    self._give(index, objective(job, result))
+                    self._finish_without_training(index, objective(job, result))
             except OmegaConfBaseException as error:  # a subdir of the user's own, which this config has no values for
                 _set_place(config, config.hydra.sweep.dir, f"invalid-{digest(str(config.hydra.overrides.task))}")
-                self._give(index, ConfigError(f"hydra.sweep.subdir: {interpolation_error(error)}"))
+                self._finish_without_training(index, ConfigError(f"hydra.sweep.subdir: {interpolation_error(error)}"))
             except Exception as error:  # noqa: BLE001 (a config may name any code; the other jobs go on)
-                self._give(index, error)
+                self._finish_without_training(index, error)
         failed = sum(its.status is JobStatus.FAILED for its in self.returns.values())
         found = {
             "to train": len(self._left),
@@ -214,18 +214,18 @@ class Launch:
                     if (outcome := _outcome(job, died)) is died:
                         with suppress(DiskError):  # which may be what it died of
                             write_job_status(job, "failed", error=str(returned))
-                    self._give(places[job.folder], outcome)
+                    self._finish_without_training(places[job.folder], outcome)
                 else:
                     self.returns[places[job.folder]] = returned[member]
 
-    def repeat(self) -> None:
-        """Let jobs that are the same run as another have what came of that."""
+    def copy_duplicates(self) -> None:
+        """Give jobs that are the same run as another its outcome."""
         for index, original in self._repeats.items():
             job, config = self._jobs[original], self._configs[index]
             given = digest(str(sorted(config.hydra.overrides.task)))
             _set_place(config, config.hydra.sweep.dir, f"{file_name(job.folder.name)}-again-{given}")
             again = self._jobs[index] = Job(job.config, _folder(config))
-            self._give(index, self.returns[original]._return_value)  # noqa: SLF001 (of a failure, the property prints and raises)
+            self._finish_without_training(index, self.returns[original]._return_value)  # noqa: SLF001 (of a failure, the property prints and raises)
             write_job_status(again, "duplicate", of=job.folder.name)
 
     def print(self) -> None:
@@ -243,7 +243,7 @@ class Launch:
                 rows.append((name, "done", result_of(job.folder) if job else None, ""))
         print_jobs(rows)
 
-    def _give(self, index: int, outcome: JobOutcome) -> None:
+    def _finish_without_training(self, index: int, outcome: JobOutcome) -> None:
         """End a job that is not trained here, with the callbacks of any other."""
         config = self._configs[index]
         # what a first start wrote there stays, and so does what belongs to another job

@@ -45,8 +45,9 @@ class Recorder:
     ) -> None:
         self._folder, self.config, self._identity = folder, config, identity
         self._member, self._log, self._command = member, log, command
-        self._term = next(iter(regularizer.summands())) if regularizer.gated is None else regularizer.gated
-        self._warning_detector = WarningDetector(self._term)
+        self._term = regularizer.main_term
+        self._strengths = regularizer.summands()[self._term].strengths
+        self._warning_detector = WarningDetector(self._term, self._strengths)
         self._env_step = 0
         self._seconds = self._train_seconds = 0.0
         self._result: Result | None = None
@@ -113,7 +114,7 @@ class Recorder:
         seen = {name: float(value[row]) for name, value in observe(learner).items()}
         if learner.stopped.sentences()[row] is None:
             asked = torch.as_tensor(learner.regularizer.asks_for_zeros(event.env_step)).expand(learner.size)
-            self._warn(stayed_dense(seen, algorithm.policy, bool(asked[row]), self._term))
+            self._warn(stayed_dense(seen, algorithm.policy, bool(asked[row]), self._term, self._strengths))
         shrunken = shrink(layers, algorithm.policy_structure())
         matrices = [as_matrix(layers[name], its) for name, its in algorithm.policy_structure().items()]
         numbers = torch.cat([weight.flatten() for weight in regularized(layers).values()])

@@ -196,7 +196,7 @@ class Wandb(Logger):
         )
         run.define_metric("env_step")
         run.define_metric("*", step_metric="env_step")
-        run._cached_public_api = _NoQuestions()  # noqa: SLF001
+        run._cached_public_api = _OfflineArtifactApi()  # noqa: SLF001
         return run
 
     def close(self, logs: Sequence[Log]) -> None:
@@ -212,10 +212,10 @@ class Wandb(Logger):
             for log in opened:
                 log.ended_by(deadline)
         _tear_down()
-        say(f"W&B: {'; '.join(_whereabouts(opened))}")
+        say(f"W&B: {'; '.join(_where_to_look(opened))}")
 
 
-class _NoQuestions:
+class _OfflineArtifactApi:
     """Stands in for the client with which a run asks the server, in the middle of logging, for the type of an artifact.
 
     Without a network it would wait 20 s for each table and for the policy, and not keep them for ``wandb sync`` either.
@@ -227,10 +227,10 @@ class _NoQuestions:
         """No type is expected."""
 
     def _set_artifact_save_handle(self, *_: object) -> None:
-        """Nobody will wait for the upload."""
+        """The upload is not waited for."""
 
 
-def _harmless(method: Callable[Concatenate[WandbLog, P], None]) -> Callable[Concatenate[WandbLog, P], None]:
+def _never_raises(method: Callable[Concatenate[WandbLog, P], None]) -> Callable[Concatenate[WandbLog, P], None]:
     """What W&B raises in a method is said in one line, and no more comes of it."""
 
     @wraps(method)
@@ -284,14 +284,14 @@ class WandbLog(Log):
         for column in self._columns:  # each by its name: of two patterns that fit, W&B takes either
             self._run.define_metric(f"lowrank/{column}", step_metric=None if column == "rank" else "lowrank/rank")
 
-    @_harmless
+    @_never_raises
     def _mark_synced(self) -> None:
         """Keep ``wandb sync`` from uploading what earlier processes left: an online run sends again what W&B lacks of it."""
         for path in files.files_of(self.folder):
             if not path.samefile(self._run.settings.sync_file):
                 files.synced(path).touch()
 
-    @_harmless
+    @_never_raises
     def row(self, row: Mapping[str, Any]) -> None:
         warnings = row.get("warnings", [])
         self._in_rows.update(warnings)
@@ -303,7 +303,7 @@ class WandbLog(Log):
             text, level = f"{self._name}, step {step}", _wandb().AlertLevel.WARN
             self._run.alert(title=warning, text=text, level=level, wait_duration=0)
 
-    @_harmless
+    @_never_raises
     def sweep(self, rows: Sequence[Mapping[str, Any]]) -> None:
         wandb = _wandb()
         self._columns = [*rows[0]]
@@ -320,7 +320,7 @@ class WandbLog(Log):
             )
         self._send(self._step + 1, values)
 
-    @_harmless
+    @_never_raises
     def finish(self, result: Result, distributions: Mapping[str, Tensor]) -> None:
         wandb = _wandb()
         finite = {name: values[values.isfinite()].cpu().numpy() for name, values in distributions.items()}
@@ -346,7 +346,7 @@ class WandbLog(Log):
             self._show(path)
             self._start(self._finish, EXIT_CODES["done"])
 
-    @_harmless
+    @_never_raises
     def _show(self, path: Path) -> None:
         self._log(self._had + 1, {"film": _wandb().Video(str(path))})
 
@@ -355,13 +355,13 @@ class WandbLog(Log):
         self._endings.append(Thread(target=finish, args=arguments, daemon=True))
         self._endings[-1].start()
 
-    @_harmless
+    @_never_raises
     def _draw(self) -> None:
         figure = self.folder / FIGURE
         if figure.exists():
             self._send(self._step + 1, {"figure": _wandb().Image(str(figure))})
 
-    @_harmless
+    @_never_raises
     def _finish(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)
         if self.uploaded:
@@ -419,7 +419,7 @@ def _leave(run: Any) -> None:
         run.finish(exit_code=EXIT_CODES["failed"])
 
 
-def _whereabouts(logs: Sequence[WandbLog]) -> Iterator[str]:
+def _where_to_look(logs: Sequence[WandbLog]) -> Iterator[str]:
     """Where runs can be seen, and how those that cannot be come there."""
     online = [log for log in logs if log.online]
     if len(online) == 1:

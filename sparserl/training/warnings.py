@@ -37,11 +37,11 @@ changed its sign there and back. One turn is an overshoot that comes to rest."""
 class WarningDetector:
     """Reads one member's rows as they come and reports each failure signature once.
 
-    ``term`` is the term of the penalty that has the gates, or the first; without a name where it is the whole.
+    ``term`` is the regulariser's ``main_term``, and ``strengths`` are those of that term.
     """
 
-    def __init__(self, term: str = "") -> None:
-        self._term = term
+    def __init__(self, term: str, strengths: Sequence[str]) -> None:
+        self._term, self._strengths = term, strengths
         self._reported: set[str] = set()
         self._norms: dict[str, list[float]] = {}
         self._constant = 0
@@ -66,10 +66,9 @@ class WarningDetector:
         return new
 
     def _empty(self, row: Mapping[str, Any]) -> list[str]:
-        at = _node(self._term)
+        remedy = _remedy("lower", self._term, self._strengths)
         return [
-            f"every weight of layer {key.split('/')[-1]} is zero: nothing passes through it; lower {at}.lambda_c or "
-            f"{at}.target_sparsity"
+            f"every weight of layer {key.split('/')[-1]} is zero: nothing passes through it; {remedy}"
             for key, value in row.items()
             if key.startswith("sparsity/exact/") and value == 1
         ]
@@ -136,18 +135,27 @@ def _node(term: str) -> str:
     return f"regularizer.terms.{term}" if term else "regularizer"
 
 
-def stayed_dense(last: Mapping[str, float], policy: Sequence[str], asked: bool, term: str = "") -> list[str]:
+def _remedy(change: str, term: str, strengths: Sequence[str]) -> str:
+    """What changes how many zeros there are; masks out of a file have no key that says it."""
+    if not strengths:
+        return f"choose other masks by {_node(term)}.path"
+    return f"{change} {' or '.join(f'{_node(term)}.{key}' for key in strengths)}"
+
+
+def stayed_dense(
+    last: Mapping[str, float], policy: Sequence[str], asked: bool, term: str, strengths: Sequence[str]
+) -> list[str]:
     """The warning that a policy whose regulariser ``asked`` for zeros has none, from what ``observe`` says at the end.
 
     ``policy`` are the deployed components. Where these have gates, all of them are open too: some gates make no zeros. ``term``
-    is as in ``WarningDetector``.
+    and ``strengths`` are as in ``WarningDetector``.
     """
     gates = [last[key] for key in ("gates/open", *(f"gates/{component}/open" for component in policy)) if key in last]
     if not asked or last["sparsity/exact"] > 0 or not all(share == 1 for share in gates):
         return []
     what = "every gate of the policy is open" if gates else "no weight of the policy is zero"
-    at = _node(term)
-    return [f"{what} at the end: raise {at}.lambda_c or {at}.target_sparsity, or begin earlier"]
+    earlier = ", or begin earlier" if strengths else ""
+    return [f"{what} at the end: {_remedy('raise', term, strengths)}{earlier}"]
 
 
 def lost_in_ranks(rank: Rank, measured: int, retention: float | None, wanted: float) -> list[str]:

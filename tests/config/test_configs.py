@@ -395,6 +395,13 @@ def test_whatever_a_constructor_raises_is_one_sentence_that_names_the_part(overr
             "algorithm.network.hidden cannot be set by itself, since algorithm.network is ${network}; set network.hidden",
         ),
         ("regularizer.lamda_c", [], "regularizer.lamda_c is not a key of the config; did you mean regularizer.lambda_c?"),
+        ("learning_rate", [], "learning_rate is not a key of the config; did you mean algorithm.learning_rate?"),
+        # experience.gamma, which has only the group in common, was proposed
+        (
+            "experience.capacity",
+            [],
+            "experience.capacity is not a key of the config; python -m sparserl.train --cfg job shows all keys",
+        ),
         (
             "environment.arguments.gravity",
             ["environment=mountain_car"],
@@ -439,7 +446,7 @@ def test_rollouts_are_learned_from_from_the_first_on() -> None:
 
 def test_the_key_that_was_given_is_never_proposed() -> None:
     """Hydra may refuse a key that the config has for another reason than its name."""
-    assert "regularizer.beta?" not in unknown_key("regularizer.beta", ["regularizer.beta=0.5"])
+    assert "did you mean" not in unknown_key("regularizer.beta", ["regularizer.beta=0.5"])
 
 
 def test_the_options_that_were_chosen_decide_which_key_may_be_meant() -> None:

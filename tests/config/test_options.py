@@ -84,7 +84,7 @@ def sweep(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep
 
     def start(*overrides: str) -> list[dict[str, Any]]:
         monkeypatch.setattr("sparserl.sweeps.launcher.Launch.train", lambda *_: None)
-        monkeypatch.setattr("sparserl.sweeps.launcher.Launch.repeat", lambda *_: None)
+        monkeypatch.setattr("sparserl.sweeps.launcher.Launch.copy_duplicates", lambda *_: None)
         monkeypatch.setattr("sparserl.sweeps.launcher.Launch.print", lambda *_: None)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["sparserl-train", "--config-dir", str(files), "-m", "logger=disk", *overrides])

@@ -81,6 +81,14 @@ def test_the_body_says_environment_returns_sparsity_rank_stored_numbers_commands
 
 
 @pytest.mark.parametrize(
+    ("lambda_c", "row"), [(6000.0, "| regulariser | l0, lambda\\_c 6000 |"), (None, "| regulariser | l0 |")]
+)
+def test_a_regulariser_without_a_strength_of_its_own_is_named_only(lambda_c: float | None, row: str) -> None:
+    """As a sum, whose terms have theirs."""
+    assert row in of(lambda_c=lambda_c)
+
+
+@pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({}, 100.0),

@@ -95,9 +95,11 @@ def test_without_a_file_every_weight_is_kept(path: Path) -> None:
 def test_a_layer_without_any_weight_is_said(tmp_path: Path) -> None:
     """As of every other regulariser."""
     write_masks(tmp_path / "m", masks() | {"policy/1.weight": torch.zeros(6, 5)})
-    row = {name: float(value) for name, value in observe(learner_of(tmp_path / "m")).items()}
-    (first,) = WarningDetector().read(row)
+    learner = learner_of(tmp_path / "m")
+    row = {name: float(value) for name, value in observe(learner).items()}
+    (first,) = WarningDetector("", learner.regularizer.strengths).read(row)
     assert first.startswith("every weight of layer policy.1")
+    assert first.endswith("; choose other masks by regularizer.path")
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -308,6 +308,7 @@ def test_a_target_is_reached_when_the_gates_of_a_sum_freeze() -> None:
 
 
 def test_warnings_go_by_the_term_that_has_the_gates_and_name_its_keys() -> None:
+    both = "lambda_c", "target_sparsity"
     stuck = {
         "gates/moved": 0.0,
         "gradient/gates/policy": 0.1,
@@ -315,13 +316,13 @@ def test_warnings_go_by_the_term_that_has_the_gates_and_name_its_keys() -> None:
         "penalty/policy/l1": 1.0,
         "penalty/policy/l0": 0.0,
     }
-    assert WarningDetector("l0").read(stuck) == []
-    (said,) = WarningDetector("l0").read(stuck | {"penalty/policy/l0": 0.5})
+    assert WarningDetector("l0", both).read(stuck) == []
+    (said,) = WarningDetector("l0", both).read(stuck | {"penalty/policy/l0": 0.5})
     assert said.endswith("raise regularizer.terms.l0.gate_learning_rate")
-    (said,) = WarningDetector("l0").read({"sparsity/exact/policy.0.weight": 1.0})
+    (said,) = WarningDetector("l0", both).read({"sparsity/exact/policy.0.weight": 1.0})
     assert said.endswith("lower regularizer.terms.l0.lambda_c or regularizer.terms.l0.target_sparsity")
-    (said,) = stayed_dense({"sparsity/exact": 0.0}, ["policy"], asked=True, term="l1")
-    assert "raise regularizer.terms.l1.lambda_c" in said
+    (said,) = stayed_dense({"sparsity/exact": 0.0}, ["policy"], True, "l1", ["lambda_c"])
+    assert said.endswith("at the end: raise regularizer.terms.l1.lambda_c, or begin earlier")
 
 
 # ---------------------------------------------------------------- what is refused

@@ -283,7 +283,7 @@ def test_workers_end_when_the_one_that_started_them_is_killed(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("executor", [Inline(), Processes(3)], ids=["inline", "processes"])
-def test_the_number_of_loads_is_that_of_what_works_at_once(executor: Executor) -> None:
+def test_the_number_of_workers_is_that_of_what_works_at_once(executor: Executor) -> None:
     assert executor.workers == (3 if isinstance(executor, Processes) else 1)
 
 

@@ -257,7 +257,7 @@ def test_damaged_checkpoints_are_one_sentence(job: Job) -> None:
         previous_result(job, retry_failed=False)
 
 
-def test_a_mark_keeps_how_far_the_run_is(job: Job) -> None:
+def test_a_job_status_keeps_how_far_the_run_is(job: Job) -> None:
     (job.folder / "status.json").write_text(
         '{"status": "interrupted", "env_step": 7, "total_steps": 400, "process": 1, "host": "there"}'
     )

@@ -228,7 +228,8 @@ def test_the_whole_command_survives(ending: str, tmp_path: Path) -> None:
         if ending == "server":
             assert process.returncode == 0
             assert read_json(folder / "status.json")["status"] == "done"
-            assert ended - (folder / "result.json").stat().st_mtime < 15
+            # FINISH_SECONDS is 8; without it W&B tries for minutes, and a busy machine may need some seconds for the rest
+            assert ended - (folder / "result.json").stat().st_mtime < 60
             # when the server is back, what the last line says brings the rest, and what had arrived not again
             (had,) = server.history.values()
             assert 0 < len(had) < len(rows(folder))

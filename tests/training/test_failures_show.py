@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from parts import environment_for, immediately, make_learner, modules, overrides_of, random_batches
 
 from sparserl.config.schema import Config
@@ -41,7 +43,10 @@ def after_two_updates(regularizer: str, algorithm: str, *overrides: str) -> Lear
 
 
 def said(learner: Learner) -> list[str]:
-    return WarningDetector().read({name: float(value) for name, value in observe(learner).items()})
+    term = learner.regularizer.main_term
+    return WarningDetector(term, learner.regularizer.summands()[term].strengths).read(
+        {name: float(value) for name, value in observe(learner).items()}
+    )
 
 
 keys_of = cache(lambda regularizer: compose(f"regularizer={regularizer}")["regularizer"])
@@ -65,6 +70,11 @@ def test_a_layer_of_which_nothing_is_left_is_said_of_every_regularizer(regulariz
     first, *_ = said(after_two_updates(regularizer, algorithm, *begins))
     assert first.startswith("every weight of layer policy.")
     assert "is zero" in first
+    named = re.findall(r"regularizer\.[\w.]+", first)
+    assert named
+    for key in named:
+        changed = compose(f"regularizer={regularizer}", f"{key}=0.5")
+        assert OmegaConf.select(OmegaConf.create(changed), key) == 0.5, "what an option does not use would be null"
 
 
 @pytest.mark.parametrize("regularizer", modules("regularizers"))

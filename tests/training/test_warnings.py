@@ -19,9 +19,15 @@ from sparserl.training.warnings import (
     stayed_dense,
 )
 
+STRENGTHS = "lambda_c", "target_sparsity"
+
+
+def new_detector() -> WarningDetector:
+    return WarningDetector("", STRENGTHS)
+
 
 def warnings_in(*rows: Mapping[str, Any], after: WarningDetector | None = None) -> list[list[str]]:
-    detector = after or WarningDetector()
+    detector = after or new_detector()
     return [detector.read(row) for row in rows]
 
 
@@ -37,7 +43,7 @@ def test_a_run_that_goes_well_gives_no_warning() -> None:
         "gradient/weights/policy.0.weight": 1.0,
         "loss/policy": 3.0,
     }
-    detector = WarningDetector()
+    detector = new_detector()
     assert warnings_in(*[row] * 30, after=detector) == [[]] * 30
     assert detector.reported == []
 
@@ -123,7 +129,7 @@ def test_components_and_gates_are_compared_with_themselves() -> None:
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_is_none_to_compare_with(value: float | None) -> None:
     usual = [{"gradient/weights/policy": 1.0}] * ROWS_BEFORE_EXPLODING
-    detector = WarningDetector()
+    detector = new_detector()
     assert warnings_in(*usual, {"gradient/weights/policy": value}, after=detector)[-1] == []
     high, exploding = {"gradient/weights/policy": 0.9 * EXPLODING}, {"gradient/weights/policy": 1.1 * EXPLODING}
     below, above = warnings_in(high, exploding, after=detector)
@@ -159,11 +165,11 @@ def test_gates_that_come_to_rest_are_no_warning(closed: tuple[float, ...]) -> No
 
 
 def test_a_swing_goes_on_from_its_state() -> None:
-    detector = WarningDetector()
+    detector = new_detector()
     assert warnings_in(*shares(0.0, 0.9, 0.1), after=detector) == [[]] * 3
     state = json.loads(json.dumps(detector.state_dict()))
     detector.read({"gates/closed": 0.9})
-    resumed = WarningDetector()
+    resumed = new_detector()
     resumed.load_state_dict(state)
     assert warnings_in(*shares(0.15), after=resumed) == [[]], "no move of a tenth"
     assert len(warnings_in(*shares(0.9), after=resumed)[0]) == 1
@@ -189,10 +195,10 @@ def test_a_swing_goes_on_from_its_state() -> None:
     ],
 )
 def test_a_policy_that_stayed_dense(last: dict[str, float], warned: str | None) -> None:
-    found = stayed_dense(last, ("encoder", "policy"), asked=True)
+    found = stayed_dense(last, ("encoder", "policy"), True, "", STRENGTHS)
     assert len(found) == (warned is not None)
     assert all(sentence.startswith(warned or "") for sentence in found)
-    assert stayed_dense(last, ("encoder", "policy"), asked=False) == []
+    assert stayed_dense(last, ("encoder", "policy"), False, "", STRENGTHS) == []
 
 
 @pytest.mark.parametrize(
@@ -213,11 +219,11 @@ def test_a_return_that_is_lost_in_ranks(rank: Any, measured: int, retention: flo
 
 
 def test_of_a_stopped_member_only_that_is_said_and_once() -> None:
-    detector = WarningDetector()
+    detector = new_detector()
     constant = {"eval/constant_action": 1.0, "sparsity/exact/policy.0.weight": 1.0}
     assert detector.read(constant, "stopped") == ["stopped"]
     assert detector.read(constant, "stopped") == []
-    resumed = WarningDetector()
+    resumed = new_detector()
     resumed.load_state_dict(json.loads(json.dumps(detector.state_dict())))
     assert resumed.read(constant, "stopped") == []
     assert resumed.reported == ["stopped"]
@@ -230,13 +236,13 @@ def test_a_layers_own_norm_gives_no_second_warning() -> None:
 
 def test_signatures_go_on_from_their_state() -> None:
     """Nothing is said twice, a series of evaluations goes on, and a median is remembered."""
-    detector = WarningDetector()
+    detector = new_detector()
     usual = [{"gradient/weights/policy": 1.0}] * ROWS_BEFORE_EXPLODING
     warnings_in(*usual, {"sparsity/exact/policy.0.weight": 1.0}, {"eval/constant_action": 1.0}, after=detector)
     state = json.loads(json.dumps(detector.state_dict()))  # a checkpoint keeps it, and shares nothing with it
     detector.read({"eval/constant_action": 0.0, "gradient/weights/policy": 2.0})
 
-    resumed = WarningDetector()
+    resumed = new_detector()
     resumed.load_state_dict(state)
     assert len(resumed.reported) == 1
     assert "is zero" in resumed.reported[0]
@@ -252,7 +258,7 @@ def test_signatures_go_on_from_their_state() -> None:
 
 
 def test_a_state_is_not_changed_by_what_is_read_later() -> None:
-    detector = WarningDetector()
+    detector = new_detector()
     detector.read({"gradient/weights/policy": 1.0})
     state = detector.state_dict()
     before = json.dumps(state)

@@ -24,6 +24,9 @@ from measurements import Measurements, Row
 
 WAYS = "eager", "compiled"
 
+EPISODES = 100
+"""Of an evaluation as shipped: a program has so many observations of each member."""
+
 
 def compiling_evaluation(algorithm: str, regularizer: str) -> float:
     """CPU seconds to compile what evaluations need, of which a training without end has none."""
@@ -34,7 +37,8 @@ def compiling_evaluation(algorithm: str, regularizer: str) -> float:
     weights = bound.init(parts.members)
     started = cpu()
     policies = DeterministicPolicies(bound, compiles=lambda: True)
-    policies({component: weights[component] for component in bound.policy}, torch.zeros(1, 100, *spec.observation_shape))
+    seen = torch.zeros(1, EPISODES, *spec.observation_shape)
+    policies({component: weights[component] for component in bound.policy}, seen)
     return cpu() - started
 
 

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from sparserl.config.messages import left_to_the_jobs, sentence
+from sparserl.config.messages import instead_of_traceback, left_to_the_jobs, sentence
 from sparserl.config.resume import check_recipient, resumed
 from sparserl.config.schema import CONF, ConfigError, PartError
 from sparserl.config.validation import read_back, to_plain
@@ -117,9 +117,9 @@ def main() -> None:
     except (ConfigError, DiskError, JobError, HydraException, OmegaConfBaseException) as error:
         leave(sentence(error))
     except ValueError as error:
-        if "Config group override" not in str(error):  # GROUP=null, for which Hydra gives a traceback
+        if (text := instead_of_traceback(error)) is None:
             raise
-        leave(f"{error}; name an option of each group")
+        leave(text)
     except OSError as error:
         if error.errno == errno.ENOSPC:  # Hydra's own files
             leave(f"{error.strerror} for the files of this run; make room and start it again")

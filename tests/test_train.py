@@ -423,6 +423,21 @@ def test_a_word_that_is_no_override_is_one_sentence(train: Train) -> None:
     assert ended.value.code == "sparserl: 'ppo' is not an override; write KEY=VALUE"
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("algorithm=null",), "Got NoneType; name an option of each group"),
+        (("-m", "--cfg", "job"), "can be specified; to look at a config leave out -m"),
+    ],
+)
+def test_what_hydra_gives_a_traceback_for_is_one_sentence(words: tuple[str, ...], remedy: str, train: Train) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train(*words)
+    assert isinstance(ended.value.code, str)
+    assert ended.value.code.startswith("sparserl: ")
+    assert ended.value.code.endswith(remedy)
+
+
 def test_a_sweep_may_be_called_by_a_year(train: Train, tmp_path: Path) -> None:
     train("-m", "trainer=smoke", "logger=disk", "network.hidden=[8]", "sweep_name=2026")
     (config,) = (tmp_path / "outputs/2026").glob("*/config.json")

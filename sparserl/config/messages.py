@@ -33,6 +33,19 @@ def _refused_key(text: str) -> str | None:
     return found[1] if found else None
 
 
+REMEDIES = {
+    "Config group override": "name an option of each group",  # GROUP=null
+    "can be specified": "to look at a config leave out -m",  # -m --cfg job
+}
+"""By what Hydra says where it gives a traceback."""
+
+
+def instead_of_traceback(error: ValueError) -> str | None:
+    """One line on what Hydra gives a traceback for; None on other errors."""
+    text = str(error).removesuffix(".")
+    return next((f"{text}; {remedy}" for says, remedy in REMEDIES.items() if says in text), None)
+
+
 def sentence(error: Exception) -> str:
     """One line for a user, also of what Hydra says in many."""
     text = " ".join(str(error).split())

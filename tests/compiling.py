@@ -95,6 +95,10 @@ LOOPS = {
 """Overrides of short loops: those of DQN put returns of several steps together, and all have statistics."""
 
 
+EACH_STEP = "experience.train_freq=5", "algorithm.target_update_interval=5", "algorithm.epsilon.steps=400"
+"""A gradient step after each step of the loop, so that both are in programs, and exploration that decays until the end."""
+
+
 def run_loop(
     algorithm: str,
     members: Sequence[tuple[str, int]],

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -115,6 +115,9 @@ class FunctionalEnvironment(EpisodeKeeper):
     Its actions are discrete, it has no ``measures``, and no sub-environment of it fails. ``advance`` always begins the next
     episodes, and depends on nothing but what it is given, the ``repr`` of the recipe, and code.
     """
+
+    kept: ClassVar[tuple[str, ...]] = ()
+    """The names of what ``advance`` leaves as it is in a ``snapshot``."""
 
     @abstractmethod
     def reserve(self, steps: int) -> None:

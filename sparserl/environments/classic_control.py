@@ -165,6 +165,8 @@ class VectorClassicControl(EpisodeKeeper):
 class FunctionalClassicControl(VectorClassicControl, FunctionalEnvironment):
     """One whose reward is 1 a step, and whose steps torch can take too."""
 
+    kept = ("first",)
+
     def reserve(self, steps: int) -> None:
         most = steps * self.shape[1]
         size = max(RESERVES * most, self._ahead.shape[1])

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from sparserl.experience.selection import Selection
+from sparserl.experience.selection import Ahead, Selection
 from sparserl.population.members import Population
 from sparserl.population.state import State
 from sparserl.types import Prepare, Relabel, Rollout, Spec, Transition
@@ -55,10 +55,6 @@ class Experience(ABC):
         for number in range(rollout["reward"].shape[1]):
             self.extend({name: its[:, number] for name, its in rollout.items()})
 
-    def steps_between(self, num_envs: int) -> int:
-        """How many steps there are between two occasions to learn, at least; 1 where that is not known."""
-        return 1
-
     def steps_left(self, num_envs: int) -> int:
         """After how many more steps the next occasion is, 1 or more; 1 where that is not known."""
         return 1
@@ -69,6 +65,22 @@ class Experience(ABC):
 
         Rollouts go through ``prepare`` first. Each is to be used before the next one is asked for.
         """
+
+    def learns_each_step(self, num_envs: int) -> bool:
+        """Whether there is one minibatch after each step, once there is any, and ``ahead`` can say what it is made from."""
+        return False
+
+    def is_learning(self, num_envs: int) -> bool:
+        """Whether the next step is one of those, and ``ahead`` can be asked."""
+        return False
+
+    def ahead(self, steps: int, num_envs: int) -> Ahead:
+        """What minibatches after each of the next steps are made from. Where they were taken ``learned`` is to be called."""
+        raise NotImplementedError
+
+    def learned(self, steps: int) -> None:
+        """Called where so many steps were taken, put where ``ahead`` says, and learned from."""
+        raise NotImplementedError
 
     def gradient_steps(self, total_steps: int, num_envs: int) -> int:
         """About how many minibatches ``total_steps`` environment steps of each member give; 0 where that is not known."""

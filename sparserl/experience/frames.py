@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
@@ -56,6 +57,8 @@ class Frames(Replay):
 
     Keys (``make docs`` copies them from ``conf/experience/frames.yaml``): those of ``Replay``.
     """
+
+    assembly: ClassVar[type[Drawn]] = DrawnPlanes
 
     def check(self, spec: Spec) -> None:
         if spec.observation_dtype != torch.uint8 or len(spec.observation_shape) != 3:
@@ -139,7 +142,7 @@ class Frames(Replay):
         oldest = numbers.flatten(1)
         if self._layout and first < self._seen:
             rows = torch.arange(first, min(first + envs, self._seen), device=numbers.device) % self.buffer_size
-            oldest = torch.cat([oldest, self._layout.field(self._ring, PLANES)[:, rows].flatten(1)], dim=1)
+            oldest = torch.cat([oldest, self._layout.field(self._rows, PLANES)[:, rows].flatten(1)], dim=1)
         return oldest.amin(dim=1)
 
     def _sample(self) -> Selection:
@@ -150,9 +153,6 @@ class Frames(Replay):
         planes = self._planes_of(numbers)
         seen = {"observation": planes[:, :, : self._stack], "next_observation": planes[:, :, -self._stack :]}
         return Selection(seen | batch)
-
-    def _make_drawn(self, kind: type[Drawn] = DrawnPlanes) -> Drawn:
-        return super()._make_drawn(kind)
 
     def _planes_of(self, numbers: Int64[Tensor, "member _batch plane"]) -> UInt8[Tensor, "member _batch plane height width"]:
         flat = numbers.flatten(1)

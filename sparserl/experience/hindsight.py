@@ -70,7 +70,7 @@ class Hindsight(Replay):
         later = self._later(index, batch[EPISODE], place)
         members = torch.arange(len(index), device=index.device).unsqueeze(1)
         assert self._layout is not None
-        achieved = self._layout.field(self._ring, ACHIEVED)[members, later]
+        achieved = self._layout.field(self._rows, ACHIEVED)[members, later]
 
         reward, terminated = self._relabel(batch[ACHIEVED], achieved)
         relabelled = {"reward": reward, "terminated": terminated}
@@ -97,5 +97,5 @@ class Hindsight(Replay):
 
     def load_state_dict(self, state: State) -> None:
         super().load_state_dict(state)
-        device = self._ring.device
+        device = self._powers.device
         self._episode, self._last_step = state["episode"].to(device), state["last_step"].to(device).clone()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int64
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from sparserl.experience.base import Experience
 from sparserl.experience.rows import Layout, Rows
-from sparserl.experience.selection import INDEX, Selection
+from sparserl.experience.selection import INDEX, PLACE, Ahead, Selection
 from sparserl.fields import Count, Fraction, Steps
 from sparserl.population.members import Population
 from sparserl.population.state import State
@@ -82,6 +83,12 @@ class Drawn:
         place = index + transitions
         return place - (place >= self.buffer_size) * self.buffer_size
 
+    def put(self, tensors: Mapping[str, Tensor], transition: Transition, place: Tensor) -> None:
+        """Put a step of all sub-environments into the ring, from a ``place`` [] on."""
+        places = self._later(place, torch.arange(self.envs, device=place.device))
+        for type_, rows in self.layout.rows([transition]).items():
+            tensors[type_].index_copy_(1, places, rows)
+
     def _after(self, tensors: Mapping[str, Tensor], last: Int64[Tensor, "member _batch"]) -> Batch:
         """What is taken from the last of several steps."""
         return self._at(tensors, last, AFTER)
@@ -107,6 +114,9 @@ class Replay(Experience):
         gamma (number, at least 0, at most 1): Discount of those rewards: that of the algorithm.
     """
 
+    assembly: ClassVar[type[Drawn]] = Drawn
+    """How minibatches are made."""
+
     buffer_size: Count
     batch_size: Count
     learning_starts: Steps
@@ -118,12 +128,9 @@ class Replay(Experience):
         self._rng = members.rng("replay")
         self._powers = (self.gamma ** torch.arange(self.n_step + 1.0, device=members.device)).repeat(members.size, 1)
         self._layout: Layout | None = None
-        self._ring = torch.empty(members.size, self.buffer_size, 0, dtype=torch.uint8, device=members.device)
-        self._rows: Rows = {}  # of the ring
-        self._drawn: Drawn | None = None
+        self._rows: Rows = {}  # the ring
+        self._assemblies: dict[type[Drawn], Drawn] = {}
         self._waiting: list[Transition] = []  # steps that are seen but not yet in the ring
-        self._fresh = self._ring[:, :0]  # where they are made into rows
-        self._fresh_columns: dict[str, Tensor] = {}
         self._seen = 0  # transitions of each member ever given
         self._owed = 0  # environment steps of each member not yet paid for by gradient steps
 
@@ -152,26 +159,17 @@ class Replay(Experience):
             return
         layout = self._lay_out(waiting[0])
         number = sum(transition["reward"].shape[1] for transition in waiting)
-        if self._fresh.shape[1] != number:
-            self._fresh = self._ring.new_zeros(len(self._ring), number, self._ring.shape[2])
-            self._fresh_columns = layout.columns(layout.rows(self._fresh))
-        # small copies into a place of their own, then one into the ring: its slices take longer to make than to fill
-        for name, column in self._fresh_columns.items():
-            steps = [transition[name] for transition in waiting]
-            column.copy_(torch.cat(steps, dim=1) if len(steps) > 1 else steps[0])
         start = (self._seen - number) % self.buffer_size
         head = min(number, self.buffer_size - start)  # what fits before the ring's end; the rest goes to its start
-        self._ring[:, start : start + head] = self._fresh[:, :head]
-        if head < number:
-            self._ring[:, : number - head] = self._fresh[:, head:]
+        for type_, fresh in layout.rows(waiting).items():
+            self._rows[type_][:, start : start + head] = fresh[:, :head]
+            if head < number:
+                self._rows[type_][:, : number - head] = fresh[:, head:]
 
     def selections(self, prepare: Prepare) -> Iterator[Selection]:
         while self._owed >= self.train_freq:
             self._owed -= self.train_freq
             yield self._sample()
-
-    def steps_between(self, num_envs: int) -> int:
-        return max(1, self.train_freq // num_envs)
 
     def steps_left(self, num_envs: int) -> int:
         unpaid = max(0, self.learning_starts - self._seen) // num_envs  # steps for which no gradient step is owed
@@ -182,36 +180,55 @@ class Replay(Experience):
 
     def _sample(self) -> Selection:
         self._store()
-        index = self._draw()
-        if self._drawn is None:
-            self._drawn = self._make_drawn()
+        index = self._rng.below(self.size, self.batch_size)
         newest = (self._seen - 1) % self.buffer_size
         counted = {"newest": index.new_full((), newest), "powers": self._powers} if self.n_step > 1 else {}
-        return Selection({INDEX: index, **counted, **self._rows}, self._drawn)
+        return Selection({INDEX: index, **counted, **self._rows}, self._assembly(self.assembly))
 
-    def _make_drawn(self, kind: type[Drawn] = Drawn) -> Drawn:
-        """How minibatches are made of the ring as it is laid out now."""
+    def _assembly(self, kind: type[Drawn]) -> Drawn:
+        """How minibatches are made of the ring as it is laid out now: one object, as a Selection asks for."""
         assert self._layout is not None
-        return kind(self._layout, self.buffer_size, self._envs, self.n_step)
+        if kind not in self._assemblies:
+            self._assemblies[kind] = kind(self._layout, self.buffer_size, self._envs, self.n_step)
+        return self._assemblies[kind]
 
-    def _draw(self) -> Int64[Tensor, "member batch"]:
-        """Which rows of each member's ring are sampled."""
-        return self._rng.below(self.size, self.batch_size)
+    def learns_each_step(self, num_envs: int) -> bool:
+        return self.train_freq == num_envs and type(self)._sample is Replay._sample  # noqa: SLF001 (its own)
+
+    def is_learning(self, num_envs: int) -> bool:
+        return self._seen > 0 and self.steps_left(num_envs) == 1
+
+    def ahead(self, steps: int, num_envs: int) -> Ahead:
+        self._store()
+        self._envs = num_envs
+        seen = [self._seen + num_envs * taken for taken in range(steps + 1)]
+        index = self._rng.below_each([min(its, self.buffer_size) for its in seen[1:]], self.batch_size)
+        each = {PLACE: index.new_tensor([its % self.buffer_size for its in seen[:-1]]), INDEX: index}
+        if self.n_step > 1:
+            each["newest"] = index.new_tensor([(its - 1) % self.buffer_size for its in seen[1:]])
+        fixed = {"powers": self._powers} if self.n_step > 1 else {}
+        return Ahead(self._rows, fixed, each, self._assembly(self.assembly))
+
+    def learned(self, steps: int) -> None:
+        self._seen += steps * self._envs
 
     def _lay_out(self, fields: Mapping[str, Tensor]) -> Layout:
         """Make the ring for fields like these, unless there is one."""
         if self._layout is None:
             self._layout = Layout.for_fields(fields)
-            self._ring = self._ring.new_zeros(*self._ring.shape[:2], self._layout.width)
-            self._rows = self._layout.rows(self._ring)
+            self._rows = self._layout.room(self._powers, len(self._powers), self.buffer_size)
         return self._layout
+
+    def _columns(self) -> Mapping[str, Tensor]:
+        """The fields of all that the ring holds."""
+        held = {type_: rows[:, : self.size] for type_, rows in self._rows.items()}
+        return self._layout.columns(held) if self._layout else {}
 
     def state_dict(self) -> State:
         self._store()
-        layout = self._layout
         return {
             "rng": self._rng.state_dict(),
-            "fields": layout.columns(layout.rows(self._ring[:, : self.size])) if layout else {},
+            "fields": self._columns(),
             "seen": self._seen,
             "owed": self._owed,
         }
@@ -221,7 +238,7 @@ class Replay(Experience):
         self._seen, self._owed, self._waiting = state["seen"], state["owed"], []
         if not state["fields"]:
             return
-        layout = self._lay_out(state["fields"])
-        columns = layout.columns(layout.rows(self._ring[:, : self.size]))
+        self._lay_out(state["fields"])
+        columns = self._columns()
         for name, saved in state["fields"].items():
             columns[name].copy_(saved)

@@ -64,9 +64,6 @@ class Rollout(Experience):
         """Steps so far."""
         return sum(piece["reward"].shape[1] for piece in self._pieces)
 
-    def steps_between(self, num_envs: int) -> int:
-        return self.n_steps
-
     def steps_left(self, num_envs: int) -> int:
         return self.n_steps - self._size
 

@@ -6,13 +6,14 @@ of its inputs and nothing is copied on the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import groupby
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from sparserl.types import Batch
+from sparserl.types import Batch, Transition
 
 Assembly: TypeAlias = Callable[[Mapping[str, Tensor]], Batch]
 """How a minibatch is made of some tensors: a frozen dataclass, whose ``repr`` says all that it does beside its code. One object
@@ -24,6 +25,9 @@ It reads no other tensors than those that it is given, and no value of a tensor 
 
 INDEX = "index"
 """Which rows ``[member, batch]`` of other tensors a minibatch is made of, where it is not put together."""
+
+PLACE = "place"
+"""Where the next transition is to be put."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,47 @@ class Selection:
         """What the minibatch of some members is made from."""
         its = {name: tensor[members] if tensor.dim() else tensor for name, tensor in self.tensors.items()}
         return Selection(its, self.assembly)
+
+
+@runtime_checkable
+class Store(Protocol):
+    """An assembly that can put transitions where minibatches are made from."""
+
+    def put(self, tensors: Mapping[str, Tensor], transition: Transition, place: Tensor) -> None:
+        """Put a step of all sub-environments into some of the tensors, from a ``place`` [] on."""
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> Batch:
+        """A minibatch."""
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What the minibatches of some steps are made from that are still to be taken, one after each step, and how."""
+
+    stored: Mapping[str, Tensor]
+    """Where transitions are, and those of these steps are to be put."""
+    fixed: Mapping[str, Tensor]
+    """What is the same for all of them."""
+    each: Mapping[str, Tensor]
+    """What each of them has of its own, ``[step, ...]``."""
+    store: Store
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return len(self.each[PLACE])
+
+    def of(self, members: slice) -> Ahead:
+        """The same for some members."""
+        stored = {name: tensor[members] for name, tensor in self.stored.items()}
+        fixed = {name: tensor[members] if tensor.dim() else tensor for name, tensor in self.fixed.items()}
+        each = {name: tensor[:, members] if tensor.dim() > 1 else tensor for name, tensor in self.each.items()}
+        return Ahead(stored, fixed, each, self.store)
+
+
+def in_parts(selections: Iterable[Selection], at_once: bool) -> Iterator[list[Selection]]:
+    """Selections one by one, or ``at_once`` all that follow each other with an ``index`` of one shape."""
+    if at_once:
+        yield from ([*part] for _, part in groupby(selections, key=lambda its: its.tensors[INDEX].shape))
+    else:
+        yield from ([its] for its in selections)

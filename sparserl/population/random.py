@@ -115,6 +115,19 @@ class MemberRng:
         """
         return self._integers.take(shape) % bound
 
+    def uniforms(self, times: int, *shape: int) -> Tensor:
+        """What ``uniform`` gives so many times, one behind another, ``[time, member, *shape]``."""
+        return self._uniforms.take_times(times, shape)
+
+    def normals(self, times: int, *shape: int) -> Tensor:
+        """What ``normal`` gives so many times, one behind another, ``[time, member, *shape]``."""
+        return self._normals.take_times(times, shape)
+
+    def below_each(self, bounds: Sequence[int], *shape: int) -> Tensor:
+        """What ``below`` gives for one bound after another, ``[bound, member, *shape]``."""
+        found = self._integers.take_times(len(bounds), shape)
+        return found % found.new_tensor(bounds).view(-1, *[1] * (found.dim() - 1))
+
     def state_dict(self) -> State:
         return {
             "generators": self._generators.state_dict(),
@@ -172,6 +185,14 @@ class _PartOfDraws(MemberRng):
     def below(self, bound: int, *shape: int) -> Tensor:
         return self._take(lambda rng: rng.below(bound, *shape))
 
+    # another taker may ask for other times at once
+
+    def uniforms(self, times: int, *shape: int) -> Tensor:
+        return torch.stack([self.uniform(*shape) for _ in range(times)])
+
+    def normals(self, times: int, *shape: int) -> Tensor:
+        return torch.stack([self.normal(*shape) for _ in range(times)])
+
 
 class _Block:
     """Numbers of one kind that are drawn and not yet used."""
@@ -191,6 +212,15 @@ class _Block:
         numbers = self._numbers[:, self._used : self._used + count]
         self._used += count
         return numbers.reshape(len(self._numbers), *shape)
+
+    def take_times(self, times: int, shape: Sequence[int]) -> Tensor:
+        """What ``take`` gives so many times, ``[time, member, *shape]``."""
+        count, found = math.prod(shape), list[Tensor]()
+        while times:
+            whole = min(times, (self._numbers.shape[1] - self._used) // count) or 1
+            found.append(self.take((whole, *shape)).transpose(0, 1))
+            times -= whole
+        return torch.cat(found)
 
     def state_dict(self) -> State:
         return {"numbers": self._numbers, "used": self._used}

@@ -112,6 +112,14 @@ class HardConcrete(Penalized):
         gates = {name: like.new_full((len(like), *shape), log_alpha) for name, shape in self.shapes(layers).items()}
         return gates | {MULTIPLIER: like.new_ones(len(like), 2)} if gates else {}
 
+    def _phase(self, step: int) -> Literal["delayed", "active", "frozen"]:
+        if self.gates_active(step):
+            return "active"
+        return "delayed" if step < self.delay_steps else "frozen"
+
+    def is_due(self, previous_step: int, step: int) -> bool:
+        return self._phase(previous_step) != self._phase(step)
+
     def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
         """When the gates are frozen, those of members with a target are shifted to it."""
         return gates if self.gates_active(step) else self.finished(layers, gates, previous_step, step)

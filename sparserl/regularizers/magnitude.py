@@ -68,11 +68,14 @@ class Magnitude(Masked):
     def init(self, layers: Layers, generators: Generators) -> Gates:
         return {name: torch.ones_like(weight) for name, weight in regularized(layers).items()}
 
+    def is_due(self, previous_step: int, step: int) -> bool:
+        return self.progress(step) != self.progress(previous_step)
+
     def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
         """New masks where the schedule has moved since ``previous_step``."""
-        progress = self.progress(step)
-        if progress == self.progress(previous_step):
+        if not self.is_due(previous_step, step):
             return gates
+        progress = self.progress(step)
         sizes = {name: weight.abs() for name, weight in regularized(layers).items()}
         if self.distribution == "global":
             return without_lowest_of_all(sizes, progress * self.target_sparsity.double())

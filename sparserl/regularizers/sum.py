@@ -124,6 +124,9 @@ class Sum(Regularizer):
     def scheduled(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
         return self._gates.scheduled(layers, gates, previous_step, step)
 
+    def is_due(self, previous_step: int, step: int) -> bool:
+        return self._gates.is_due(previous_step, step)
+
     def finished(self, layers: Layers, gates: Gates, previous_step: int, step: int) -> Gates:
         return self._gates.finished(layers, gates, previous_step, step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -10,12 +11,29 @@ import torch
 from torch import Tensor
 
 from sparserl.experience.selection import Selection
-from sparserl.training.compiled import Call, RecordedDraws
-from sparserl.training.guards import TracedNumber
+from sparserl.population.random import MemberRng
+from sparserl.training.compiled import Call, Counters, RecordedDraws
 from sparserl.training.inputs import PartInputs, described, with_values
 from sparserl.training.learner_state import FixedGates, LearnerState
-from sparserl.training.step import GradientStep, Scalars
-from sparserl.types import Action, Noise, Rollout, Time, Weights
+from sparserl.training.step import GradientStep
+from sparserl.training.step_inputs import Scalars, StepInputs
+from sparserl.types import Action, Batch, Noise, Rollout, Time, Weights
+
+
+@dataclass(frozen=True)
+class GivenToStep:
+    """What a gradient step is given, of the tensors and numbers that a program is."""
+
+    state: LearnerState
+    step: GradientStep
+    inputs: Sequence[Tensor]
+    """Of the parts."""
+    selected: Mapping[str, Tensor]
+    observed: Rollout
+    noise: Mapping[str, Noise]
+    scalars: Scalars
+    others: Sequence[Tensor]
+    """Numbers behind those of the step."""
 
 
 class StepCall(Call):
@@ -29,35 +47,27 @@ class StepCall(Call):
         inputs: PartInputs,
         state: LearnerState,
         selection: Selection,
-        scalars: Scalars,
-        noise: Mapping[str, Noise],
-        with_noise_free: bool,
+        given: StepInputs,
         observed: Rollout,
     ) -> None:
         self._step, self._inputs, self._state, self._selection = step, inputs, state, selection
-        self._scalars, self._noise, self._with_noise_free, self._observed = scalars, noise, with_noise_free, observed
-        changed, fixed = _changed(state), _fixed(state)
-        read = [*fixed, *inputs.tensors(self.members), *selection.tensors.values(), *observed.values()]
-        read += [its for noise_of in noise.values() for its in noise_of.values()]
-        read += [its for its in scalars.penalty.values() if isinstance(its, Tensor)]
+        self._scalars, self._noise, self._observed = given.scalars, given.noise, observed
+        self._needs_noise_free = given.needs_noise_free
+        changed, fixed = _changed(state), [*_fixed(state), *inputs.tensors(self.members)]
+        self._selected_at = len(changed) + len(fixed)
+        read = [*fixed, *selection.tensors.values(), *observed.values()]
+        read += given.tensors()
         self.tensors, self.changed = [*changed, *(tensor.contiguous() for tensor in read)], len(changed)
-        time = scalars.time
-        self.counters = {"step": time.step, "previous_step": time.previous_step, "update": time.update}
-        penalties = [its for its in scalars.penalty.values() if not isinstance(its, Tensor)]
-        rates = {c: float(rate) for c, rate in scalars.rates.items()}
-        gate_rate = float(scalars.gate_rate)
-        weights = [factor for c, its in state.weights.items() for factor in its.factors(rates[c])]
-        gates = [factor for its in state.gates.values() for factor in its.factors(gate_rate)]
-        self.numbers = [*weights, *gates, *inputs.numbers(time.step), gate_rate, *rates.values(), *penalties]
+        self.counters, self.numbers = self._moment(given.scalars)
         shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in selection.tensors.items())
         self.signature = (
             _fixed_names(state),
             selection.assembly,
             shapes,
             tuple(observed),
-            tuple(noise),
-            scalars.gates_active,
-            with_noise_free,
+            tuple(given.noise),
+            given.scalars.gates_active,
+            given.needs_noise_free,
         )
 
     @property
@@ -75,14 +85,30 @@ class StepCall(Call):
     def run(
         self,
         tensors: Sequence[Tensor],
-        draws: RecordedDraws,
-        counters: Mapping[str, TracedNumber],
+        draws: RecordedDraws | MemberRng,
+        counters: Counters,
         numbers: Sequence[Tensor],
     ) -> tuple[list[str], list[Tensor]]:
+        given = self._given(tensors, counters, numbers)
+        return self._learn(given, self._selection.assembly(given.selected), given.observed, draws)
+
+    def _moment(self, scalars: Scalars, later: int = 0) -> tuple[dict[str, int], list[float]]:
+        """The counters and numbers of a step with such scalars that is so many steps ``later`` than the next one."""
+        time, state = scalars.time, self._state
+        penalties = [its for its in scalars.penalty.values() if not isinstance(its, Tensor)]
+        rates = {c: float(rate) for c, rate in scalars.rates.items()}
+        gate_rate = float(scalars.gate_rate)
+        weights = [factor for c, its in state.weights.items() for factor in its.factors(rates[c], later)]
+        gates = [factor for its in state.gates.values() for factor in its.factors(gate_rate, later)]
+        numbers = [*weights, *gates, *self._inputs.numbers(time.step), gate_rate, *rates.values(), *penalties]
+        return {"step": time.step, "previous_step": time.previous_step, "update": time.update}, numbers
+
+    def _given(self, tensors: Sequence[Tensor], counters: Counters, numbers: Sequence[Tensor]) -> GivenToStep:
         rest, values = iter(tensors), iter(numbers)
         state = _state(self._state, rest, values)
-        step = _with_inputs(self._step, self._inputs, rest, values)
-        batch = self._selection.assembly({name: next(rest) for name in self._selection.tensors})
+        inputs = [*islice(rest, self._inputs.counts[0])]
+        step = with_inputs(self._step, self._inputs, iter(inputs), values)
+        selected = {name: next(rest) for name in self._selection.tensors}
         observed = {name: next(rest) for name in self._observed}
         noise = {component: {name: next(rest) for name in its} for component, its in self._noise.items()}
         given = self._scalars.penalty
@@ -92,17 +118,23 @@ class StepCall(Call):
         penalty = {name: next(values) if its is None else its for name, its in penalty.items()}
         time = Time(counters["step"], counters["previous_step"], counters["update"])  # type: ignore[arg-type]
         scalars = Scalars(time, self._scalars.gates_active, penalty, rates, gate_rate)  # type: ignore[arg-type]
+        return GivenToStep(state, step, inputs, selected, observed, noise, scalars, list(values))
+
+    def _learn(
+        self, given: GivenToStep, batch: Batch, observed: Rollout, draws: RecordedDraws | MemberRng
+    ) -> tuple[list[str], list[Tensor]]:
+        step, state = given.step, given.state
         before = [(layers, name, tensor) for layers in state.statistics.values() for name, tensor in layers.items()]
         with torch.no_grad():
             if observed:
                 state.set_statistics(step.algorithm.observe(state.statistics, observed))
-            noise_free = _noise_free(step, state) if self._with_noise_free else {}
+            without = noise_free(step, state) if self._needs_noise_free else {}
         with torch.enable_grad():
-            metrics = step(state, batch, scalars, noise, noise_free, draws)  # type: ignore[arg-type]
+            metrics = step(state, batch, given.scalars, given.noise, without, draws)  # type: ignore[arg-type]
         for layers, name, tensor in before:
             if layers[name] is not tensor:
                 tensor.copy_(layers[name])
-        return list(metrics), [torch.stack([metric.detach() for metric in metrics.values()])]
+        return list(metrics), [torch.stack([metric.detach() for metric in metrics.values()], dim=1)]
 
 
 class ActingCall(Call):
@@ -146,8 +178,8 @@ class ActingCall(Call):
     def run(
         self,
         tensors: Sequence[Tensor],
-        draws: RecordedDraws,
-        counters: Mapping[str, TracedNumber],
+        draws: RecordedDraws | MemberRng,
+        counters: Counters,
         numbers: Sequence[Tensor],
     ) -> tuple[list[str], list[Tensor]]:
         weights, inputs, observation = self._given(tensors, numbers)
@@ -163,8 +195,8 @@ class ActingCall(Call):
         *inputs, observation = rest
         if state is None:
             return running, inputs, observation
-        step = _with_inputs(self._step, self._inputs, iter(inputs), iter(numbers))
-        return state.tensors() | _noise_free(step, state), inputs, observation
+        step = with_inputs(self._step, self._inputs, iter(inputs), iter(numbers))
+        return state.tensors() | noise_free(step, state), inputs, observation
 
     @torch.no_grad()
     def _act(
@@ -180,7 +212,7 @@ class ActingCall(Call):
 
     def _with_inputs(self, inputs: Sequence[Tensor], numbers: Sequence[Tensor]) -> GradientStep:
         """The step of parts with these values."""
-        return _with_inputs(self._step, self._inputs, iter(inputs), iter(numbers))
+        return with_inputs(self._step, self._inputs, iter(inputs), iter(numbers))
 
 
 # ---------------------------------------------------------------- the state of a learner as tensors, and back
@@ -234,7 +266,7 @@ def _state(like: LearnerState, rest: Iterator[Tensor], values: Iterator[Tensor] 
     return LearnerState(weights, gates, targets, statistics, learns, fixed)
 
 
-def _with_inputs(step: GradientStep, inputs: PartInputs, rest: Iterator[Tensor], values: Iterator[Tensor]) -> GradientStep:
+def with_inputs(step: GradientStep, inputs: PartInputs, rest: Iterator[Tensor], values: Iterator[Tensor]) -> GradientStep:
     """The same step of parts whose values are the next tensors and numbers."""
     tensors, numbers = inputs.counts
     of_algorithm, *of_regularizers = inputs.given([*islice(rest, tensors)], [*islice(values, numbers)])
@@ -246,7 +278,7 @@ def _with_inputs(step: GradientStep, inputs: PartInputs, rest: Iterator[Tensor],
     )
 
 
-def _noise_free(step: GradientStep, state: LearnerState) -> Weights:
+def noise_free(step: GradientStep, state: LearnerState) -> Weights:
     """What runs under gates, without noise."""
     fixed = state.fixed_gates
     multipliers = {c: fixed[c].multipliers if c in fixed else step.multipliers(state, c) for c in step.bound}

@@ -10,14 +10,15 @@ from torch import Tensor
 from sparserl.environments.base import Environment, FunctionalEnvironment, VectorEnvironment
 from sparserl.experience.base import Experience
 from sparserl.population.random import MemberRng
-from sparserl.training.collecting_call import EpisodesUnderWay
+from sparserl.training.episodes_under_way import EpisodesUnderWay
 from sparserl.training.learner_group import LearnerGroup
+from sparserl.training.repeated import can_repeat
 from sparserl.training.statistics import Clock, Episodes
+from sparserl.training.updates import Updates
 from sparserl.types import Action
 
-MOST_STEPS = 8
-"""In one program. A step of PPO on CartPole takes 28 us with 4 of them, 21 us with 8, and 55 us if acting alone is a program.
-To compile one of 4 takes 24 s of CPU time, of 8 33 s, of 16 more than 220 s."""
+MOST_STEPS = 32
+"""In one call of a program. It has a loop, so their number does not change what it takes to compile."""
 
 
 @dataclass
@@ -38,8 +39,9 @@ class Collector:
 
     def __post_init__(self) -> None:
         self._spec, self._envs = self.environment.spec(), self.vector.shape[1]
-        in_programs = self.is_compiled and self.group.acting_is_fixed and self.exploration.device.type == "cpu"
-        self._most = min(MOST_STEPS, self.experience.steps_between(self._envs)) if in_programs else 1
+        in_programs = self.is_compiled and self.exploration.device.type == "cpu" and can_repeat()
+        self._collects = in_programs and self.group.acting_is_fixed
+        self._iterates = in_programs and self.group.acts_without_noise and self.experience.learns_each_step(self._envs)
 
     def collect(self, env_step: int, most: int, ends_episodes: bool) -> int:
         """Take steps until there may be something to learn from, ``most`` or fewer; how many they were.
@@ -48,19 +50,41 @@ class Collector:
         is the only one.
         """
         vector = self.vector
-        if self._most == 1 or not isinstance(vector, FunctionalEnvironment):
+        if not (self._collects and isinstance(vector, FunctionalEnvironment)):
             self._step(env_step, ends_episodes)
             return 1
-        steps = min(most, self._most, self.experience.steps_left(self._envs))
-        vector.reserve(self._most)
-        under_way = EpisodesUnderWay(self.environment, vector, vector.snapshot(), self.observation)
-        rollout = self.group.collect(under_way, steps, self._most, env_step, self.exploration)
+        # if the last of them can be in one program with what is learned after it, it is
+        left = self.experience.steps_left(self._envs) - self._iterates
+        steps, under_way = min(most, MOST_STEPS, max(1, left)), self._under_way(vector)
+        rollout = self.group.collect(under_way, steps, env_step, self.exploration)
         self.clock.lap("acting")
         self.observation = vector.follow(under_way.state, rollout)
         self.experience.extend_by(rollout)
         self.group.observe_all(rollout)
         self.episodes.add_all(rollout)
         return steps
+
+    def iterate(self, env_step: int, most: int) -> tuple[int, list[list[Updates]]]:
+        """Take ``most`` steps or fewer and learn after each, as one program.
+
+        How many they were, 0 where that is not possible, and what the gradient steps of each learner say.
+        """
+        vector, experience = self.vector, self.experience
+        if not (self._iterates and isinstance(vector, FunctionalEnvironment) and experience.is_learning(self._envs)):
+            return 0, []
+        under_way, ahead = self._under_way(vector), experience.ahead(min(most, MOST_STEPS), self._envs)
+        self.clock.lap("replay")
+        steps, updates = self.group.iterate(under_way, ahead, env_step, self.exploration)
+        self.observation = vector.follow(under_way.state, steps)
+        experience.learned(ahead.steps)
+        self.episodes.add_all(steps)
+        self.clock.lap("update")
+        return ahead.steps, updates
+
+    def _under_way(self, vector: FunctionalEnvironment) -> EpisodesUnderWay:
+        """The episodes, for a program to go on with."""
+        vector.reserve(MOST_STEPS)
+        return EpisodesUnderWay(self.environment, vector, vector.snapshot(), self.observation.clone())
 
     def _step(self, env_step: int, ends_episodes: bool) -> None:
         action = self.group.act(self.observation, env_step, self.exploration)

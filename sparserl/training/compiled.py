@@ -7,13 +7,14 @@ numbers. Whatever else a call decides by is part of the key of the program or on
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from filelock import Timeout
@@ -28,7 +29,7 @@ from sparserl.training.dependencies import CompileError, code_of, compiler, has_
 from sparserl.training.guards import Guard, TracedNumber
 from sparserl.training.interrupts import check_all
 from sparserl.training.kernels import IN_CPP
-from sparserl.training.programs import Description, Program
+from sparserl.training.programs import Description, Output, Program
 
 MEMBER_COUNTS = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
 """The numbers of members that a call is traced with. Sizes that are equal are taken to be the same size, so it must be one that
@@ -47,6 +48,10 @@ COMPILER = {
     "aot_inductor.custom_ops_to_c_shims": {kernel._opoverload: IN_CPP},  # noqa: SLF001
 }
 """Its settings. Precompiled headers would leave 300 MB in /tmp, and need openssl; without them a program takes 4 s longer."""
+
+
+Counters: TypeAlias = Mapping[str, TracedNumber] | Mapping[str, int]
+"""What a function may decide by: numbers that write it down while it is traced, or plain ones where it runs eagerly."""
 
 
 class Call(ABC):
@@ -84,8 +89,8 @@ class Call(ABC):
     def run(
         self,
         tensors: Sequence[Tensor],
-        draws: RecordedDraws,
-        counters: Mapping[str, TracedNumber],
+        draws: RecordedDraws | MemberRng,
+        counters: Counters,
         numbers: Sequence[Tensor],
     ) -> tuple[list[str], list[Tensor]]:
         """The function, on tensors and numbers like those of this call: names for what it gives, and the tensors."""
@@ -93,6 +98,19 @@ class Call(ABC):
     def draw(self, rng: MemberRng, asked: Sequence[tuple[str, Sequence[int]]]) -> list[Tensor]:
         """The random numbers that the function asks for, in its order."""
         return [getattr(rng, distribution)(*shape).contiguous() for distribution, shape in asked]
+
+    def module(self, traced: torch.nn.Module, outputs: Sequence[Output]) -> torch.nn.Module:
+        """What is compiled: the ``traced`` function, or something that calls it."""
+        return _Module(traced)
+
+    def examples(self, given: Sequence[Tensor], outputs: Sequence[Output]) -> list[Tensor]:
+        """What the module takes, made of what the function was traced with."""
+        return [*given]
+
+    def dynamic_axes(self, given: Sequence[Tensor], outputs: Sequence[Output]) -> list[dict[int, Any] | None]:
+        """The axes of that whose size a program leaves open."""
+        members = members_axis()
+        return [*({0: members} if tensor.dim() else None for tensor in given[:-1]), None]
 
 
 class RecordedDraws:
@@ -102,10 +120,17 @@ class RecordedDraws:
         self._members, self._given = members, iter(given) if given is not None else None
         self.asked: list[tuple[str, tuple[int, ...]]] = []
         self.device = torch.device("cpu")
+        self._stream = ""
 
     def _take(self, distribution: str, shape: tuple[int, ...]) -> Tensor:
-        self.asked.append((distribution, tuple(int(size) for size in shape)))
+        self.asked.append((f"{self._stream}{distribution}", tuple(int(size) for size in shape)))
         return torch.zeros(self._members, *shape) if self._given is None else next(self._given)
+
+    def of(self, stream: str) -> RecordedDraws:
+        """The same, with numbers that are drawn from another stream: its name is written before the kind of the numbers."""
+        other = copy.copy(self)
+        other._stream = f"{stream}/"  # noqa: SLF001 (it is one of this class)
+        return other
 
     def uniform(self, *shape: int) -> Tensor:
         return self._take("uniform", shape)
@@ -125,13 +150,23 @@ class Compiled:
 
         Raises CompileError, before anything has changed, where there is no program and none can be made.
         """
+        program = self.program(call)
+        draws = call.draw(rng, program.description.draws) if rng else []
+        return program.description.names, program.run([*call.tensors, *draws, vector_of(call)])
+
+    def program(self, call: Call) -> Program:
+        """That of a call. Raises CompileError where there is none and none can be made."""
         known = self._programs.setdefault(call.signature, [])
         program = next((its for its in known if its.holds(call.counters)), None)
         if program is None:
             program = _find_or_compile(call)
             known.append(program)
-        draws = call.draw(rng, program.description.draws) if rng else []
-        return program.description.names, program.run([*call.tensors, *draws, vector_of(call)])
+        return program
+
+
+def members_axis() -> Any:
+    """The axis of the members, as an export names it."""
+    return torch.export.Dim("members", min=1, max=MOST_MEMBERS)
 
 
 def vector_of(call: Call) -> Tensor:
@@ -203,7 +238,7 @@ class Trace:
     def __init__(self, call: Call) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        vector = vector_of(call)
+        self._call, vector = call, vector_of(call)
         taken = {size for tensor in call.tensors for size in tensor.shape[1:]} | {len(vector)}
         members = next(count for count in MEMBER_COUNTS if count not in taken)
         examples = [_example(tensor, members) for tensor in call.tensors]
@@ -218,7 +253,7 @@ class Trace:
 
         probe = RecordedDraws(members)
         changed = [tensor.clone() for tensor in examples[: call.changed]]
-        names, _ = run([*changed, *examples[call.changed :]], vector, probe)
+        names, made = run([*changed, *examples[call.changed :]], vector, probe)
         draws = [torch.zeros(members, *shape) for _, shape in probe.asked]
 
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -229,20 +264,22 @@ class Trace:
         with torch.no_grad(), traced_for_program():
             trace = make_fx(flat, DECOMPOSITIONS, tracing_mode="symbolic", _allow_non_fake_inputs=True)
             self.graph = trace(*self._examples)
-        self.description = Description(guards, probe.asked, names)
+        outputs = [((*its.shape[1:],), str(its.dtype).removeprefix("torch.")) for its in made]
+        self.description = Description(guards, probe.asked, names, outputs)
+
+    def module(self) -> torch.nn.Module:
+        """What is compiled."""
+        return self._call.module(self.graph, self.description.outputs)
 
     def compile_to(self, library: Path) -> None:
         """Write the program to a file."""
         from torch._inductor import aoti_compile_and_package
         from torch._inductor.utils import fresh_cache
 
-        members = torch.export.Dim("members", min=1, max=MOST_MEMBERS)
-        inputs = self._examples[:-1]
-        shapes = tuple({0: members} if tensor.dim() else None for tensor in inputs)
+        call, given, outputs = self._call, self._examples, self.description.outputs
         with torch.no_grad(), _quiet(), fresh_cache(dir=str(library.parent)):
-            exported = torch.export.export(
-                _Module(self.graph), self._examples, dynamic_shapes={"tensors": (*shapes, None)}, strict=False
-            )
+            examples, axes = tuple(call.examples(given, outputs)), tuple(call.dynamic_axes(given, outputs))
+            exported = torch.export.export(self.module(), examples, dynamic_shapes={"tensors": axes}, strict=False)
             aoti_compile_and_package(exported, package_path=str(library), inductor_configs=COMPILER)
 
 

@@ -10,10 +10,10 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
+from sparserl.population.random import MemberRng
 from sparserl.terminal import say_once
-from sparserl.training.compiled import Call, Compiled, RecordedDraws
+from sparserl.training.compiled import Call, Compiled, Counters, RecordedDraws
 from sparserl.training.dependencies import CompileError
-from sparserl.training.guards import TracedNumber
 from sparserl.training.inputs import described
 from sparserl.types import Weights
 
@@ -46,8 +46,8 @@ class DeterministicCall(Call):
     def run(
         self,
         tensors: Sequence[Tensor],
-        draws: RecordedDraws,
-        counters: Mapping[str, TracedNumber],
+        draws: RecordedDraws | MemberRng,
+        counters: Counters,
         numbers: Sequence[Tensor],
     ) -> tuple[list[str], list[Tensor]]:
         *layers, observation = tensors

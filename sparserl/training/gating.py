@@ -8,7 +8,8 @@ from sparserl.population.random import Generators
 from sparserl.population.state import State, on_device
 from sparserl.training.learner_state import FixedGates, LearnerState, replace
 from sparserl.training.step import GradientStep
-from sparserl.types import Noise
+from sparserl.training.step_inputs import StepInputs, scalars_of
+from sparserl.types import Noise, Time
 
 
 class Gating:
@@ -33,6 +34,24 @@ class Gating:
             self.noise = {c: bound[c].noise(its.views, self._generators, env_step) for c, its in state.gates.items()}
         else:
             self.fix()
+
+    def inputs_of_step(self, time: Time) -> StepInputs:
+        """What a gradient step is given, with new noise where one sample of the gates is for one step."""
+        step, needs_noise_free = self._step, self.needs_noise_free(time.step)
+        if step.algorithm.gate_noise == "gradient_step" and self._state.gates:
+            self.draw(time.step)
+        scalars = scalars_of(step.algorithm, step.regularizer, step.bound, time, self.are_active)
+        return StepInputs(scalars, self.noise, needs_noise_free)
+
+    def needs_noise_free(self, env_step: int) -> bool:
+        """Whether a gradient step needs components without noise beside those that run under it."""
+        of_each_step = self._step.algorithm.gate_noise == "gradient_step"
+        return of_each_step and bool(self._state.gates) and self._step.regularizer.gates_active(env_step)
+
+    def changes_at(self, env_step: int) -> bool:
+        """Whether ``draw`` would change more than the noise after so many environment steps."""
+        regularizer = self._step.regularizer
+        return regularizer.is_due(self._scheduled_at, env_step) or regularizer.gates_active(env_step) != self.are_active
 
     def finish(self, env_step: int) -> None:
         """Called once, when training ends: the gates become those of the trained policy."""

@@ -10,7 +10,7 @@ were before that step. Its numbers stay in its own rows, so the others do not ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -18,22 +18,23 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
-from sparserl.experience.selection import Selection
+from sparserl.experience.base import joined_steps
+from sparserl.experience.selection import Ahead, Selection
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
 from sparserl.population.state import State, split
 from sparserl.regularizers.base import Regularizer
 from sparserl.runs.files import misfit
-from sparserl.terminal import say_once
-from sparserl.training.collecting_call import EpisodesUnderWay, collect_eagerly
-from sparserl.training.compiled_parts import CompiledParts
-from sparserl.training.dependencies import CompileError
+from sparserl.training.episodes_under_way import EpisodesUnderWay
 from sparserl.training.gating import Gating
+from sparserl.training.learner_programs import LearnerPrograms
 from sparserl.training.learner_state import LearnerState
 from sparserl.training.parameters import FlatTensors, Parameters
 from sparserl.training.running_weights import RunningWeights
-from sparserl.training.step import LARGEST_RATE, GradientStep, Scalars
+from sparserl.training.step import GradientStep
+from sparserl.training.step_inputs import StepInputs
 from sparserl.training.stopped import StoppedMembers
+from sparserl.training.updates import Updates
 from sparserl.types import Action, Batch, Gates, Metrics, Rollout, Time, Weights, is_weight
 
 T = TypeVar("T")
@@ -42,8 +43,7 @@ T = TypeVar("T")
 class Learner:
     """Trains the components of one algorithm under one regulariser, for every member at once.
 
-    ``algorithm`` must be bound to an environment. Where gradient steps and acting are to be ``compiled`` and cannot be, a line
-    says so and they run eagerly from then on.
+    ``algorithm`` must be bound to an environment. Gradient steps and acting may run as programs (``compiled``).
     """
 
     def __init__(self, algorithm: Algorithm, regularizer: Regularizer, members: Population, compiled: bool = False) -> None:
@@ -71,8 +71,7 @@ class Learner:
         self._step = GradientStep(algorithm, regularizer, self.bound)
         self._gating = Gating(self._step, self.state, generators, for_programs=compiled)
         self.stopped = StoppedMembers(self.state.learns)
-        self._compiled = CompiledParts.of(self._step) if compiled else None
-        self._compiled_updates = 0
+        self._programs = LearnerPrograms(self._step, self.state, self._rng, compiled)
         self._unobserved: Rollout = {}  # what statistics are to take in before they are read
         self._running = RunningWeights(self._step, self.state, self._gating)
 
@@ -99,61 +98,72 @@ class Learner:
         ``env_step``, the environment steps that each member has taken, drives the schedules. Metrics are ``[member]``.
         """
         selection = batch if isinstance(batch, Selection) else Selection(batch)
-        noise_free, with_noise_free = {}, False
-        if self.algorithm.gate_noise == "gradient_step":
-            with_noise_free = bool(self.state.gates) and self.regularizer.gates_active(env_step)
-            if with_noise_free and self._compiled is None:
-                noise_free = self._running.noise_free()
-            self._draw_gates(env_step)
-        scalars = Scalars(
-            time=Time(env_step, self._env_step, self._updates),
-            gates_active=self._gating.are_active,
-            penalty={
-                (c, name): term.coefficient(env_step, c in self.algorithm.policy)
-                for c, regularizer in self.bound.items()
-                for name, term in regularizer.summands().items()
-            },
-            rates={c: min(schedule(env_step), LARGEST_RATE) for c, schedule in self.algorithm.learning_rates.items()},
-            gate_rate=min(self.regularizer.gate_rate(env_step), LARGEST_RATE),
-        )
-        noise = self._gating.noise
-        metrics = self._as_program(
-            lambda its: its.step(self.state, selection, scalars, noise, with_noise_free, self._unobserved, self._rng)
-        )
+        # what acted has computed it already; drawing forgets it
+        eager = not self.is_compiled and self._gating.needs_noise_free(env_step)
+        without = self._running.noise_free() if eager else {}
+        given = self._inputs_of_step(env_step)
+        metrics = self._programs.step(selection, given, self._unobserved)
         if metrics is None:
             self._take_in()
-            if with_noise_free and not noise_free:
-                noise_free = self._running.noise_free()
-            metrics = self._step(self.state, selection.batch(), scalars, noise, noise_free, self._rng)
-        else:
-            self._compiled_updates, self._unobserved = self._compiled_updates + 1, {}
+            if given.needs_noise_free and not without:
+                without = self._running.noise_free()
+            metrics = self._step(self.state, selection.batch(), given.scalars, given.noise, without, self._rng)
+        self._unobserved = {}
         self._env_step, self._updates = env_step, self._updates + 1
         self._running.forget()
         self.stopped.update(metrics, env_step)
         return metrics
 
-    def _as_program(self, run: Callable[[CompiledParts], T]) -> T | None:
-        """What a program gives, or None, with nothing changed, where there can be none. Then all runs eagerly from now on."""
-        if self._compiled is None:
-            return None
-        try:
-            return run(self._compiled)
-        except CompileError as error:
-            say_once(f"warning: gradient steps and acting run eagerly, since they cannot be compiled: {error}")
-            self._compiled = None
-            return None
+    def update_all(self, selections: Sequence[Selection], env_step: int) -> list[Metrics] | list[Updates]:
+        """Gradient steps after the same environment steps. Those that differ in an ``index`` only may be one program."""
+        found = None
+        if selections[1:] and self.algorithm.gate_noise == "rollout":
+            self._take_in()
+            given = self._inputs_of_step(env_step)
+            found = self._programs.steps(selections, given)
+        if found is None:
+            return [self.update(its, env_step) for its in selections]
+        self._env_step, self._updates = env_step, self._updates + len(selections)
+        self._have_run(found)
+        return found
+
+    def iterate(self, episodes: EpisodesUnderWay, ahead: Ahead, env_step: int, rng: MemberRng) -> tuple[Rollout, list[Updates]]:
+        """Act, step the episodes and learn, once for each step ``ahead``, after ``env_step`` environment steps of each member.
+
+        Changes ``episodes``, and puts transitions where they are stored; how they ended is given, ``[member, time, env]``.
+        """
+        self._take_in()
+        rollouts, found, done = list[Rollout](), list[Updates](), 0
+        while done < ahead.steps:
+            given, first = list[StepInputs](), done
+            while done < ahead.steps and not (given and self._gating.changes_at(env_step + episodes.envs)):
+                env_step += episodes.envs
+                given.append(self._inputs_of_step(env_step))
+                self._env_step, self._updates, done = env_step, self._updates + 1, done + 1
+            rollout, updates = self._programs.iterate(given, episodes, ahead, first, rng)
+            self._have_run(updates)
+            rollouts.append(rollout)
+            found += updates
+        return joined_steps(rollouts), found
+
+    def _have_run(self, found: Sequence[Updates]) -> None:
+        self._running.forget()
+        self.stopped.update_all(found)
+
+    def _inputs_of_step(self, env_step: int) -> StepInputs:
+        given = self._gating.inputs_of_step(Time(env_step, self._env_step, self._updates))
+        self._running.forget()
+        return given
 
     @property
     def is_compiled(self) -> bool:
         """Whether gradient steps and acting are to run as programs."""
-        return self._compiled is not None
+        return self._programs.are_used
 
     @property
     def backend(self) -> str:
         """How the gradient steps so far were run: ``eager``, ``compiled`` or ``mixed``."""
-        if self._compiled_updates == 0:
-            return "eager"
-        return "compiled" if self._compiled_updates == self._updates else "mixed"
+        return self._programs.backend(self._updates)
 
     def observe(self, rollout: Rollout) -> None:
         """Let the algorithm's statistics take in what the environment gave; those of members that were stopped stay.
@@ -162,7 +172,7 @@ class Learner:
         """
         self._take_in()
         self._unobserved = rollout
-        if self._compiled is None:
+        if not self.is_compiled:
             self._take_in()
 
     def _take_in(self) -> None:
@@ -186,11 +196,7 @@ class Learner:
         for weights in policies:
             if weights is not None and (fault := misfit(weights, needed)):
                 raise ValueError(f"a policy to start from cannot be this algorithm's: its {fault}")
-        for member, weights in enumerate(policies):
-            for component, layers in (weights or {}).items():
-                for name, tensor in layers.items():
-                    for target in (component, *self._step.followers(component)):
-                        tensors[target][name][member] = tensor
+        self.state.start_from(policies, self._step.followers)
         self._running.forget()
 
     # ------------------------------------------------------------ weights to run
@@ -218,21 +224,16 @@ class Learner:
 
     def act(self, observation: Shaped[Tensor, "member env *obs"], env_step: int, rng: MemberRng) -> Action:
         """Choose actions for training, after so many environment steps of each member. Called without gradients."""
-        action = self._as_program(lambda its: its.act(self.state, self._for_programs(), observation, env_step, rng))
+        action = self._programs.act(self._for_programs(), observation, env_step, rng) if self.is_compiled else None
         return self.algorithm.act(self.acting(), observation, env_step, rng) if action is None else action
 
-    def collect(self, episodes: EpisodesUnderWay, steps: int, most: int, env_step: int, rng: MemberRng) -> Rollout:
-        """So many steps ``[member, time, env, ...]`` that change ``episodes``: a program of ``most``, if there can be one."""
-        found = self._as_program(
-            lambda its: its.collect(self.state, self._for_programs(), episodes, steps, most, env_step, rng)
-        )
-        if found is None:
-            return collect_eagerly(lambda seen, at: self.act(seen, at, rng), episodes, steps, env_step)
-        return found
+    def collect(self, episodes: EpisodesUnderWay, steps: int, env_step: int, rng: MemberRng) -> Rollout:
+        """So many steps ``[member, time, env, ...]``, which change ``episodes``."""
+        return self._programs.collect(self._for_programs(), episodes, steps, env_step, rng)
 
     def prepare(self, rollout: Rollout) -> Batch:
         """What is to be learned from a rollout, with the weights that acted. Called without gradients."""
-        batch = self._as_program(lambda its: its.prepare(self.state, self._for_programs(), rollout))
+        batch = self._programs.prepare(self._for_programs(), rollout) if self.is_compiled else None
         return self.algorithm.prepare(self.acting(), rollout) if batch is None else batch
 
     def _for_programs(self) -> Weights | None:
@@ -247,8 +248,8 @@ class Learner:
         return {
             "env_step": self._env_step,
             "updates": self._updates,
-            "compiled": self._compiled is not None,
-            "compiled_updates": self._compiled_updates,
+            "compiled": self._programs.are_used,
+            "compiled_updates": self._programs.updates,
             **self.state.state_dict(),
             **self._gating.state_dict(),
             "rng": self._rng.state_dict(),
@@ -258,9 +259,8 @@ class Learner:
     @torch.no_grad()
     def load_state_dict(self, saved: State) -> None:
         self._env_step, self._updates = saved["env_step"], saved["updates"]
-        self._compiled_updates = saved["compiled_updates"]
-        if not saved["compiled"]:
-            self._compiled = None
+        self._programs.are_used &= saved["compiled"]
+        self._programs.updates = saved["compiled_updates"]
         self.state.load_state_dict(saved)
         self._gating.load_state_dict(saved)
         self._rng.load_state_dict(saved["rng"])

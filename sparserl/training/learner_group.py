@@ -15,13 +15,14 @@ from torch import Tensor
 
 from sparserl.algorithms.base import Algorithm
 from sparserl.experience.base import joined_steps
-from sparserl.experience.selection import Selection
+from sparserl.experience.selection import Ahead, Selection
 from sparserl.population.random import MemberRng, SharedDraws
 from sparserl.population.state import State, split, stack
-from sparserl.training.collecting_call import EpisodesUnderWay
 from sparserl.training.deterministic_call import DeterministicPolicies
+from sparserl.training.episodes_under_way import EpisodesUnderWay
 from sparserl.training.evaluation import rows_of
 from sparserl.training.learner import Learner
+from sparserl.training.updates import Updates
 from sparserl.types import Action, Batch, Metrics, Rollout, Transition, Weights
 
 
@@ -49,6 +50,11 @@ class LearnerGroup:
     def acting_is_fixed(self) -> bool:
         """Whether what acts stays as it is until something is learned: where no statistics of it take in each step."""
         return not self._algorithm.observes or self._algorithm.gate_noise == "rollout"
+
+    @property
+    def acts_without_noise(self) -> bool:
+        """Whether gates have no noise where they act, so that each gradient step may have its own."""
+        return self._algorithm.gate_noise == "gradient_step"
 
     def locate(self, member: int) -> tuple[Learner, int]:
         """The learner of a member, and the member's number there."""
@@ -82,10 +88,10 @@ class LearnerGroup:
         for learner, rows in zip(self.learners, self.rows, strict=True):
             learner.observe({name: values[rows] for name, values in rollout.items()} if self.rows[1:] else rollout)
 
-    def update(self, selection: Selection, env_step: int) -> list[Metrics]:
-        """One gradient step of every learner; the metrics of each, of its own members."""
-        parts = [selection.of(rows) for rows in self.rows] if self.rows[1:] else [selection]
-        return [learner.update(part, env_step) for learner, part in zip(self.learners, parts, strict=True)]
+    def update(self, selections: Sequence[Selection], env_step: int) -> list[list[Metrics] | list[Updates]]:
+        """Gradient steps of every learner, one for each selection; what those of each say of its own members."""
+        parts = [[its.of(rows) for its in selections] for rows in self.rows] if self.rows[1:] else [selections]
+        return [learner.update_all(part, env_step) for learner, part in zip(self.learners, parts, strict=True)]
 
     def finish(self, env_step: int) -> None:
         """Called when training ends, before the last evaluation."""
@@ -115,23 +121,36 @@ class LearnerGroup:
             return self.learners[0].act(observation, env_step, rng)
         if not any(learner.is_compiled for learner in self.learners):
             return self._algorithm.act(self.acting(), observation, env_step, rng)
-        shared = SharedDraws(rng)
         actions = [
-            learner.act(observation[rows], env_step, shared.of(rows))
-            for learner, rows in zip(self.learners, self.rows, strict=True)
+            learner.act(observation[rows], env_step, draws)
+            for learner, rows, draws in zip(self.learners, self.rows, self._parts(rng), strict=True)
         ]
         return Action(torch.cat([its.action for its in actions]), _joined([its.extras for its in actions]))
 
     @torch.no_grad()
-    def collect(self, episodes: EpisodesUnderWay, steps: int, most: int, env_step: int, rng: MemberRng) -> Rollout:
+    def collect(self, episodes: EpisodesUnderWay, steps: int, env_step: int, rng: MemberRng) -> Rollout:
         """As of Learner, for all members."""
-        shared = SharedDraws(rng)
         return _joined(
             [
-                learner.collect(episodes.of(rows), steps, most, env_step, shared.of(rows))
-                for learner, rows in zip(self.learners, self.rows, strict=True)
+                learner.collect(episodes.of(rows), steps, env_step, draws)
+                for learner, rows, draws in zip(self.learners, self.rows, self._parts(rng), strict=True)
             ]
         )
+
+    def iterate(
+        self, episodes: EpisodesUnderWay, ahead: Ahead, env_step: int, rng: MemberRng
+    ) -> tuple[Rollout, list[list[Updates]]]:
+        """As of Learner, for all members; with what the gradient steps of each learner say."""
+        found = [
+            learner.iterate(episodes.of(rows), ahead.of(rows), env_step, draws)
+            for learner, rows, draws in zip(self.learners, self.rows, self._parts(rng), strict=True)
+        ]
+        return _joined([steps for steps, _ in found]), [updates for _, updates in found]
+
+    def _parts(self, rng: MemberRng) -> list[MemberRng]:
+        """What hands out the random numbers of each learner's members."""
+        shared = SharedDraws(rng)
+        return [shared.of(rows) for rows in self.rows] if self.rows[1:] else [rng]
 
     def prepare(self, rollout: Rollout) -> Batch:
         """What all members are to learn from a rollout. Called without gradients."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -61,6 +62,16 @@ class LearnerState:
     def gate_views(self, component: str) -> Gates:
         """The gates of a component; empty where it has none."""
         return self.gates[component].views if component in self.gates else {}
+
+    @torch.no_grad()
+    def start_from(self, policies: Sequence[Weights | None], followers: Callable[[str], Sequence[str]]) -> None:
+        """Give each member these components, without the member axis, and to what follows them the same; None gives it none."""
+        tensors = self.tensors()
+        for member, weights in enumerate(policies):
+            for component, layers in (weights or {}).items():
+                for name, tensor in layers.items():
+                    for target in (component, *followers(component)):
+                        tensors[target][name][member] = tensor
 
     def state_dict(self) -> State:
         """For a checkpoint; ``learns`` and what is computed from others are left out."""

@@ -56,9 +56,9 @@ class Parameters(FlatTensors):
         self.norms = self.gradient.new_zeros(len(self.gradient))
         """Of each member's gradient as it was set: clipping does not change them. One that is not finite shows here."""
 
-    def factors(self, learning_rate: float) -> tuple[float, ...]:
-        """Those of the next step of the optimiser."""
-        return self._optimizer.factors(float(self.moments["step"]), learning_rate)
+    def factors(self, learning_rate: float, later: int = 0) -> tuple[float, ...]:
+        """Those of the next step of the optimiser, or of one that is so many steps ``later``."""
+        return self._optimizer.factors(float(self.moments["step"]) + later, learning_rate)
 
     def for_program(
         self, buffer: Float[Tensor, "member width"], moments: Moments, factors: Sequence[Float[Tensor, ""]]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from sparserl.population.random import MemberRng
 from sparserl.training.calls import ActingCall
-from sparserl.training.compiled import RecordedDraws
-from sparserl.training.guards import TracedNumber
+from sparserl.training.compiled import Counters, RecordedDraws
 from sparserl.training.inputs import PartInputs
 from sparserl.training.learner_state import LearnerState
 from sparserl.training.step import GradientStep
@@ -32,8 +32,8 @@ class PreparingCall(ActingCall):
     def run(
         self,
         tensors: Sequence[Tensor],
-        draws: RecordedDraws,
-        counters: Mapping[str, TracedNumber],
+        draws: RecordedDraws | MemberRng,
+        counters: Counters,
         numbers: Sequence[Tensor],
     ) -> tuple[list[str], list[Tensor]]:
         others = dict(zip(self._others, tensors, strict=False))

@@ -14,13 +14,16 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from filelock import FileLock
 from torch import Tensor
 
 from sparserl.training.guards import Guard, prepared
+
+Output: TypeAlias = tuple[Sequence[int], str]
+"""The shape of a tensor without its first axis, and the name of its type."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Description:
     draws: Sequence[tuple[str, Sequence[int]]]
     """The random numbers that it is given: their kind, and their shape without the member axis."""
     names: Sequence[str]
-    """The names for what it gives."""
+    """The names for what the function of its call gives."""
+    outputs: Sequence[Output]
+    """What those tensors are like."""
 
 
 @dataclass(frozen=True)

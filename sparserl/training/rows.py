@@ -9,6 +9,7 @@ from sparserl.training.inspection import inspect
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.metrics import observe
 from sparserl.training.statistics import Averages, Episodes
+from sparserl.training.updates import Updates
 from sparserl.types import Metrics
 
 
@@ -19,10 +20,11 @@ class Rows:
         self._group, self._episodes = group, episodes
         self._averages = [Averages() for _ in group.learners]
 
-    def add(self, updates: Sequence[Metrics]) -> None:
-        """The metrics of a gradient step of each learner."""
-        for average, metrics in zip(self._averages, updates, strict=True):
-            average.add(metrics)
+    def add(self, updates: Sequence[Sequence[Metrics] | Sequence[Updates]]) -> None:
+        """What gradient steps of each learner say, if there were any."""
+        for average, its in zip(self._averages, updates, strict=False):
+            for each in its:
+                average.add(each)
 
     def take(self, evaluation: Evaluation | None) -> list[dict[str, float]]:
         """Of each member all since the last call, with an ``evaluation`` if there was one."""

@@ -10,11 +10,12 @@ from torch import Tensor
 from sparserl.environments.base import StepResult
 from sparserl.population.members import Population
 from sparserl.population.state import State
+from sparserl.training.updates import Updates
 from sparserl.types import Metrics, Rollout
 
 TRAINING_PHASES = ("acting", "environment", "replay", "update")
 """The phases of a Clock that are training: acting, stepping, storing and updating. Steps of the environment that are in a
-program with acting are part of that."""
+program with acting are part of that, and where a gradient step is in it too, all of it is updating."""
 
 
 class Episodes:
@@ -111,7 +112,13 @@ class Averages:
         self._counts: dict[str, int] = {}
         self._waiting: dict[str, list[Tensor]] = {}
 
-    def add(self, metrics: Metrics) -> None:
+    def add(self, metrics: Metrics | Updates) -> None:
+        """Those of a gradient step, or of several."""
+        if isinstance(metrics, Updates):
+            totals = metrics.rows.permute(2, 1, 0).contiguous().sum(dim=2)
+            for name, total in zip(metrics.names, totals, strict=True):
+                self._add(name, total, len(metrics))
+            return
         for name, value in metrics.items():
             waiting = self._waiting.setdefault(name, [])
             waiting.append(value)
@@ -130,10 +137,12 @@ class Averages:
 
     def _add_up(self, name: str) -> None:
         values = self._waiting[name]
-        total = torch.stack(values, dim=1).sum(dim=1)
+        self._add(name, torch.stack(values, dim=1).sum(dim=1), len(values))
+        self._waiting[name] = []
+
+    def _add(self, name: str, total: Tensor, count: int) -> None:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
-        self._counts[name] = self._counts.get(name, 0) + len(values)
-        values.clear()
+        self._counts[name] = self._counts.get(name, 0) + count
 
 
 class Clock:

@@ -14,27 +14,11 @@ from sparserl.population.random import MemberRng
 from sparserl.regularizers.base import Regularizer
 from sparserl.training.learner_state import LearnerState, replace
 from sparserl.training.parameters import FlatTensors, Parameters, clip_scale
-from sparserl.types import Batch, Layers, Metrics, Noise, Penalty, Time, Weights
-
-LARGEST_RATE = 1e15
-"""Beyond any use. At a larger one a step of Adam could itself leave the range of float32, and then a member would have no last
-finite weights to stop at."""
+from sparserl.training.step_inputs import Scalars
+from sparserl.types import Batch, Layers, Metrics, Noise, Penalty, Weights
 
 CHECKED = ("objective/", "gradient/")
 """How the names of the metrics begin that must be finite, or the member has diverged."""
-
-
-@dataclass(frozen=True)
-class Scalars:
-    """What schedules and counters say at one gradient step."""
-
-    time: Time
-    gates_active: bool
-    penalty: Mapping[tuple[str, str], Float[Tensor, "member"] | float | Tensor]
-    """The coefficient of each term of the penalty, by component that the regulariser covers and name of the term."""
-    rates: Mapping[str, float | Tensor]
-    """The learning rate of each learned component. None is above LARGEST_RATE; a program is given them as tensors []."""
-    gate_rate: float | Tensor
 
 
 @dataclass(frozen=True)

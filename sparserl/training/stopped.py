@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sparserl.training.step import CHECKED
+from sparserl.training.updates import Updates
 from sparserl.types import Metrics
 
 SENTENCE_BYTES = 500
@@ -44,10 +47,19 @@ class StoppedMembers:
         checked = {name: value.isfinite().tolist() for name, value in metrics.items() if name.startswith(CHECKED)}
         for member, learns in enumerate(self._learns[:, 0].tolist()):
             if not learns and self._sentences[member] is None:
-                name = next(name for name, finite in checked.items() if not finite[member])
+                name = next((name for name, finite in checked.items() if not finite[member]), None)
+                if name is None:  # a later one of several steps has stopped it
+                    continue
                 what = name.replace("objective/", "loss of ").replace("gradient/", "gradient of ").replace("/", " of ")
                 self._sentences[member] = f"the {what} is not finite: stopped at its last finite weights at step {env_step}"
         self._learning = self._sentences.count(None)
+
+    def update_all(self, updates: Sequence[Updates]) -> None:
+        """The same after several gradient steps."""
+        if self._learns.sum().item() != self._learning:
+            for its in updates:
+                for metrics, env_step in zip(its, its.env_steps, strict=True):
+                    self.update(metrics, env_step)
 
     def state(self) -> UInt8[Tensor, "member byte"]:
         """The sentences as bytes, since only tensors may differ between members in a checkpoint."""

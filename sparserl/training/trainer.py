@@ -11,9 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
-from sparserl.environments.base import EpisodeKeeper
+from sparserl.experience.selection import in_parts
 from sparserl.fields import Count
-from sparserl.population.state import State, restoring, split, stack
+from sparserl.population.state import State
 from sparserl.schedules import crossed
 from sparserl.training.collecting import Collector
 from sparserl.training.evaluation import Evaluator, never_interrupted
@@ -21,6 +21,7 @@ from sparserl.training.events import Finished, Progress, Row, Snapshot
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.loop_parts import LoopParts
+from sparserl.training.loop_state import LoopState
 from sparserl.training.rows import Rows
 from sparserl.training.statistics import Clock, Episodes
 from sparserl.training.worth_compiling import is_worth_compiling
@@ -47,12 +48,11 @@ class Trainer:
         compile (``auto`` or ``true`` or ``false``): Whether gradient steps, acting and evaluations run as programs that are
             compiled ahead of time, each once (in ~/.cache/sparserl): false, true, or auto, which compiles on a CPU with a C++
             compiler where a run has as many gradient steps as earn it back (15,000 under DDPG, TD3 and SAC, 35,000 under PPO
-            and A2C, 40,000 under DQN). On CartPole acting and the environment's steps are one program where nothing is learned,
-            and no statistics change, between several of them, as in rollouts. Compiled steps equal eager ones but for rounding,
-            so the key is no part of what a run is: its folder has the same name, a sweep over the key trains one run, and a run
-            that began compiled or eagerly goes on so. A member equals its solo run bit for bit: slow tests see it for every
-            algorithm without a regulariser, under l0 and under l0_group_lasso, and for DQN under every regulariser. What cannot
-            be compiled runs eagerly, and a line says so; on a GPU auto runs eagerly, and true is refused.
+            and A2C, 40,000 under DQN). The gradient steps on a rollout are one call of a program, and on CartPole so are 32
+            steps with what is learned after each. Compiled steps equal eager ones but for rounding, so the key is no part of
+            what a run is: its folder has the same name, a sweep over the key trains one run, and a run that began compiled or
+            eagerly goes on so. A member equals its solo run bit for bit. What cannot be compiled runs eagerly, and a line says
+            so; on a GPU auto runs eagerly, and true is refused.
     """
 
     total_steps: Count
@@ -107,29 +107,13 @@ class Trainer:
         )
         opened = environment.open(members.generators("environment"), self.num_envs)
         with closing(opened) as vector, closing(evaluator):
-            step, evaluation, under_way = 0, None, None
-            if states:
-                with restoring():
-                    group.load_states([state["learner"] for state in states])
-                    state = stack([{name: part for name, part in state.items() if name != "learner"} for state in states])
-                    states.clear()
-                    step = state["env_step"]
-                    experience.load_state_dict(state["experience"])
-                    vector.generators.load_state_dict(state["environment"])
-                    exploration.load_state_dict(state["exploration"])
-                    under_way = state.get("episodes")
-                    del state
-
-            clock, episodes = Clock(), Episodes(members, self.num_envs)
+            clock, episodes, evaluation = Clock(), Episodes(members, self.num_envs), None
+            loop = LoopState(group, experience, vector, exploration, episodes, compiled)
+            step, under_way = loop.load(states) if states else (0, None)
             rows = Rows(group, episodes)
             collector = Collector(environment, vector, group, experience, episodes, exploration, clock, compiled)
-            keeper = vector if isinstance(vector, EpisodeKeeper) else None
-            if keeper and under_way and step < self.total_steps:  # what is trained has no need of them
-                with restoring():
-                    collector.observation = keeper.restore(under_way["environment"])
-                    episodes.load_state_dict(under_way["returns"])
-            else:
-                collector.observation = vector.reset()
+            # what is trained has no need of episodes under way
+            collector.observation = loop.begin(under_way if step < self.total_steps else None)
             is_last = step >= self.total_steps or group.all_stopped
             while not is_last:
                 previous = step
@@ -137,12 +121,15 @@ class Trainer:
                     group.begin_rollout(previous)
                 # The state of most environments cannot be saved, so every checkpoint ends all episodes. It does so whether or
                 # not a run is interrupted, so both give the same result.
-                ends_episodes = not keeper and self._ends(previous, previous + self.num_envs)
-                step += self.num_envs * collector.collect(previous, self._steps_until_due(previous), ends_episodes)
+                ends_episodes = not loop.keeps_episodes and self._ends(previous, previous + self.num_envs)
+                most = self._steps_until_due(previous)
+                steps, updates = collector.iterate(previous, most)
+                rows.add(updates)
+                step += self.num_envs * (steps or collector.collect(previous, most, ends_episodes))
                 snapshot_due = self._ends(previous, step)
-                for selection in experience.selections(group.prepare):
+                for selections in in_parts(experience.selections(group.prepare), at_once=not group.acts_without_noise):
                     clock.lap("replay")
-                    rows.add(group.update(selection, step))
+                    rows.add(group.update(selections, step))
                     clock.lap("update")
                 clock.lap("replay")
 
@@ -167,18 +154,7 @@ class Trainer:
                     clock.lap("other")
                     yield Row(step, metrics, clock.take(), group.stopped(), limited)
                 if snapshot_due:
-                    shared = {
-                        "experience": experience.state_dict(),
-                        "environment": vector.generators.state_dict(),
-                        "exploration": exploration.state_dict(),
-                        "compile": compiled,
-                    }
-                    if keeper:
-                        shared["episodes"] = {"environment": keeper.snapshot(), "returns": episodes.state_dict()}
-                    learned = enumerate(group.states())
-                    yield Snapshot(
-                        step, [{"env_step": step, "learner": own} | split(shared, member) for member, own in learned]
-                    )
+                    yield Snapshot(step, loop.states(step))
                     if ends_episodes:
                         collector.observation = vector.reset()
                 if progress_due:

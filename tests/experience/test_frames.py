@@ -222,8 +222,8 @@ def test_100_000_transitions_of_pixels_are_less_than_a_gigabyte() -> None:
     due(experience)
     experience.state_dict()  # which puts the step into the ring
     assert 100_000 * 84 * 84 <= sum(ring.nbytes for ring in experience._rings) <= 0.76e9
-    assert experience._ring.shape[:2] == (1, 100_000)
-    assert experience._ring.nbytes <= 0.02e9
+    assert {rows.shape[:2] for rows in experience._rows.values()} == {(1, 100_000)}
+    assert sum(rows.nbytes for rows in experience._rows.values()) <= 0.02e9
 
 
 # ---------------------------------------------------------------- checkpoints

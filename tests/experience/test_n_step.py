@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from test_replay import begin, due, population
 
 from sparserl.experience.replay import DISCOUNT, Replay
+from sparserl.experience.selection import PLACE
 from sparserl.population.members import Population
 from sparserl.types import Transition
 
@@ -18,8 +19,10 @@ GAMMA = 0.5
 """Its powers, and so the returns of whole rewards, are exact."""
 
 
-def replay(members: Population, capacity: int, batch_size: int, n_step: int, train_freq: int = 1) -> Replay:
-    experience = Replay(capacity, batch_size, 0, train_freq, n_step, GAMMA)
+def replay(
+    members: Population, capacity: int, batch_size: int, n_step: int, train_freq: int = 1, learning_starts: int = 0
+) -> Replay:
+    experience = Replay(capacity, batch_size, learning_starts, train_freq, n_step, GAMMA)
     begin(experience, members)
     return experience
 
@@ -115,3 +118,47 @@ def test_what_a_minibatch_of_some_members_is_made_from_is_their_part() -> None:
         part = selection.of(members).batch()
         assert part.keys() == whole.keys()
         assert all(torch.equal(values, whole[name][members]) for name, values in part.items())
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 3))
+@settings(deadline=None, max_examples=60)
+def test_minibatches_of_steps_ahead_are_those_after_each_step(n_step: int, envs: int, sizes: list[int], before: int) -> None:
+    """The ring is full soon, and ends in the middle of a step; steps that were put into it ahead are in it."""
+    ordinary, ahead = (
+        replay(population(3), capacity=17, batch_size=8, n_step=n_step, train_freq=envs, learning_starts=envs * before)
+        for _ in range(2)
+    )
+    generator = torch.Generator().manual_seed(0)
+
+    def another(number: int) -> Transition:
+        ended = (torch.rand(3, envs, generator=generator) < 0.2).float()
+        return step(torch.randint(-3, 4, (3, envs), generator=generator), number, ended)
+
+    assert ahead.learns_each_step(envs)
+    assert not ahead.learns_each_step(envs + 1)
+    number = 0
+    while not ahead.is_learning(envs):
+        transition, number = another(number), number + 1
+        for experience in (ordinary, ahead):
+            experience.extend(transition)
+            due(experience)
+    for size in sizes:
+        found = ahead.ahead(size, envs)
+        assert found.steps == size
+        part = found.of(slice(1, 2))
+        for taken in range(size):
+            transition, number = another(number), number + 1
+            ordinary.extend(transition)
+            (expected,) = due(ordinary)
+            for its, members in ((found, slice(0, 3)), (part, slice(1, 2))):
+                each = {name: tensor[taken] for name, tensor in its.each.items()}
+                if its is found:
+                    its.store.put(its.stored, transition, each[PLACE])
+                batch = its.store({**its.stored, **its.fixed, **each})
+                assert batch.keys() == expected.keys()
+                assert all(torch.equal(values, expected[name][members]) for name, values in batch.items())
+        ahead.learned(size)
+        assert due(ahead) == []
+    states = [experience.state_dict() for experience in (ordinary, ahead)]
+    assert states[0]["seen"] == states[1]["seen"]
+    assert all(torch.equal(tensor, states[1]["fields"][name]) for name, tensor in states[0]["fields"].items())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparserl.population.members import Population
-from sparserl.population.random import Generators, SharedDraws, _Block
+from sparserl.population.random import Generators, MemberRng, SharedDraws, _Block
 from sparserl.population.state import State, split, stack
 
 CPU = torch.device("cpu")
@@ -126,6 +126,24 @@ def test_small_pieces_are_the_blocks_of_the_generator_in_order() -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 4)), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_numbers_of_several_times_are_those_of_one_time_after_another(asked: list[tuple[int, int]]) -> None:
+    """At the end of a block too, where what is left of it is too little for one time and is left out."""
+    at_once, by_one = (MemberRng(Population((3, 4)).generators("replay")) for _ in range(2))
+    for block in (its for rng in (at_once, by_one) for its in (rng._uniforms, rng._normals, rng._integers)):
+        block.size = 13  # type: ignore[misc]
+    for times, size in asked:
+        bounds = [*range(2, 2 + times)]
+        for found, single in (
+            (at_once.uniforms(times, size, 2), lambda _, size=size: by_one.uniform(size, 2)),
+            (at_once.normals(times, size), lambda _, size=size: by_one.normal(size)),
+            (at_once.below_each(bounds, size), lambda bound, size=size: by_one.below(bound, size)),
+        ):
+            assert found.is_contiguous()
+            assert torch.equal(found, torch.stack([single(bound) for bound in bounds]))
+
+
 def test_no_number_is_handed_out_twice() -> None:
     rng = Population((0,)).rng("replay")
     numbers = torch.cat([rng.uniform(size).flatten() for size in (1, 4, 5, 1, 9, 2, 30, 3, 10, 10)])
@@ -140,7 +158,12 @@ def test_shared_draws_are_those_of_all_members_made_once() -> None:
     shared = SharedDraws(rng)
     takers = [shared.of(rows) for rows in (slice(0, 1), slice(1, 3))]
     taken = [(its.uniform(2, 2), its.normal(3), its.below(10, 4)) for its in takers]
-    expected = other.uniform(2, 2), other.normal(3), other.below(10, 4)
+    expected = [other.uniform(2, 2), other.normal(3), other.below(10, 4)]
+    for its, parts in zip(takers, ((3,), (1, 2)), strict=True):  # several times at once, however they are divided
+        found = [draw(times, 3) for draw in (its.uniforms, its.normals) for times in parts]
+        taken[takers.index(its)] += tuple(torch.cat(found).unbind(0))
+    for draw in (other.uniforms, other.normals):
+        expected += draw(3, 3).unbind(0)
     for number, whole in enumerate(expected):
         assert torch.equal(torch.cat([its[number] for its in taken]), whole)
     assert torch.equal(rng.uniform(5), other.uniform(5))

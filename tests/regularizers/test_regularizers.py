@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,9 @@ from sparserl.config.validation import compose
 from sparserl.networks.base import Matrix
 from sparserl.population.members import Population
 from sparserl.regularizers.base import Penalized, Regularizer
+from sparserl.regularizers.hard_concrete import HardConcrete
 from sparserl.regularizers.l0_rank import L0Rank
+from sparserl.regularizers.magnitude import Magnitude
 from sparserl.regularizers.masks import Masked
 from sparserl.training.learner import Learner
 from sparserl.types import Gates, Layers, Noise, is_weight
@@ -109,6 +112,26 @@ def hooks(regularizer: Regularizer, layers: Layers, gates: Gates) -> dict[str, d
         "scheduled": regularizer.scheduled(layers, gates, STEP - 1, STEP),
         "finished": regularizer.finished(layers, gates, STEP - 1, STEP),
     }
+
+
+def test_gates_change_by_their_schedule_only_where_something_is_due(regularizer: Regularizer) -> None:
+    """In a run of 500,000 steps, from any step to any later one. With a target gates change when they are frozen."""
+    is_scheduled = isinstance(regularizer, HardConcrete | Magnitude)
+    if is_scheduled:
+        regularizer = dataclasses.replace(regularizer, target_sparsity=torch.full((MEMBERS,), 0.5)).bind(STRUCTURE)
+    layers, changed = layers_of(), 0
+    gates = init(regularizer, layers)
+    steps = [-1, *range(0, 500_001, 25_000), *range(10, 500_001, 50_000)]
+    for previous, step in itertools.combinations(sorted(steps), 2):
+        found = regularizer.scheduled(layers, copy(gates), previous, step)
+        if not equal(found, gates):
+            changed += 1
+            assert regularizer.is_due(previous, step), (previous, step)
+        if step == previous + 10:
+            assert not regularizer.is_due(previous, step) or regularizer.gates_active(previous) != regularizer.gates_active(
+                step
+            )
+    assert (changed > 0) == is_scheduled, "nothing changes, and this test sees nothing"
 
 
 # ---------------------------------------------------------------- the contract

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiling import CASES, LOOPS, ROUNDING, STEPS, TOGETHER, difference, learner_with, member_of, run_loop, tensors_of, train
+from compiling import (
+    CASES,
+    EACH_STEP,
+    ROUNDING,
+    STEPS,
+    TOGETHER,
+    difference,
+    learner_with,
+    member_of,
+    run_loop,
+    tensors_of,
+    train,
+)
 from parts import random_batches
 from torch import Tensor
 
@@ -27,23 +39,23 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", LOOPS)
+@pytest.mark.parametrize(("algorithm", "more"), [("dqn", ()), ("dqn", EACH_STEP), ("ppo", ())])
 def test_a_member_of_a_loop_equals_its_solo_run_and_goes_on_from_a_checkpoint(
-    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    algorithm: str, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit: it acts, with noise and without, and minibatches are put together, in programs too.
 
-    The loop has two populations.
+    The loop has two populations. Of DQN it has programs of one gradient step, and of many with the steps between them.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    together, snapshots = run_loop(algorithm, TOGETHER, is_compiled=True)
+    together, snapshots = run_loop(algorithm, TOGETHER, is_compiled=True, more=more)
     assert {learner.backend for learner in together.learners} == {"compiled"}
-    again, _ = run_loop(algorithm, TOGETHER, is_compiled=True, states=snapshots[0].states)
+    again, _ = run_loop(algorithm, TOGETHER, is_compiled=True, states=snapshots[0].states, more=more)
     seen = torch.randn(len(TOGETHER), 60, 4, generator=torch.Generator().manual_seed(0))
     actions = together.deterministic_action(seen, slice(0, len(TOGETHER)))
     assert together.policies._compiled, "what could not be compiled would run eagerly"
     for member, own in enumerate(TOGETHER):
-        alone, _ = run_loop(algorithm, [own], is_compiled=True)
+        alone, _ = run_loop(algorithm, [own], is_compiled=True, more=more)
         assert same(member_of(together, member), member_of(alone, 0)), member
         assert same(member_of(together, member), member_of(again, member)), member
         assert torch.equal(alone.deterministic_action(seen[member : member + 1], slice(0, 1))[0], actions[member]), member

@@ -25,16 +25,18 @@ from sparserl.environments.cartpole import CartPole
 from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
 from sparserl.training import compiled, dependencies, programs
-from sparserl.training.calls import ActingCall
-from sparserl.training.collecting_call import EpisodesUnderWay
-from sparserl.training.compiled_parts import CompiledActing, CompiledCollecting, CompiledStep
+from sparserl.training.calls import ActingCall, StepCall
+from sparserl.training.collecting_call import CollectingCall
+from sparserl.training.compiled import Compiled
 from sparserl.training.dependencies import CompileError
 from sparserl.training.deterministic_call import DeterministicPolicies
+from sparserl.training.episodes_under_way import EpisodesUnderWay
 from sparserl.training.interrupts import Interrupts
 from sparserl.training.learner import Learner
 from sparserl.training.preparing_call import PreparingCall
 from sparserl.training.programs import CacheError, Description
-from sparserl.training.step import Scalars
+from sparserl.training.repeated import Repeated
+from sparserl.training.step_inputs import Scalars, StepInputs
 from sparserl.types import Time
 
 
@@ -49,7 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def keep(key: str = "k", guards: Any = ()) -> None:
-    programs.keep(key, Description(guards, [], ["loss"]), lambda library: library.write_text("library"))
+    programs.keep(key, Description(guards, [], ["loss"], []), lambda library: library.write_text("library"))
 
 
 def test_a_program_is_found_by_its_key_and_its_guards(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +68,7 @@ def test_a_compilation_that_fails_leaves_nothing(cache: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        programs.keep("k", Description([], [], []), fail)
+        programs.keep("k", Description([], [], [], []), fail)
     assert programs.find("k", {}) is None
     assert not any((cache / "sparserl" / "programs").iterdir())
 
@@ -235,7 +237,7 @@ def test_weights_that_are_made_already_run_in_programs_of_any_regulariser() -> N
         learner = make_learner("algorithm=ppo", "trainer.num_envs=2", *overrides)
         learner.begin_rollout(0)
         step, state, running = learner._step, learner.state, learner._running.for_programs()
-        inputs, numbers = CompiledActing(step)._inputs, torch.zeros(1, 5, 2)
+        inputs, numbers = learner._programs._inputs_to_act, torch.zeros(1, 5, 2)
         rollout = {"observation": torch.zeros(1, 5, 2, 4), "reward": numbers}
         calls = (
             ActingCall(step, inputs, state, running, torch.zeros(1, 2, 4), 0),
@@ -283,10 +285,11 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
 def test_a_step_that_is_not_on_a_cpu_is_not_compiled(cache: Path) -> None:
     """As that of a run which began compiled on a CPU, and goes on where ``device=auto`` takes a GPU."""
     learner = learner_of("dqn", "none")
+    step, inputs = learner._step, learner._programs._inputs
     learner.state.learns = learner.state.learns.to("meta")
     scalars = Scalars(Time(0, 0, 0), False, {}, {"policy": 0.0}, 0.0)
     with pytest.raises(CompileError, match="for a CPU only, and this run is on meta"):
-        CompiledStep(learner._step)(learner.state, Selection({}), scalars, {}, False, {}, learner._rng)
+        Compiled()(StepCall(step, inputs, learner.state, Selection({}), StepInputs(scalars, {}, False), {}), learner._rng)
 
 
 def test_no_tensor_of_a_program_may_be_elsewhere(cache: Path) -> None:
@@ -296,9 +299,10 @@ def test_no_tensor_of_a_program_may_be_elsewhere(cache: Path) -> None:
     observation = vector.reset().to("meta")
     assert isinstance(vector, FunctionalEnvironment)
     vector.reserve(4)
+    inputs = learner._programs._inputs_to_act
     episodes = EpisodesUnderWay(CartPole(500), vector, vector.snapshot(), observation)
     with pytest.raises(CompileError, match="for a CPU only, and this run is on meta"):
-        CompiledCollecting(learner._step)(learner.state, None, episodes, 4, 4, 0, learner._rng)
+        Repeated().repeat(CollectingCall(learner._step, inputs, learner.state, None, episodes, 4, 0), learner._rng)
 
 
 # ---------------------------------------------------------------- what is in a program

@@ -69,7 +69,7 @@ def test_what_acts_are_the_deterministic_weights_of_all_members(kind: type[DQN])
         for component, layers in weights.items():
             parts = [learner.deterministic()[component] for learner in group.learners]
             assert all(torch.equal(tensor, torch.cat([part[name] for part in parts])) for name, tensor in layers.items())
-        group.update(Selection(batch), step)
+        group.update([Selection(batch)], step)
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -86,9 +86,9 @@ def test_what_is_deployed_follows_whatever_changes_it(several: bool) -> None:
     begun = group.states()
     number = members.stop - members.start
     changes: list[Callable[[], object]] = [
-        lambda: group.update(Selection(its[0]), 1),
+        lambda: group.update([Selection(its[0])], 1),
         lambda: group.start_from([start] * number),
-        lambda: group.update(Selection(its[1]), 2),
+        lambda: group.update([Selection(its[1])], 2),
         lambda: group.load_states(copy.deepcopy(begun)),
     ]
     before = group.deployed()
@@ -108,8 +108,8 @@ def test_each_learner_has_its_own_part_of_a_batch() -> None:
     made = groups()
     together, apart = next(made), next(made)
     for step, batch in enumerate(random_batches(3, MEMBERS, size=16)):
-        metrics = together.update(Selection(batch), step)
-        for learner, rows, found in zip(apart.learners, apart.rows, metrics, strict=True):
+        metrics = together.update([Selection(batch)], step)
+        for learner, rows, (found,) in zip(apart.learners, apart.rows, metrics, strict=True):
             expected = learner.update({name: values[rows] for name, values in batch.items()}, step)
             assert equal(expected, found)
     assert all(map(equal, policies(together), policies(apart)))
@@ -190,7 +190,7 @@ def test_a_member_that_is_stopped_from_outside_learns_no_more() -> None:
     group.stop(4, "another reason", 20)
     before = policies(group)
     (batch,) = random_batches(1, MEMBERS, size=16)
-    group.update(Selection(batch), 30)
+    group.update([Selection(batch)], 30)
     assert group.stopped() == [None] * 4 + ["its environment failed: stopped at step 10", None]
     assert [equal(one, other) for one, other in zip(policies(group), before, strict=True)] == [False] * 4 + [True, False]
 
@@ -199,14 +199,14 @@ def test_states_bring_every_member_back() -> None:
     made = groups()
     group, other = next(made), next(made)
     first, second = random_batches(2, MEMBERS, size=16)
-    group.update(Selection(first), 0)
+    group.update([Selection(first)], 0)
     states = group.states()
     assert len(states) == MEMBERS
     other.acting()  # which is not to be kept
     other.load_states(states)
     assert equal(other.acting()["policy"], group.acting()["policy"])
     for each in (group, other):
-        each.update(Selection(second), 1)
+        each.update([Selection(second)], 1)
     assert all(map(equal, policies(group), policies(other)))
 
 
@@ -216,6 +216,6 @@ def test_all_are_stopped_when_the_last_population_is() -> None:
     for member in (0, 1, 2, 3, 4, 5):
         assert not group.all_stopped
         batch["reward"][member] = torch.nan
-        group.update(Selection(batch), 0)
+        group.update([Selection(batch)], 0)
         assert [sentence is not None for sentence in group.stopped()] == [other <= member for other in range(MEMBERS)]
     assert group.all_stopped

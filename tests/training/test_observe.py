@@ -165,8 +165,8 @@ def test_statistics_change_only_between_rollouts() -> None:
             group.observe(steps[-1])
             assert torch.equal(group.acting()["statistics"]["mean"], means[-1])
         batch = algorithm.prepare(group.acting(), {name: torch.stack([s[name] for s in steps], dim=1) for name in steps[0]})
-        (first,) = group.update(Selection(batch), rollout)
-        (second,) = group.update(Selection(batch), rollout)
+        ((first,),) = group.update([Selection(batch)], rollout)
+        ((second,),) = group.update([Selection(batch)], rollout)
         assert first["policy/difference"].item() == 0
         assert second["policy/difference"].item() > 0
     assert means[0].eq(0).all()

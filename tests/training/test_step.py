@@ -20,7 +20,8 @@ from sparserl.population.random import MemberRng
 from sparserl.regularizers.hard_concrete import log_alphas
 from sparserl.training.learner import Learner
 from sparserl.training.learner_state import LearnerState
-from sparserl.training.step import GradientStep, Scalars
+from sparserl.training.step import GradientStep
+from sparserl.training.step_inputs import Scalars
 from sparserl.types import Batch, Metrics, Noise, Time, Weights
 
 MEMBERS = 3

@@ -34,6 +34,7 @@ from sparserl.training.events import Finished, Progress, Row, Snapshot
 from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.statistics import Averages, Episodes
+from sparserl.training.updates import Updates
 from sparserl.training.worth_compiling import is_worth_compiling
 from sparserl.types import Action, Transition
 
@@ -137,6 +138,17 @@ def test_averages_are_means_over_the_steps_that_had_them(values: list[int], bloc
     assert means["all"].tolist() == pytest.approx([sum(values) / len(values), 2 * sum(values) / len(values)])
     assert means["even"].tolist() == pytest.approx([sum(evens) / len(evens), 2 * sum(evens) / len(evens)])
     assert averages.take() == {}
+
+
+def test_steps_may_be_averaged_some_at_once() -> None:
+    """A number each step and member of two metrics: the means over three steps, and one before that has one of them only."""
+    averages = Averages()
+    averages.add({"second": torch.tensor([100.0, 4.0])})
+    rows = torch.arange(12.0).view(3, 2, 2)
+    averages.add(Updates(["first", "second"], rows, [10, 20, 30]))
+    means = averages.take()
+    assert means["first"].tolist() == [(0 + 4 + 8) / 3, (2 + 6 + 10) / 3]
+    assert means["second"].tolist() == [(100 + 1 + 5 + 9) / 4, (4 + 3 + 7 + 11) / 4]
 
 
 def test_the_order_of_averages_does_not_depend_on_what_came_first() -> None:

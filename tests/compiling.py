@@ -113,7 +113,7 @@ def run_loop(
     """
     small = "trainer=smoke", "trainer.total_steps=400", "trainer.checkpoint_every=200", "trainer.num_envs=5"
     gates = {"l0": immediately("l0", **({} if freeze_at_step is None else {"freeze_at_step": freeze_at_step}))}
-    options = (f"algorithm={algorithm}", *small, *LOOPS[algorithm], "network.hidden=[13,7]", *more)
+    options = (f"algorithm={algorithm}", *small, *LOOPS.get(algorithm, ()), "network.hidden=[13,7]", *more)
     compiles = f"trainer.compile={str(is_compiled).lower()}"
     configs = [compose(f"regularizer={r}", f"seed={seed}", *gates.get(r, ()), *options, compiles) for r, seed in members]
     trainer, parts = build(configs)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from compiling import LOOPS, MEMBERS, difference, learner_of, train
+from compiling import EACH_STEP, LOOPS, MEMBERS, TOGETHER, difference, learner_of, member_of, run_loop, train
 from filelock import Timeout
 from parts import as_kind, make_learner, modules, random_batches
 
@@ -280,6 +280,18 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
     said = capsys.readouterr().err
     assert said.count("run eagerly, since they cannot be compiled") == 1
     assert said.count("policies are evaluated eagerly, since they cannot be compiled") == 1
+
+
+@pytest.mark.parametrize("algorithm", ["a2c", "dqn", "double_dqn", "ppo"])
+def test_a_loop_that_cannot_be_compiled_is_the_eager_one(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within rounding, though it goes on in calls of many steps; under l0 and without."""
+    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    more = EACH_STEP if "dqn" in algorithm else ("algorithm.normalize_observation=true",)
+    asked, eager = (run_loop(algorithm, TOGETHER, its, more=more)[0] for its in (True, False))
+    assert {learner.backend for learner in asked.learners} == {"eager"}
+    for member in range(len(TOGETHER)):
+        for mine, its in zip(member_of(asked, member), member_of(eager, member), strict=True):
+            torch.testing.assert_close(mine, its, atol=1e-3, rtol=1e-3)
 
 
 def test_a_step_that_is_not_on_a_cpu_is_not_compiled(cache: Path) -> None:

@@ -54,7 +54,7 @@ class Algorithm(ABC):
 
     actions: ClassVar[tuple[Literal["discrete", "continuous"], ...]]
     """The action spaces it is made for."""
-    fewest_compiled_steps: ClassVar[int] = 40_000
+    fewest_compiled_steps: ClassVar[int] = 45_000
     """The gradient steps of a run that earn back what compiling takes, alone and with eight members: ``compile=auto`` compiles
     no shorter one. Measured for DQN, PPO, TD3 and SAC (results of bench_compiled.py); A2C is taken to be like PPO, DDPG like
     TD3, and others like DQN."""

@@ -63,7 +63,7 @@ class Experience(ABC):
     def selections(self, prepare: Prepare) -> Iterator[Selection]:
         """What the minibatches that are due now are made from, one for each gradient step; often none.
 
-        Rollouts go through ``prepare`` first. Each is to be used before the next one is asked for.
+        Rollouts go through ``prepare`` first. Each is to be used before the next one is asked for, but those of one rollout.
         """
 
     def learns_each_step(self, num_envs: int) -> bool:

@@ -129,7 +129,7 @@ class Replay(Experience):
         self._powers = (self.gamma ** torch.arange(self.n_step + 1.0, device=members.device)).repeat(members.size, 1)
         self._layout: Layout | None = None
         self._rows: Rows = {}  # the ring
-        self._assemblies: dict[type[Drawn], Drawn] = {}
+        self._made: Drawn | None = None
         self._waiting: list[Transition] = []  # steps that are seen but not yet in the ring
         self._seen = 0  # transitions of each member ever given
         self._owed = 0  # environment steps of each member not yet paid for by gradient steps
@@ -183,17 +183,19 @@ class Replay(Experience):
         index = self._rng.below(self.size, self.batch_size)
         newest = (self._seen - 1) % self.buffer_size
         counted = {"newest": index.new_full((), newest), "powers": self._powers} if self.n_step > 1 else {}
-        return Selection({INDEX: index, **counted, **self._rows}, self._assembly(self.assembly))
+        return Selection({INDEX: index, **counted, **self._rows}, self._drawn())
 
-    def _assembly(self, kind: type[Drawn]) -> Drawn:
+    def _drawn(self) -> Drawn:
         """How minibatches are made of the ring as it is laid out now: one object, as a Selection asks for."""
         assert self._layout is not None
-        if kind not in self._assemblies:
-            self._assemblies[kind] = kind(self._layout, self.buffer_size, self._envs, self.n_step)
-        return self._assemblies[kind]
+        if self._made is None:
+            self._made = self.assembly(self._layout, self.buffer_size, self._envs, self.n_step)
+        return self._made
 
     def learns_each_step(self, num_envs: int) -> bool:
-        return self.train_freq == num_envs and type(self)._sample is Replay._sample  # noqa: SLF001 (its own)
+        # what makes minibatches in another way, or keeps more, does not say ahead what it will do
+        is_plain = all(getattr(type(self), name) is getattr(Replay, name) for name in ("_sample", "extend", "selections"))
+        return self.train_freq == num_envs and is_plain
 
     def is_learning(self, num_envs: int) -> bool:
         return self._seen > 0 and self.steps_left(num_envs) == 1
@@ -207,7 +209,7 @@ class Replay(Experience):
         if self.n_step > 1:
             each["newest"] = index.new_tensor([(its - 1) % self.buffer_size for its in seen[1:]])
         fixed = {"powers": self._powers} if self.n_step > 1 else {}
-        return Ahead(self._rows, fixed, each, self._assembly(self.assembly))
+        return Ahead(self._rows, fixed, each, self._drawn())
 
     def learned(self, steps: int) -> None:
         self._seen += steps * self._envs

@@ -84,6 +84,12 @@ class Ahead:
         """How many there are."""
         return len(self.each[PLACE])
 
+    def put(self, step: int, transition: Transition) -> Selection:
+        """Put the transitions of a step where they are stored; what the minibatch after it is made from."""
+        each = {name: tensor[step] for name, tensor in self.each.items()}
+        self.store.put(self.stored, transition, each[PLACE])
+        return Selection({**self.stored, **self.fixed, **each}, self.store)
+
     def of(self, members: slice) -> Ahead:
         """The same for some members."""
         stored = {name: tensor[members] for name, tensor in self.stored.items()}
@@ -92,9 +98,14 @@ class Ahead:
         return Ahead(stored, fixed, each, self.store)
 
 
+def _shape(selection: Selection) -> object:
+    """That of the ``index``; of one without, itself."""
+    return selection.tensors[INDEX].shape if INDEX in selection.tensors else id(selection)
+
+
 def in_parts(selections: Iterable[Selection], at_once: bool) -> Iterator[list[Selection]]:
     """Selections one by one, or ``at_once`` all that follow each other with an ``index`` of one shape."""
     if at_once:
-        yield from ([*part] for _, part in groupby(selections, key=lambda its: its.tensors[INDEX].shape))
+        yield from ([*part] for _, part in groupby(selections, key=_shape))
     else:
         yield from ([its] for its in selections)

@@ -18,7 +18,7 @@ def gather_actions(q_values: Float[Tensor, "*batch action"], action: Int[Tensor,
 
 
 def epsilon_greedy(
-    q_values: Float[Tensor, "*batch action"], epsilon: float | Float[Tensor, ""], uniforms: Float[Tensor, "*batch 2"]
+    q_values: Float[Tensor, "*batch action"], epsilon: float, uniforms: Float[Tensor, "*batch 2"]
 ) -> Int[Tensor, "*batch"]:
     """A uniformly random action with probability ``epsilon``, else the greedy one.
 

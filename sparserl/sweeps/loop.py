@@ -28,6 +28,7 @@ from sparserl.training.events import Finished, Progress, Row, Snapshot
 from sparserl.training.interrupts import Interrupts, own_defaults, prepare
 from sparserl.training.loop_parts import LoopParts
 from sparserl.training.trainer import Trainer
+from sparserl.training.worth_compiling import how_it_goes_on
 
 
 @own_defaults()
@@ -62,7 +63,7 @@ def run(
         except ValueError as error:
             raise ConfigError(str(error)) from error
         with checkpoint.naming(paths), restoring():
-            note = trainer.how_it_goes_on([state["trainer"] for state in states or ()])
+            note = how_it_goes_on(trainer.compile, [state["trainer"] for state in states or ()])
         if note:
             say(note)
         for config in configs if states is None else ():

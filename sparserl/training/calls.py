@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparserl.experience.selection import Selection
 from sparserl.population.random import MemberRng
-from sparserl.training.compiled import Call, Counters, RecordedDraws
+from sparserl.training.compiled import Call, Counters, Number, RecordedDraws
 from sparserl.training.inputs import PartInputs, described, with_values
 from sparserl.training.learner_state import FixedGates, LearnerState
 from sparserl.training.step import GradientStep
@@ -32,7 +32,7 @@ class GivenToStep:
     observed: Rollout
     noise: Mapping[str, Noise]
     scalars: Scalars
-    others: Sequence[Tensor]
+    others: Sequence[Number]
     """Numbers behind those of the step."""
 
 
@@ -58,7 +58,7 @@ class StepCall(Call):
         read = [*fixed, *selection.tensors.values(), *observed.values()]
         read += given.tensors()
         self.tensors, self.changed = [*changed, *(tensor.contiguous() for tensor in read)], len(changed)
-        self.counters, self.numbers = self._moment(given.scalars)
+        self.counters, self.numbers = self._counters(given.scalars.time), self._numbers(given.scalars)
         shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in selection.tensors.items())
         self.signature = (
             _fixed_names(state),
@@ -87,23 +87,26 @@ class StepCall(Call):
         tensors: Sequence[Tensor],
         draws: RecordedDraws | MemberRng,
         counters: Counters,
-        numbers: Sequence[Tensor],
+        numbers: Sequence[Number],
     ) -> tuple[list[str], list[Tensor]]:
         given = self._given(tensors, counters, numbers)
         return self._learn(given, self._selection.assembly(given.selected), given.observed, draws)
 
-    def _moment(self, scalars: Scalars, later: int = 0) -> tuple[dict[str, int], list[float]]:
-        """The counters and numbers of a step with such scalars that is so many steps ``later`` than the next one."""
-        time, state = scalars.time, self._state
+    @staticmethod
+    def _counters(time: Time) -> dict[str, int]:
+        return {"step": time.step, "previous_step": time.previous_step, "update": time.update}
+
+    def _numbers(self, scalars: Scalars, later: int = 0) -> list[float]:
+        """Those of a step that is so many steps ``later`` than the next one, if all until then move what it moves."""
+        state, time = self._state, scalars.time
         penalties = [its for its in scalars.penalty.values() if not isinstance(its, Tensor)]
         rates = {c: float(rate) for c, rate in scalars.rates.items()}
         gate_rate = float(scalars.gate_rate)
         weights = [factor for c, its in state.weights.items() for factor in its.factors(rates[c], later)]
         gates = [factor for its in state.gates.values() for factor in its.factors(gate_rate, later)]
-        numbers = [*weights, *gates, *self._inputs.numbers(time.step), gate_rate, *rates.values(), *penalties]
-        return {"step": time.step, "previous_step": time.previous_step, "update": time.update}, numbers
+        return [*weights, *gates, *self._inputs.numbers(time.step), gate_rate, *rates.values(), *penalties]
 
-    def _given(self, tensors: Sequence[Tensor], counters: Counters, numbers: Sequence[Tensor]) -> GivenToStep:
+    def _given(self, tensors: Sequence[Tensor], counters: Counters, numbers: Sequence[Number]) -> GivenToStep:
         rest, values = iter(tensors), iter(numbers)
         state = _state(self._state, rest, values)
         inputs = [*islice(rest, self._inputs.counts[0])]
@@ -112,6 +115,7 @@ class StepCall(Call):
         observed = {name: next(rest) for name in self._observed}
         noise = {component: {name: next(rest) for name in its} for component, its in self._noise.items()}
         given = self._scalars.penalty
+        penalty: dict[tuple[str, str], Number | None]
         penalty = {name: next(rest) if isinstance(its, Tensor) else None for name, its in given.items()}
         gate_rate = next(values)
         rates = {name: next(values) for name in self._scalars.rates}
@@ -180,14 +184,14 @@ class ActingCall(Call):
         tensors: Sequence[Tensor],
         draws: RecordedDraws | MemberRng,
         counters: Counters,
-        numbers: Sequence[Tensor],
+        numbers: Sequence[Number],
     ) -> tuple[list[str], list[Tensor]]:
         weights, inputs, observation = self._given(tensors, numbers)
         acted = self._act(weights, inputs, observation, counters["step"], numbers, draws)
         return ["action", *acted.extras], [acted.action, *acted.extras.values()]
 
     @torch.no_grad()
-    def _given(self, tensors: Sequence[Tensor], numbers: Sequence[Tensor]) -> tuple[Weights, list[Tensor], Tensor]:
+    def _given(self, tensors: Sequence[Tensor], numbers: Sequence[Number]) -> tuple[Weights, list[Tensor], Tensor]:
         """The weights that act, the tensors among the inputs of parts, and what is observed."""
         rest = iter(tensors)
         state = _state(self._state, rest) if self._running is None else None
@@ -205,12 +209,12 @@ class ActingCall(Call):
         inputs: Sequence[Tensor],
         observation: Tensor,
         env_step: Any,
-        numbers: Sequence[Tensor],
+        numbers: Sequence[Number],
         draws: Any,
     ) -> Action:
         return self._with_inputs(inputs, numbers).algorithm.act(weights, observation, env_step, draws)
 
-    def _with_inputs(self, inputs: Sequence[Tensor], numbers: Sequence[Tensor]) -> GradientStep:
+    def _with_inputs(self, inputs: Sequence[Tensor], numbers: Sequence[Number]) -> GradientStep:
         """The step of parts with these values."""
         return with_inputs(self._step, self._inputs, iter(inputs), iter(numbers))
 
@@ -240,7 +244,7 @@ def _fixed_names(state: LearnerState) -> tuple[Any, ...]:
     return tuple((component, *its.multipliers) for component, its in state.fixed_gates.items())
 
 
-def _state(like: LearnerState, rest: Iterator[Tensor], values: Iterator[Tensor] | None = None) -> LearnerState:
+def _state(like: LearnerState, rest: Iterator[Tensor], values: Iterator[Number] | None = None) -> LearnerState:
     """A state like another one, of the tensors that ``_changed`` and ``_fixed`` give.
 
     ``values`` begin with the factors of its next step, if it takes one.
@@ -251,7 +255,7 @@ def _state(like: LearnerState, rest: Iterator[Tensor], values: Iterator[Tensor] 
             component: its.for_program(
                 next(rest),
                 {name: next(rest) for name in its.moments},
-                [next(values).float() for _ in its.factors(0.0)] if values else [],
+                [torch.as_tensor(next(values)).float() for _ in its.factors(0.0)] if values else [],
             )
             for component, its in group.items()
         }
@@ -266,7 +270,7 @@ def _state(like: LearnerState, rest: Iterator[Tensor], values: Iterator[Tensor] 
     return LearnerState(weights, gates, targets, statistics, learns, fixed)
 
 
-def with_inputs(step: GradientStep, inputs: PartInputs, rest: Iterator[Tensor], values: Iterator[Tensor]) -> GradientStep:
+def with_inputs(step: GradientStep, inputs: PartInputs, rest: Iterator[Tensor], values: Iterator[Number]) -> GradientStep:
     """The same step of parts whose values are the next tensors and numbers."""
     tensors, numbers = inputs.counts
     of_algorithm, *of_regularizers = inputs.given([*islice(rest, tensors)], [*islice(values, numbers)])

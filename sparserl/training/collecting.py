@@ -54,7 +54,7 @@ class Collector:
             self._step(env_step, ends_episodes)
             return 1
         # if the last of them can be in one program with what is learned after it, it is
-        left = self.experience.steps_left(self._envs) - self._iterates
+        left = self.experience.steps_left(self._envs) - (1 if self._iterates else 0)
         steps, under_way = min(most, MOST_STEPS, max(1, left)), self._under_way(vector)
         rollout = self.group.collect(under_way, steps, env_step, self.exploration)
         self.clock.lap("acting")
@@ -65,10 +65,7 @@ class Collector:
         return steps
 
     def iterate(self, env_step: int, most: int) -> tuple[int, list[list[Updates]]]:
-        """Take ``most`` steps or fewer and learn after each, as one program.
-
-        How many they were, 0 where that is not possible, and what the gradient steps of each learner say.
-        """
+        """Take ``most`` steps or fewer as one program that learns after each: how many, or 0, and what gradient steps say."""
         vector, experience = self.vector, self.experience
         if not (self._iterates and isinstance(vector, FunctionalEnvironment) and experience.is_learning(self._envs)):
             return 0, []

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparserl.population.random import MemberRng
 from sparserl.training.calls import ActingCall
-from sparserl.training.compiled import Counters, RecordedDraws
+from sparserl.training.compiled import Counters, Number, RecordedDraws
 from sparserl.training.episodes_under_way import EpisodesUnderWay
 from sparserl.training.inputs import PartInputs
 from sparserl.training.learner_state import LearnerState
@@ -39,8 +39,7 @@ class CollectingCall(RepeatedCall, ActingCall):
         self._episodes = episodes
         moving = [*episodes.moving.values(), episodes.observation]
         self.tensors, self.changed = [*moving, *episodes.kept.values(), *self.tensors[:-1]], len(moving)
-        taken = [env_step + number * episodes.envs for number in range(steps)]
-        self.moments = [({"step": its}, inputs.numbers(its)) for its in taken]
+        self.times = [{"step": env_step + number * episodes.envs} for number in range(steps)]
 
     def key(self) -> tuple[Any, ...]:
         return *super().key(), *self._episodes.key()
@@ -48,12 +47,15 @@ class CollectingCall(RepeatedCall, ActingCall):
     def parts(self) -> list[Any]:
         return [*super().parts(), *self._episodes.parts()]
 
+    def numbers_of(self, times: slice) -> list[list[float]]:
+        return [self._inputs.numbers(its["step"]) for its in self.times[times]]
+
     def run(
         self,
         tensors: Sequence[Tensor],
         draws: RecordedDraws | MemberRng,
         counters: Counters,
-        numbers: Sequence[Tensor],
+        numbers: Sequence[Number],
     ) -> tuple[list[str], list[Tensor]]:
         rest = iter(tensors)
         moving, observation = {name: next(rest) for name in self._episodes.moving}, next(rest)

@@ -39,8 +39,8 @@ MOST_MEMBERS = 65_536
 """A bound that the compiler asks for."""
 
 LARGE = 1_000_000
-"""Numbers of a tensor that stands for an input which is only read, and is not filled: of a ring of replay it would take as much
-memory as the ring."""
+"""Numbers of a tensor that stands for an input, and is not filled: of a ring of replay it would take as much memory as the
+ring."""
 
 COMPILER = {
     "cpp.threads": 1,
@@ -52,6 +52,10 @@ COMPILER = {
 
 Counters: TypeAlias = Mapping[str, TracedNumber] | Mapping[str, int]
 """What a function may decide by: numbers that write it down while it is traced, or plain ones where it runs eagerly."""
+
+
+Number: TypeAlias = Tensor | float
+"""One of the further numbers: a tensor [] in a program, and a plain one where the function runs eagerly."""
 
 
 class Call(ABC):
@@ -91,7 +95,7 @@ class Call(ABC):
         tensors: Sequence[Tensor],
         draws: RecordedDraws | MemberRng,
         counters: Counters,
-        numbers: Sequence[Tensor],
+        numbers: Sequence[Number],
     ) -> tuple[list[str], list[Tensor]]:
         """The function, on tensors and numbers like those of this call: names for what it gives, and the tensors."""
 
@@ -252,7 +256,7 @@ class Trace:
             return call.run(tensors, draws, counters, values[len(counters) :])
 
         probe = RecordedDraws(members)
-        changed = [tensor.clone() for tensor in examples[: call.changed]]
+        changed = [tensor.clone() if tensor.numel() < LARGE else tensor for tensor in examples[: call.changed]]
         names, made = run([*changed, *examples[call.changed :]], vector, probe)
         draws = [torch.zeros(members, *shape) for _, shape in probe.asked]
 

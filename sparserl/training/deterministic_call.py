@@ -12,7 +12,7 @@ from torch import Tensor
 from sparserl.algorithms.base import Algorithm
 from sparserl.population.random import MemberRng
 from sparserl.terminal import say_once
-from sparserl.training.compiled import Call, Compiled, Counters, RecordedDraws
+from sparserl.training.compiled import Call, Compiled, Counters, Number, RecordedDraws
 from sparserl.training.dependencies import CompileError
 from sparserl.training.inputs import described
 from sparserl.types import Weights
@@ -48,7 +48,7 @@ class DeterministicCall(Call):
         tensors: Sequence[Tensor],
         draws: RecordedDraws | MemberRng,
         counters: Counters,
-        numbers: Sequence[Tensor],
+        numbers: Sequence[Number],
     ) -> tuple[list[str], list[Tensor]]:
         *layers, observation = tensors
         weights: Weights = {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparserl.environments.base import Environment, FunctionalEnvironment, StepResult
 from sparserl.population.state import State
+from sparserl.types import Action, Transition
 
 
 @dataclass
@@ -43,6 +44,13 @@ class EpisodesUnderWay:
     def moving(self) -> dict[str, Tensor]:
         """The rest of the state."""
         return {name: its for name, its in self.state.items() if name not in self.environment.kept}
+
+    def step(self, action: Action) -> Transition:
+        """Take a step with them, without a program; what came of it."""
+        following, result = self.environment.advance(self.state, action.action)
+        transition = result.transition(self.observation.clone(), action)
+        self.move(self.moving, self.observation, following, result)
+        return transition
 
     @staticmethod
     def move(moving: State, observation: Tensor, following: State, result: StepResult) -> None:

@@ -50,6 +50,8 @@ class Gating:
 
     def changes_at(self, env_step: int) -> bool:
         """Whether ``draw`` would change more than the noise after so many environment steps."""
+        if not self._state.gates:
+            return False
         regularizer = self._step.regularizer
         return regularizer.is_due(self._scheduled_at, env_step) or regularizer.gates_active(env_step) != self.are_active
 

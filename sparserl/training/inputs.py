@@ -21,7 +21,7 @@ T = TypeVar("T")
 class Given(Schedule):
     """A schedule whose value is an input of the program."""
 
-    value: Tensor
+    value: Tensor | float
 
     def __call__(self, step: int) -> Any:
         return self.value
@@ -50,7 +50,7 @@ class PartInputs:
         """What schedules say."""
         return [schedule(step) for part in self._schedules for schedule in part.values()]
 
-    def given(self, tensors: Sequence[Tensor], numbers: Sequence[Tensor]) -> list[dict[str, Any]]:
+    def given(self, tensors: Sequence[Tensor], numbers: Sequence[Tensor | float]) -> list[dict[str, Any]]:
         """For each part what ``with_values`` makes it read, from what those two methods gave."""
         tensor, number = iter(tensors), iter(numbers)
         values: list[dict[str, Any]] = [{path: next(tensor) for path in part} for part in self._per_member]

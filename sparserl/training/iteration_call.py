@@ -12,11 +12,11 @@ from torch import Tensor
 from sparserl.experience.selection import PLACE, Ahead, Selection
 from sparserl.population.random import MemberRng
 from sparserl.training.calls import StepCall, noise_free, with_inputs
-from sparserl.training.compiled import Counters, RecordedDraws
+from sparserl.training.compiled import Counters, Number, RecordedDraws
 from sparserl.training.episodes_under_way import EpisodesUnderWay
 from sparserl.training.inputs import PartInputs
 from sparserl.training.learner_state import LearnerState
-from sparserl.training.repeated import Moment, Outputs, RepeatedCall
+from sparserl.training.repeated import Outputs, RepeatedCall
 from sparserl.training.step import GradientStep
 from sparserl.training.step_inputs import StepInputs
 from sparserl.training.updates import Updates
@@ -57,18 +57,21 @@ class IterationCall(RepeatedCall, StepCall):
         StepCall.__init__(self, step, inputs, state, selection, given[0], {})
         self.stacks = [*each.values(), *map(torch.stack, zip(*(its.tensors() for its in given), strict=True))]
         moving = [*episodes.moving.values(), episodes.observation, *ahead.stored.values()]
-        self._learned, self._others = self.changed, len(moving) + len(episodes.kept)
+        self._of_step, self._of_episodes = self.changed, len(moving) + len(episodes.kept)
         here = [*moving, *episodes.kept.values()]
-        self.tensors = [*self.tensors[: self._learned], *here, *self.tensors[self._learned :]]
+        self.tensors = [*self.tensors[: self._of_step], *here, *self.tensors[self._of_step :]]
         self.changed += len(moving)
-        self.moments = [self._moment_of_iteration(its, number) for number, its in enumerate(given)]
-        self.counters, self.numbers = self.moments[0]
+        self._all = given
+        self.times = [{**self._counters(its.scalars.time), ACTS_AT: its.scalars.time.step - episodes.envs} for its in given]
+        self.counters, (self.numbers,) = self.times[0], self.numbers_of(slice(0, 1))
         self.signature = self.signature, episodes.observation.shape[1:], tuple(ahead.stored)
 
-    def _moment_of_iteration(self, its: StepInputs, later: int) -> Moment:
-        counters, numbers = self._moment(its.scalars, later)
-        acts_at = counters["step"] - self._episodes.envs
-        return {**counters, ACTS_AT: acts_at}, [*numbers, *self._inputs.numbers(acts_at)]
+    def numbers_of(self, times: slice) -> list[list[float]]:
+        both = zip(self._all[times], self.times[times], strict=True)
+        return [
+            [*self._numbers(its.scalars, later), *self._inputs.numbers(counters[ACTS_AT])]
+            for later, (its, counters) in enumerate(both)
+        ]
 
     def key(self) -> tuple[Any, ...]:
         return *super().key(), *self._episodes.key()
@@ -81,14 +84,14 @@ class IterationCall(RepeatedCall, StepCall):
         tensors: Sequence[Tensor],
         draws: RecordedDraws | MemberRng,
         counters: Counters,
-        numbers: Sequence[Tensor],
+        numbers: Sequence[Number],
     ) -> tuple[list[str], list[Tensor]]:
-        end = self._learned + self._others
-        here = iter(tensors[self._learned : end])
+        end = self._of_step + self._of_episodes
+        here = iter(tensors[self._of_step : end])
         moving, observation = {name: next(here) for name in self._episodes.moving}, next(here)
         stored = {name: next(here) for name in self._ahead.stored}
         state = moving | dict(zip(self._episodes.kept, here, strict=True))
-        given = self._given([*tensors[: self._learned], *tensors[end:]], counters, numbers)
+        given = self._given([*tensors[: self._of_step], *tensors[end:]], counters, numbers)
         acts = with_inputs(self._step, self._inputs, iter(given.inputs), iter(given.others))
         with torch.no_grad():
             weights = given.state.tensors() | noise_free(acts, given.state)
@@ -107,9 +110,9 @@ class IterationCall(RepeatedCall, StepCall):
 
     def results(self, found: Sequence[Outputs]) -> list[tuple[Rollout, Updates]]:
         """How the steps ended, ``[member, time, env]``, and what the gradient steps say, from what the calls have given."""
-        steps, results = iter(self.moments), list[tuple[Rollout, Updates]]()
+        steps, results = iter(self.times), list[tuple[Rollout, Updates]]()
         for names, (*ends, rows) in found:
             rollout = {name: its.transpose(0, 1) for name, its in zip(ENDS, ends, strict=True)}
-            env_steps = [counters["step"] for counters, _ in islice(steps, len(rows))]
+            env_steps = [counters["step"] for counters in islice(steps, len(rows))]
             results.append((rollout, Updates(names[len(ENDS) :], rows, env_steps)))
         return results

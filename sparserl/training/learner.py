@@ -11,7 +11,6 @@ were before that step. Its numbers stay in its own rows, so the others do not ch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from jaxtyping import Shaped
@@ -27,6 +26,7 @@ from sparserl.regularizers.base import Regularizer
 from sparserl.runs.files import misfit
 from sparserl.training.episodes_under_way import EpisodesUnderWay
 from sparserl.training.gating import Gating
+from sparserl.training.iteration_call import ENDS
 from sparserl.training.learner_programs import LearnerPrograms
 from sparserl.training.learner_state import LearnerState
 from sparserl.training.parameters import FlatTensors, Parameters
@@ -36,8 +36,6 @@ from sparserl.training.step_inputs import StepInputs
 from sparserl.training.stopped import StoppedMembers
 from sparserl.training.updates import Updates
 from sparserl.types import Action, Batch, Gates, Metrics, Rollout, Time, Weights, is_weight
-
-T = TypeVar("T")
 
 
 class Learner:
@@ -79,11 +77,7 @@ class Learner:
 
     def begin_rollout(self, env_step: int) -> None:
         """Draw the noise of the gates for all steps and updates until the next rollout begins."""
-        if self.algorithm.gate_noise == "rollout":
-            self._draw_gates(env_step)
-
-    def _draw_gates(self, env_step: int) -> None:
-        if self.state.gates:
+        if self.algorithm.gate_noise == "rollout" and self.state.gates:
             self._gating.draw(env_step)
             self._running.forget()
 
@@ -92,17 +86,17 @@ class Learner:
         self._gating.finish(env_step)
         self._running.forget()
 
-    def update(self, batch: Batch | Selection, env_step: int) -> Metrics:
-        """One gradient step of every component that is due, and the algorithm's own state after it.
+    def update(self, batch: Batch | Selection, env_step: int, eagerly: bool = False) -> Metrics:
+        """One gradient step of every component that is due, and the algorithm's own state after it; ``eagerly`` by no program.
 
         ``env_step``, the environment steps that each member has taken, drives the schedules. Metrics are ``[member]``.
         """
         selection = batch if isinstance(batch, Selection) else Selection(batch)
         # what acted has computed it already; drawing forgets it
-        eager = not self.is_compiled and self._gating.needs_noise_free(env_step)
+        eager = (eagerly or not self.is_compiled) and self._gating.needs_noise_free(env_step)
         without = self._running.noise_free() if eager else {}
         given = self._inputs_of_step(env_step)
-        metrics = self._programs.step(selection, given, self._unobserved)
+        metrics = None if eagerly else self._programs.step(selection, given, self._unobserved)
         if metrics is None:
             self._take_in()
             if given.needs_noise_free and not without:
@@ -119,8 +113,7 @@ class Learner:
         found = None
         if selections[1:] and self.algorithm.gate_noise == "rollout":
             self._take_in()
-            given = self._inputs_of_step(env_step)
-            found = self._programs.steps(selections, given)
+            found = self._programs.steps(selections, self._inputs_of_step(env_step))
         if found is None:
             return [self.update(its, env_step) for its in selections]
         self._env_step, self._updates = env_step, self._updates + len(selections)
@@ -136,15 +129,32 @@ class Learner:
         rollouts, found, done = list[Rollout](), list[Updates](), 0
         while done < ahead.steps:
             given, first = list[StepInputs](), done
-            while done < ahead.steps and not (given and self._gating.changes_at(env_step + episodes.envs)):
+            while done < ahead.steps and not self._gating.changes_at(env_step + episodes.envs):
                 env_step += episodes.envs
                 given.append(self._inputs_of_step(env_step))
                 self._env_step, self._updates, done = env_step, self._updates + 1, done + 1
-            rollout, updates = self._programs.iterate(given, episodes, ahead, first, rng)
-            self._have_run(updates)
+            if given:
+                rollout, updates = self._programs.iterate(given, episodes, ahead, first, rng)
+                self._have_run(updates)
+            else:
+                rollout, updates = self._iterate_once(episodes, ahead, done, env_step, rng)
+                env_step, done = env_step + episodes.envs, done + 1
             rollouts.append(rollout)
             found += updates
         return joined_steps(rollouts), found
+
+    def _iterate_once(
+        self, episodes: EpisodesUnderWay, ahead: Ahead, number: int, env_step: int, rng: MemberRng
+    ) -> tuple[Rollout, list[Updates]]:
+        """The iteration in which a schedule sets gates: what acts is as it was before. A program would act as it is after."""
+        with torch.no_grad():
+            transition = episodes.step(self.algorithm.act(self.acting(), episodes.observation, env_step, rng))
+            selection = ahead.put(number, transition)
+        rollout = {name: its.unsqueeze(1) for name, its in transition.items()}
+        self.observe(rollout if self.algorithm.observes else {})
+        metrics = self.update(selection, env_step + episodes.envs, eagerly=True)
+        self._programs.updates += self.is_compiled
+        return {name: rollout[name] for name in ENDS}, [Updates.of(metrics, env_step + episodes.envs)]
 
     def _have_run(self, found: Sequence[Updates]) -> None:
         self._running.forget()

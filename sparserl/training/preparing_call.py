@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparserl.population.random import MemberRng
 from sparserl.training.calls import ActingCall
-from sparserl.training.compiled import Counters, RecordedDraws
+from sparserl.training.compiled import Counters, Number, RecordedDraws
 from sparserl.training.inputs import PartInputs
 from sparserl.training.learner_state import LearnerState
 from sparserl.training.step import GradientStep
@@ -34,7 +34,7 @@ class PreparingCall(ActingCall):
         tensors: Sequence[Tensor],
         draws: RecordedDraws | MemberRng,
         counters: Counters,
-        numbers: Sequence[Tensor],
+        numbers: Sequence[Number],
     ) -> tuple[list[str], list[Tensor]]:
         others = dict(zip(self._others, tensors, strict=False))
         weights, inputs, observation = self._given(tensors[len(others) :], numbers)

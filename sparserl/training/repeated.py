@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
@@ -15,9 +16,6 @@ from sparserl.population.random import MemberRng
 from sparserl.training.compiled import Call, Compiled, RecordedDraws, members_axis
 from sparserl.training.programs import Output, Program
 
-Moment: TypeAlias = tuple[Mapping[str, int], Sequence[float]]
-"""The counters and numbers of one time."""
-
 Outputs: TypeAlias = tuple[Sequence[str], list[Tensor]]
 """What several calls give, one behind another: names, and tensors ``[time, member, ...]``."""
 
@@ -27,12 +25,17 @@ EXAMPLE_TIMES = 3
 MOST_TIMES = 65_536
 """A bound that the compiler asks for."""
 
+MOST_AT_ONCE = 64
+"""Times in one call of a program, after which Ctrl-C is noticed."""
+
 
 @cache
 def can_repeat() -> bool:
     """Whether this version of torch compiles loops that change tensors in place: from 2.13 on."""
-    from torch._higher_order_ops.while_loop import while_loop_op
-
+    try:
+        from torch._higher_order_ops.while_loop import while_loop_op
+    except ImportError:  # it is private
+        return False
     return "mutated_arg_indices" in inspect.signature(type(while_loop_op).__call__).parameters
 
 
@@ -49,8 +52,8 @@ class RepeatedCall(Call):
 
     stacks: Sequence[Tensor]
     """Of the last tensors those of all times, ``[time, ...]``."""
-    moments: Sequence[Moment]
-    """Of all times."""
+    times: Sequence[Mapping[str, int]]
+    """The counters of all times."""
 
     streams: Mapping[str, MemberRng] = MappingProxyType({})
     """Where the function takes random numbers from beside the stream that it is given, by name."""
@@ -58,6 +61,10 @@ class RepeatedCall(Call):
     def stream(self, name: str, draws: RecordedDraws | MemberRng) -> RecordedDraws | MemberRng:
         """One of those, where ``run`` is given these draws."""
         return draws.of(name) if isinstance(draws, RecordedDraws) else self.streams[name]
+
+    @abstractmethod
+    def numbers_of(self, times: slice) -> list[list[float]]:
+        """The numbers of some times, asked for when all before them are over."""
 
     def module(self, traced: torch.nn.Module, outputs: Sequence[Output]) -> torch.nn.Module:
         return _Loop(traced, self.changed, len(self.tensors) - len(self.stacks), len(outputs))
@@ -81,7 +88,8 @@ class RepeatedCall(Call):
             stream, _, distribution = name.rpartition("/")
             return self.streams[stream] if stream else rng, distribution
 
-        if len({name for name, _ in asked}) == len(asked):  # each time a stream gives one tensor of a kind
+        # numbers of one stream are in the order of the times, so all times at once only where each time asks it once
+        if len({name.rpartition("/")[0] for name, _ in asked}) == len(asked):
             sources = [(*source(name), shape) for name, shape in asked]
             return [getattr(its, f"{distribution}s")(times, *shape) for its, distribution, shape in sources]
         drawn = []
@@ -94,10 +102,10 @@ class RepeatedCall(Call):
         """What ``Repeated.repeat`` gives, without a program."""
         fixed = self.tensors[: len(self.tensors) - len(self.stacks)]
         found = list[Outputs]()
-        for time, (counters, numbers) in enumerate(self.moments):
+        for time, counters in enumerate(self.times):
             given = [*fixed, *(stack[time] for stack in self.stacks)]
-            values = torch.tensor(numbers, dtype=torch.float64).unbind()
-            names, made = self.run(given, rng, counters, values)
+            (numbers,) = self.numbers_of(slice(time, time + 1))
+            names, made = self.run(given, rng, counters, numbers)
             found.append((names, [its.unsqueeze(0) for its in made]))
         return found
 
@@ -144,11 +152,11 @@ class Repeated(Compiled):
         """
         fixed = call.tensors[: len(call.tensors) - len(call.stacks)]
         parts, start = list[tuple[Program, slice]](), 0
-        while start < len(call.moments):
-            call.counters, call.numbers = call.moments[start]
+        while start < len(call.times):
+            call.counters = call.times[start]
             program = self.program(call)
             end = start + 1
-            while end < len(call.moments) and program.holds(call.moments[end][0]):
+            while end < min(len(call.times), start + MOST_AT_ONCE) and program.holds(call.times[end]):
                 end += 1
             parts.append((program, slice(start, end)))
             start = end
@@ -156,9 +164,10 @@ class Repeated(Compiled):
 
     @staticmethod
     def _run(call: RepeatedCall, program: Program, times: slice, fixed: Sequence[Tensor], rng: MemberRng) -> Outputs:
-        moments, about = call.moments[times], program.description
-        draws = call.drawn(rng, about.draws, len(moments))
-        vectors = torch.tensor([[*counters.values(), *numbers] for counters, numbers in moments], dtype=torch.float64)
-        stacks, outputs = [stack[times] for stack in call.stacks], room(len(moments), call.members, about.outputs)
-        program.run([*fixed, *stacks, *draws, vectors, *outputs, torch.tensor(len(moments))])
+        counters, numbers, about = call.times[times], call.numbers_of(times), program.description
+        draws = call.drawn(rng, about.draws, len(counters))
+        pairs = zip(counters, numbers, strict=True)
+        vectors = torch.tensor([[*counted.values(), *its] for counted, its in pairs], dtype=torch.float64)
+        stacks, outputs = [stack[times] for stack in call.stacks], room(len(counters), call.members, about.outputs)
+        program.run([*fixed, *stacks, *draws, vectors, *outputs, torch.tensor(len(counters))])
         return about.names, outputs

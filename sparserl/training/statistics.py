@@ -26,7 +26,7 @@ class Episodes:
     """
 
     block = 100
-    """How many steps are looked at together: one by one that takes longer than to store them."""
+    """After how many additions they are looked at together: one by one that takes longer than to store them."""
 
     def __init__(self, members: Population, envs: int) -> None:
         self._running = torch.zeros(members.size, envs, device=members.device)

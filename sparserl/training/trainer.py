@@ -48,7 +48,7 @@ class Trainer:
         compile (``auto`` or ``true`` or ``false``): Whether gradient steps, acting and evaluations run as programs that are
             compiled ahead of time, each once (in ~/.cache/sparserl): false, true, or auto, which compiles on a CPU with a C++
             compiler where a run has as many gradient steps as earn it back (15,000 under DDPG, TD3 and SAC, 35,000 under PPO
-            and A2C, 40,000 under DQN). The gradient steps on a rollout are one call of a program, and on CartPole so are 32
+            and A2C, 45,000 under DQN). The gradient steps on a rollout are one call of a program, and on CartPole so are 32
             steps with what is learned after each. Compiled steps equal eager ones but for rounding, so the key is no part of
             what a run is: its folder has the same name, a sweep over the key trains one run, and a run that began compiled or
             eagerly goes on so. A member equals its solo run bit for bit. What cannot be compiled runs eagerly, and a line says
@@ -69,14 +69,6 @@ class Trainer:
             return self.compile
         gradient_steps = parts.experience.gradient_steps(self.total_steps, self.num_envs)
         return is_worth_compiling(parts.algorithm, parts.members.device, gradient_steps)
-
-    def how_it_goes_on(self, states: Sequence[State]) -> str | None:
-        """A sentence where members began otherwise than ``compile`` asks for: they go on as they began. None elsewhere."""
-        others = [bool(state["compile"]) for state in states if self.compile not in ("auto", state["compile"])]
-        if not others:
-            return None
-        how = "compiled" if others[0] else "eagerly"
-        return f"trainer.compile is {str(self.compile).lower()}, but a run goes on as it began: {how}"
 
     def run(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +20,11 @@ class Updates:
     rows: Float[Tensor, "step member name"]
     env_steps: Sequence[int]
     """Environment steps of each member before each."""
+
+    @classmethod
+    def of(cls, metrics: Metrics, env_step: int) -> Updates:
+        """Those of one gradient step."""
+        return cls([*metrics], torch.stack([*metrics.values()], dim=1).unsqueeze(0), [env_step])
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from sparserl.experience.selection import INDEX, Selection
 from sparserl.population.random import MemberRng
 from sparserl.training.calls import StepCall
-from sparserl.training.compiled import Counters, RecordedDraws
+from sparserl.training.compiled import Counters, Number, RecordedDraws
 from sparserl.training.inputs import PartInputs
 from sparserl.training.learner_state import LearnerState
 from sparserl.training.repeated import Outputs, RepeatedCall
@@ -39,16 +38,18 @@ class UpdatesCall(RepeatedCall, StepCall):
         self.stacks = [torch.stack([its.tensors[INDEX] for its in selections])]
         self.tensors = [*self.tensors[: self._place], *self.tensors[self._place + 1 :], self.stacks[0][0]]
         first, at = given.scalars.time, given.scalars.time.step
-        times = [first, *(Time(at, at, first.update + later) for later in range(1, len(selections)))]
-        scalars = [dataclasses.replace(given.scalars, time=its) for its in times]
-        self.moments = [self._moment(its, later) for later, its in enumerate(scalars)]
+        taken = [first, *(Time(at, at, first.update + later) for later in range(1, len(selections)))]
+        self.times = [self._counters(its) for its in taken]
+
+    def numbers_of(self, times: slice) -> list[list[float]]:
+        return [self._numbers(self._scalars, later) for later, _ in enumerate(self.times[times])]
 
     def run(
         self,
         tensors: Sequence[Tensor],
         draws: RecordedDraws | MemberRng,
         counters: Counters,
-        numbers: Sequence[Tensor],
+        numbers: Sequence[Number],
     ) -> tuple[list[str], list[Tensor]]:
         *others, index = tensors
         return super().run([*others[: self._place], index, *others[self._place :]], draws, counters, numbers)

@@ -18,12 +18,14 @@ import torch
 from compiling import EACH_STEP, LOOPS, MEMBERS, TOGETHER, difference, learner_of, member_of, run_loop, train
 from filelock import Timeout
 from parts import as_kind, make_learner, modules, random_batches
+from torch import Tensor
 
 from sparserl.algorithms.dqn import DQN
 from sparserl.environments.base import FunctionalEnvironment
 from sparserl.environments.cartpole import CartPole
 from sparserl.experience.selection import Selection
 from sparserl.population.members import Population
+from sparserl.population.random import MemberRng
 from sparserl.training import compiled, dependencies, programs
 from sparserl.training.calls import ActingCall, StepCall
 from sparserl.training.collecting_call import CollectingCall
@@ -37,7 +39,7 @@ from sparserl.training.preparing_call import PreparingCall
 from sparserl.training.programs import CacheError, Description
 from sparserl.training.repeated import Repeated
 from sparserl.training.step_inputs import Scalars, StepInputs
-from sparserl.types import Time
+from sparserl.types import Action, Time, Weights
 
 
 @pytest.fixture
@@ -292,6 +294,34 @@ def test_a_loop_that_cannot_be_compiled_is_the_eager_one(algorithm: str, monkeyp
     for member in range(len(TOGETHER)):
         for mine, its in zip(member_of(asked, member), member_of(eager, member), strict=True):
             torch.testing.assert_close(mine, its, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "changing"),
+    [
+        ("magnitude", ("regularizer.start_step=100", "regularizer.end_step=350", "regularizer.update_interval=50")),
+        ("l0", ("regularizer.target_sparsity=0.8", "regularizer.delay_steps=150", "regularizer.freeze_at_step=250")),
+    ],
+)
+def test_what_acts_is_as_it_was_before_a_schedule_sets_gates(
+    regularizer: str, changing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every step as many weights are 0 as in an eager run: gates are set after the step, for its gradient step."""
+    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    act, zeros = DQN.act, list[tuple[int, int]]()
+
+    def record(algorithm: DQN, weights: Weights, observation: Tensor, step: int, rng: MemberRng) -> Action:
+        zeros.append((step, sum(int((its == 0).sum()) for its in weights["policy"].values())))
+        return act(algorithm, weights, observation, step, rng)
+
+    monkeypatch.setattr(DQN, "act", record)
+    found = []
+    for is_compiled in (True, False):
+        zeros.clear()
+        run_loop("dqn", [(regularizer, 0)], is_compiled, more=(*EACH_STEP, *changing))
+        found.append([*zeros])
+    assert found[0] == found[1]
+    assert len({number for _, number in found[0]}) > 1, "gates close, or this test sees nothing"
 
 
 def test_a_step_that_is_not_on_a_cpu_is_not_compiled(cache: Path) -> None:

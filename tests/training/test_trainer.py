@@ -35,7 +35,7 @@ from sparserl.training.learner import Learner
 from sparserl.training.learner_group import LearnerGroup
 from sparserl.training.statistics import Averages, Episodes
 from sparserl.training.updates import Updates
-from sparserl.training.worth_compiling import is_worth_compiling
+from sparserl.training.worth_compiling import how_it_goes_on, is_worth_compiling
 from sparserl.types import Action, Transition
 
 MEMBERS, ENVS = 2, 3
@@ -319,10 +319,10 @@ def test_steps_that_are_to_be_one_program_are_acting_by_the_clock(monkeypatch: p
 @pytest.mark.parametrize(
     ("asked", "steps", "members", "compiler", "expected"),
     [
-        ("auto", 400_000, 1, True, True),
-        ("auto", 400_000, 64, True, True),  # whatever it trains beside, or its numbers would depend on that
-        ("auto", 399_990, 1, True, False),  # a gradient step for ten environment steps: one less than is worth it
-        ("auto", 399_990, 64, True, False),
+        ("auto", 450_000, 1, True, True),
+        ("auto", 450_000, 64, True, True),  # whatever it trains beside, or its numbers would depend on that
+        ("auto", 449_990, 1, True, False),  # a gradient step for ten environment steps: one less than is worth it
+        ("auto", 449_990, 64, True, False),
         ("auto", 800_000, 32, False, False),
         ("true", 1000, 64, False, True),  # what then cannot be compiled says so
         ("false", 800_000, 1, True, False),
@@ -386,4 +386,4 @@ def test_auto_leaves_what_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_run_goes_on_as_it_began_whatever_is_asked(asked: str, began: bool, how: str) -> None:
     trainer, _ = build([compose(f"trainer.compile={asked}")])
     said = f"trainer.compile is {asked}, but a run goes on as it began: {how}" if how else None
-    assert trainer.how_it_goes_on([{"compile": began}]) == said
+    assert how_it_goes_on(trainer.compile, [{"compile": began}]) == said

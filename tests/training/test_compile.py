@@ -359,8 +359,13 @@ def run_in_a_process(name: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_traced_steps() -> None:
-    run_in_a_process("traced_steps.py", "-m", "not slow")
+LOOPED = "loop or iterations or schedule or diverges or learner_that or rollout or draw"
+"""In the names of tests that train whole loops."""
+
+
+@pytest.mark.parametrize("which", [LOOPED, f"not ({LOOPED})"], ids=["loops", "steps"])
+def test_traced_steps(which: str) -> None:
+    run_in_a_process("traced_steps.py", "-m", "not slow", "-k", which)
 
 
 @pytest.mark.slow
@@ -371,10 +376,10 @@ def test_more_traced_steps() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", modules("algorithms"))
 def test_compiled_steps(algorithm: str) -> None:
-    run_in_a_process("compiled_steps.py", "-m", "slow", "-k", f"[{algorithm}-")
+    run_in_a_process("compiled_steps.py", "-m", "slow", "-k", f"test_a_compiled_step and [{algorithm}-")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", LOOPS)
 def test_compiled_loops(algorithm: str) -> None:
-    run_in_a_process("compiled_steps.py", "-m", "slow", "-k", f"[{algorithm}]")
+    run_in_a_process("compiled_steps.py", "-m", "slow", "-k", f"test_a_member_of_a_loop and {algorithm}")

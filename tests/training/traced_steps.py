@@ -317,7 +317,10 @@ CHANGING = "algorithm.target_update_interval=15", "experience.buffer_size=150"
 """Two programs: that of steps which the target follows is not that of others. The ring is full soon."""
 
 
-@pytest.mark.parametrize("more", [(), CHANGING, ("algorithm=double_dqn", "algorithm.normalize_observation=false")])
+OTHERS = CHANGING, ("algorithm=double_dqn", "algorithm.normalize_observation=false")
+
+
+@pytest.mark.parametrize("more", [(), *(pytest.param(its, marks=pytest.mark.slow) for its in OTHERS)])
 def test_iterations_of_a_program_are_eager_ones(
     more: tuple[str, ...], as_traced: list[Trace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +351,7 @@ def test_iterations_of_a_program_are_eager_ones(
     assert max(float((mine - its).abs().max()) for mine, its in zip(*first, strict=True)) > 0.1
 
 
-@pytest.mark.parametrize("regularizer", ["magnitude", "l0_rank"])
+@pytest.mark.parametrize("regularizer", ["magnitude", pytest.param("l0_rank", marks=pytest.mark.slow)])
 def test_gates_that_a_schedule_sets_end_what_is_one_call(regularizer: str, as_traced: list[Trace]) -> None:
     """Masks at every tenth step; bases when gates become active."""
     changing = {
@@ -372,6 +375,7 @@ def test_a_member_that_diverges_in_the_middle_of_a_call_is_stopped_at_its_step(a
     assert stopped[0] == stopped[1]
 
 
+@pytest.mark.slow
 def test_a_learner_that_cannot_iterate_in_a_program_leaves_the_others_as_they_were(
     as_traced: list[Trace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +399,7 @@ def test_a_learner_that_cannot_iterate_in_a_program_leaves_the_others_as_they_we
             assert torch.equal(mine, same)
 
 
+@pytest.mark.slow
 def test_without_loops_in_programs_steps_are_programs_of_their_own(
     as_traced: list[Trace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,7 +440,7 @@ class Uneven(DQN):
         return super().act(weights, observation, step, rng)
 
 
-@pytest.mark.parametrize("train_freq", [20, 5])
+@pytest.mark.parametrize("train_freq", [20, pytest.param(5, marks=pytest.mark.slow)])
 def test_steps_that_draw_more_than_others_are_another_program(train_freq: int, as_traced: list[Trace]) -> None:
     """With nothing to learn from between some steps, and with a gradient step after each."""
     options = "trainer=smoke", "trainer.num_envs=5", "algorithm.normalize_observation=false", "algorithm.epsilon.steps=400"

@@ -284,7 +284,9 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
     assert said.count("policies are evaluated eagerly, since they cannot be compiled") == 1
 
 
-@pytest.mark.parametrize("algorithm", ["a2c", "dqn", "double_dqn", "ppo"])
+@pytest.mark.parametrize(
+    "algorithm", ["dqn", "ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a2c", "double_dqn"))]
+)
 def test_a_loop_that_cannot_be_compiled_is_the_eager_one(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within rounding, though it goes on in calls of many steps; under l0 and without."""
     monkeypatch.setattr(compiled, "has_compiler", lambda: False)

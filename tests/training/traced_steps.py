@@ -351,7 +351,8 @@ def test_iterations_of_a_program_are_eager_ones(
     assert max(float((mine - its).abs().max()) for mine, its in zip(*first, strict=True)) > 0.1
 
 
-@pytest.mark.parametrize("regularizer", ["magnitude", pytest.param("l0_rank", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("regularizer", ["magnitude", "l0_rank"])
 def test_gates_that_a_schedule_sets_end_what_is_one_call(regularizer: str, as_traced: list[Trace]) -> None:
     """Masks at every tenth step; bases when gates become active."""
     changing = {
@@ -440,7 +441,8 @@ class Uneven(DQN):
         return super().act(weights, observation, step, rng)
 
 
-@pytest.mark.parametrize("train_freq", [20, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("train_freq", [20, 5])
 def test_steps_that_draw_more_than_others_are_another_program(train_freq: int, as_traced: list[Trace]) -> None:
     """With nothing to learn from between some steps, and with a gradient step after each."""
     options = "trainer=smoke", "trainer.num_envs=5", "algorithm.normalize_observation=false", "algorithm.epsilon.steps=400"

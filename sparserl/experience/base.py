@@ -66,22 +66,6 @@ class Experience(ABC):
         Rollouts go through ``prepare`` first. Each is to be used before the next one is asked for, but those of one rollout.
         """
 
-    def learns_each_step(self, num_envs: int) -> bool:
-        """Whether there is one minibatch after each step, once there is any, and ``ahead`` can say what it is made from."""
-        return False
-
-    def is_learning(self, num_envs: int) -> bool:
-        """Whether the next step is one of those, and ``ahead`` can be asked."""
-        return False
-
-    def ahead(self, steps: int, num_envs: int) -> Ahead:
-        """What minibatches after each of the next steps are made from. Where they were taken ``learned`` is to be called."""
-        raise NotImplementedError
-
-    def learned(self, steps: int) -> None:
-        """Called where so many steps were taken, put where ``ahead`` says, and learned from."""
-        raise NotImplementedError
-
     def gradient_steps(self, total_steps: int, num_envs: int) -> int:
         """About how many minibatches ``total_steps`` environment steps of each member give; 0 where that is not known."""
         return 0
@@ -93,3 +77,23 @@ class Experience(ABC):
     @abstractmethod
     def load_state_dict(self, state: State) -> None:
         """Go on from a state, after ``begin``."""
+
+
+class ForeseeableExperience(Experience):
+    """One that can say what minibatches are made from before the steps are taken after which they are due."""
+
+    @abstractmethod
+    def learns_each_step(self, num_envs: int) -> bool:
+        """Whether there is one minibatch after each step, once there is any, and ``ahead`` can say what it is made from."""
+
+    @abstractmethod
+    def is_learning(self, num_envs: int) -> bool:
+        """Whether the next step is one of those, and ``ahead`` can be asked."""
+
+    @abstractmethod
+    def ahead(self, steps: int, num_envs: int) -> Ahead:
+        """What minibatches after each of the next steps are made from. Where they were taken ``learned`` is to be called."""
+
+    @abstractmethod
+    def learned(self, steps: int) -> None:
+        """Called where so many steps were taken, put where ``ahead`` says, and learned from."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from sparserl.experience.base import Experience
+from sparserl.experience.base import ForeseeableExperience
 from sparserl.experience.rows import Layout, Rows
 from sparserl.experience.selection import INDEX, PLACE, Ahead, Selection
 from sparserl.fields import Count, Fraction, Steps
@@ -95,7 +95,7 @@ class Drawn:
 
 
 @dataclass
-class Replay(Experience):
+class Replay(ForeseeableExperience):
     """A ring of the last transitions of each member, from which minibatches are drawn.
 
     With ``n_step`` above 1 a sampled ``reward`` is the discounted sum of the rewards of so many steps, ``next_observation``,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparserl.environments.base import Environment, FunctionalEnvironment, VectorEnvironment
-from sparserl.experience.base import Experience
+from sparserl.experience.base import Experience, ForeseeableExperience
 from sparserl.population.random import MemberRng
 from sparserl.training.episodes_under_way import EpisodesUnderWay
 from sparserl.training.learner_group import LearnerGroup
@@ -41,7 +41,9 @@ class Collector:
         self._spec, self._envs = self.environment.spec(), self.vector.shape[1]
         in_programs = self.is_compiled and self.exploration.device.type == "cpu" and can_repeat()
         self._collects = in_programs and self.group.acting_is_fixed
-        self._iterates = in_programs and self.group.acts_without_noise and self.experience.learns_each_step(self._envs)
+        self._foreseen: ForeseeableExperience | None = None
+        if in_programs and self.group.acts_without_noise and isinstance(self.experience, ForeseeableExperience):
+            self._foreseen = self.experience if self.experience.learns_each_step(self._envs) else None
 
     def collect(self, env_step: int, most: int, ends_episodes: bool) -> int:
         """Take steps until there may be something to learn from, ``most`` or fewer; how many they were.
@@ -54,7 +56,7 @@ class Collector:
             self._step(env_step, ends_episodes)
             return 1
         # if the last of them can be in one program with what is learned after it, it is
-        left = self.experience.steps_left(self._envs) - (1 if self._iterates else 0)
+        left = self.experience.steps_left(self._envs) - (1 if self._foreseen else 0)
         steps, under_way = min(most, MOST_STEPS, max(1, left)), self._under_way(vector)
         rollout = self.group.collect(under_way, steps, env_step, self.exploration)
         self.clock.lap("acting")
@@ -66,9 +68,9 @@ class Collector:
 
     def iterate(self, env_step: int, most: int) -> tuple[int, list[list[Updates]]]:
         """Take ``most`` steps or fewer as one program that learns after each: how many, or 0, and what gradient steps say."""
-        vector, experience = self.vector, self.experience
-        if not (self._iterates and isinstance(vector, FunctionalEnvironment) and experience.is_learning(self._envs)):
-            return 0, []
+        vector, experience = self.vector, self._foreseen
+        if experience is None or not isinstance(vector, FunctionalEnvironment) or not experience.is_learning(self._envs):
+            return 0, [[] for _ in self.group.learners]
         under_way, ahead = self._under_way(vector), experience.ahead(min(most, MOST_STEPS), self._envs)
         self.clock.lap("replay")
         steps, updates = self.group.iterate(under_way, ahead, env_step, self.exploration)

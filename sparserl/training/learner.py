@@ -21,9 +21,8 @@ from sparserl.experience.base import joined_steps
 from sparserl.experience.selection import Ahead, Selection
 from sparserl.population.members import Population
 from sparserl.population.random import MemberRng
-from sparserl.population.state import State, split
+from sparserl.population.state import State
 from sparserl.regularizers.base import Regularizer
-from sparserl.runs.files import misfit
 from sparserl.training.episodes_under_way import EpisodesUnderWay
 from sparserl.training.gating import Gating
 from sparserl.training.iteration_call import ENDS
@@ -147,13 +146,16 @@ class Learner:
         self, episodes: EpisodesUnderWay, ahead: Ahead, number: int, env_step: int, rng: MemberRng
     ) -> tuple[Rollout, list[Updates]]:
         """The iteration in which a schedule sets gates: what acts is as it was before. A program would act as it is after."""
+        # where each step may be one of these, programs of one step are worth while
+        eagerly, seen = type(self.regularizer).is_due is not Regularizer.is_due, episodes.observation
         with torch.no_grad():
-            transition = episodes.step(self.algorithm.act(self.acting(), episodes.observation, env_step, rng))
+            action = self.algorithm.act(self.acting(), seen, env_step, rng) if eagerly else self.act(seen, env_step, rng)
+            transition = episodes.step(action)
             selection = ahead.put(number, transition)
         rollout = {name: its.unsqueeze(1) for name, its in transition.items()}
         self.observe(rollout if self.algorithm.observes else {})
-        metrics = self.update(selection, env_step + episodes.envs, eagerly=True)
-        self._programs.updates += self.is_compiled
+        metrics = self.update(selection, env_step + episodes.envs, eagerly)
+        self._programs.updates += eagerly and self.is_compiled
         return {name: rollout[name] for name in ENDS}, [Updates.of(metrics, env_step + episodes.envs)]
 
     def _have_run(self, found: Sequence[Updates]) -> None:
@@ -201,12 +203,7 @@ class Learner:
         The targets behind them become the same. Raises ValueError, before anything is changed, where a policy has other tensors
         than this algorithm's: torch would broadcast small ones, and components that are missing would stay random.
         """
-        tensors = self.state.tensors()
-        needed = {component: split(tensors[component], 0) for component in self.algorithm.policy}
-        for weights in policies:
-            if weights is not None and (fault := misfit(weights, needed)):
-                raise ValueError(f"a policy to start from cannot be this algorithm's: its {fault}")
-        self.state.start_from(policies, self._step.followers)
+        self.state.start_from(policies, self.algorithm.policy, self._step.followers)
         self._running.forget()
 
     # ------------------------------------------------------------ weights to run

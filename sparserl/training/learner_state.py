@@ -64,9 +64,18 @@ class LearnerState:
         return self.gates[component].views if component in self.gates else {}
 
     @torch.no_grad()
-    def start_from(self, policies: Sequence[Weights | None], followers: Callable[[str], Sequence[str]]) -> None:
-        """Give each member these components, without the member axis, and to what follows them the same; None gives it none."""
+    def start_from(
+        self, policies: Sequence[Weights | None], components: Sequence[str], followers: Callable[[str], Sequence[str]]
+    ) -> None:
+        """Give each member these components, without the member axis, and to what follows them the same; None gives it none.
+
+        Raises ValueError, before anything is changed, where one has other tensors than the state has.
+        """
         tensors = self.tensors()
+        needed = {component: split(tensors[component], 0) for component in components}
+        for weights in policies:
+            if weights is not None and (fault := misfit(weights, needed)):
+                raise ValueError(f"a policy to start from cannot be this algorithm's: its {fault}")
         for member, weights in enumerate(policies):
             for component, layers in (weights or {}).items():
                 for name, tensor in layers.items():

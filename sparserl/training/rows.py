@@ -22,7 +22,7 @@ class Rows:
 
     def add(self, updates: Sequence[Sequence[Metrics] | Sequence[Updates]]) -> None:
         """What gradient steps of each learner say, if there were any."""
-        for average, its in zip(self._averages, updates, strict=False):
+        for average, its in zip(self._averages, updates, strict=True):
             for each in its:
                 average.add(each)
 

@@ -59,6 +59,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_said_yet() -> None:
+    """What an earlier test was told once is told again."""
+    from sparserl import terminal
+
+    terminal.say_once.cache_clear()
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures: each takes a second, and they have tests of their own."""
@@ -70,14 +78,11 @@ def logged_out(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """W&B has no key of whoever runs the tests, and no answer of an earlier test."""
     import wandb
 
-    from sparserl import terminal
-
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     own = ("MODE", "API_KEY", "BASE_URL", "CONFIG_DIR", "PROJECT", "ENTITY", "NAME", "TAGS", "DIR")
     for variable in (*(f"WANDB_{name}" for name in own), "NETRC"):
         monkeypatch.delenv(variable, raising=False)
-    terminal.say_once.cache_clear()
     yield
     wandb.teardown()
     assert not list((home / ".local").rglob("*")), "what W&B keeps belongs into the run's folder"

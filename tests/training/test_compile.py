@@ -356,23 +356,23 @@ def run_in_a_process(name: str, *arguments: str) -> None:
     """In one of its own: what checks annotations in these tests cannot be traced."""
     file = Path(__file__).with_name(name)
     environment = os.environ | {"PYTHONPATH": f"{file.parents[2]}:{file.parents[1]}"}
-    command = [sys.executable, "-m", "pytest", "--noconftest", "-q", "-n", "0", *arguments, str(file)]
+    command = [sys.executable, "-m", "pytest", "--noconftest", "-p", "tracing", "-q", "-n", "0", *arguments, str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-LOOPED = "loop or iterations or schedule or diverges or learner_that or rollout or draw"
-"""In the names of tests that train whole loops."""
+TRACED = "traced_steps.py", "traced_loops.py"
 
 
-@pytest.mark.parametrize("which", [LOOPED, f"not ({LOOPED})"], ids=["loops", "steps"])
-def test_traced_steps(which: str) -> None:
-    run_in_a_process("traced_steps.py", "-m", "not slow", "-k", which)
+@pytest.mark.parametrize("name", TRACED)
+def test_traced_steps(name: str) -> None:
+    run_in_a_process(name, "-m", "not slow")
 
 
 @pytest.mark.slow
-def test_more_traced_steps() -> None:
-    run_in_a_process("traced_steps.py", "-m", "slow")
+@pytest.mark.parametrize("name", TRACED)
+def test_more_traced_steps(name: str) -> None:
+    run_in_a_process(name, "-m", "slow")
 
 
 @pytest.mark.slow
